@@ -1,0 +1,302 @@
+"""The records that every layer shares: jobs, requests, grants, GPUs, and what the policy says about them.
+
+All frozen: a record is a fact at one moment, and a change makes a new record. Suffixes tell clock and unit:
+`_at` is wall-clock seconds shown to people, `_mono` is compared, `_bytes` is bytes. `None` means unknown or
+absent, never zero. This module knows nobody but the vocabulary beside it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .lifecycle import JobState
+
+
+class GiveWay(Enum):
+    """The strongest way in which a job may be made to give way; each includes the milder ones."""
+
+    NEVER = "never"
+    PAUSE = "pause"
+    SUSPEND = "suspend"
+    REQUEUE = "requeue"
+
+
+class ComputeMode(Enum):
+    """Who may open CUDA contexts on a GPU, as its administrator set it (nvidia-smi -c)."""
+
+    DEFAULT = "default"
+    EXCLUSIVE_PROCESS = "exclusive process"
+    PROHIBITED = "prohibited"
+
+
+class ResultKind(Enum):
+    """How a job ended; the values are frozen surface."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"
+    WAIT_LIMIT = "wait-limit"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process for ever: pids are reused, so boot, pid namespace and start time (clock ticks since boot) belong to it."""
+
+    boot_id: str
+    pid_namespace: int
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a job asks for.
+
+    `gpus` is a count (0: none). Without `memory_bytes` and `memory_percent` it wants whole GPUs: nobody else computes
+    there. `exclusive` adds that to a request with memory. `allowed` are the UUIDs it may be given, None any.
+    """
+
+    gpus: int = 1
+    memory_bytes: int | None = None
+    memory_percent: float | None = None
+    exclusive: bool = False
+    allowed: frozenset[str] | None = None
+    give_way: GiveWay = GiveWay.PAUSE
+    time_limit_seconds: float | None = None
+
+    @property
+    def shares(self) -> bool:
+        """Whether others may compute on its GPUs."""
+        return not self.exclusive and (self.memory_bytes is not None or self.memory_percent is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One GPU of a grant: `bytes` promised on it; `whole` says that nobody else computes there."""
+
+    uuid: str
+    index: int
+    bytes: int
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a job ended: `code` for EXIT, `signal` for SIGNAL, `text` a few words for people."""
+
+    kind: ResultKind
+    code: int | None = None
+    signal: int | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One registered command. `shares` is its grant, kept until nothing of the job holds it, also after the end."""
+
+    id: int
+    key: str
+    name: str | None
+    user: str
+    state: JobState
+    priority: int
+    request: Request
+    identity: Identity
+    argv: tuple[bytes, ...]
+    cwd: bytes
+    submitted_at: float
+    shares: tuple[Share, ...] = ()
+    granted_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    attempt: int = 1
+    times_given_way: int = 0
+    peak_bytes: int | None = None
+    result: Result | None = None
+    parent_id: int | None = None
+    """The running job inside which it was asked for: it is granted GPUs of that job's grant, apart from the outer queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that the driver names on a GPU. `bytes` None: the driver does not say. `graphics`: draws, does not compute."""
+
+    pid: int
+    bytes: int | None
+    graphics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """One look at one GPU by a host. Every figure may be None (not known); `fault` says why it must not be used.
+
+    `processes` None: the driver does not tell which processes use it. `links` maps the UUIDs of other GPUs to how well
+    they are connected (larger is better).
+    """
+
+    uuid: str
+    index: int
+    name: str
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    processes: tuple[GpuProcess, ...] | None = None
+    utilization_percent: int | None = None
+    compute_mode: ComputeMode = ComputeMode.DEFAULT
+    fault: str | None = None
+    is_mig: bool = False
+    numa_node: int | None = None
+    links: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignProcess:
+    """A GPU process that is no job of ours. `user` and `command` None: it cannot be seen from here."""
+
+    pid: int
+    user: str | None
+    command: str | None
+    bytes: int | None
+    mine: bool = False
+    idle_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A GPU held by another world: `pid` and `user` of the arbiter that holds it, None if it cannot be asked."""
+
+    pid: int | None
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process that outlived its job's leader and still holds a GPU."""
+
+    job_id: int
+    pid: int
+    command: str | None
+    bytes: int | None
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What the policy knows of one GPU: the sample, and what the arbiter made of it.
+
+    `used` maps job ids to the bytes their processes hold there (None: not known). `stale` is set when the figures are not
+    from a look made for this plan (the driver does not answer): nothing new is placed there.
+    """
+
+    uuid: str
+    index: int
+    name: str
+    total_bytes: int | None
+    free_bytes: int | None
+    foreign: tuple[ForeignProcess, ...] | None = ()
+    used: Mapping[int, int | None] = field(default_factory=dict)
+    leftovers: tuple[Leftover, ...] = ()
+    claim: Claim | None = None
+    fault: str | None = None
+    drained: bool = False
+    compute_mode: ComputeMode = ComputeMode.DEFAULT
+    utilization_percent: int | None = None
+    foreign_peak_bytes: int | None = None
+    is_mig: bool = False
+    numa_node: int | None = None
+    links: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The arbiter's limits (settings). `keep_free_bytes` is the headroom kept on every GPU."""
+
+    keep_free_bytes: int = 0
+    jobs_per_gpu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that `plan` looks at.
+
+    `jobs` are those in line or holding something (ended ones whose grant still stands included), in any order. `absent`
+    are jobs that cannot take an offer now and are passed over: `stopped` at their terminal or not connected (yet).
+    """
+
+    gpus: tuple[Gpu, ...]
+    jobs: tuple[Job, ...]
+    stopped: frozenset[int] = frozenset()
+    absent: frozenset[int] = frozenset()
+    bounds: Bounds = Bounds()
+
+
+class Rule(Enum):
+    """Which rule keeps a job waiting; the values appear as `why.rule` in the JSON."""
+
+    HELD = "held"
+    STOPPED = "stopped"
+    ABSENT = "absent"
+    BUSY = "busy"
+    MEMORY = "memory"
+    BEHIND = "behind"
+    FOREIGN = "foreign"
+    CLAIMED = "claimed"
+    LEFTOVER = "leftover"
+    UNHEALTHY = "unhealthy"
+    DRAINED = "drained"
+    UNKNOWN = "unknown"
+    UNEXPLAINED = "unexplained"
+    JOBS_PER_GPU = "jobs-per-gpu"
+    COMPUTE_MODE = "compute-mode"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why one GPU cannot be had by one request: the rule, and who stands in the way (only what the rule is about is set)."""
+
+    gpu_index: int
+    rule: Rule
+    job_ids: tuple[int, ...] = ()
+    process: ForeignProcess | None = None
+    leftover: Leftover | None = None
+    claim: Claim | None = None
+    fault: str | None = None
+    free_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a job waits: the rule that matters most, its place in line (1 is next), and what stands on each GPU.
+
+    `behind` is the job that is kept GPUs for, when the rule is BEHIND. `kept` are indices of GPUs kept free for this job.
+    """
+
+    rule: Rule
+    place: int
+    gpus: int
+    need_bytes: int | None = None
+    obstacles: tuple[Obstacle, ...] = ()
+    behind: int | None = None
+    kept: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Action: give a waiting job these shares."""
+
+    job_id: int
+    shares: tuple[Share, ...]
+
+
+Action = Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, why each job that stays in line stays there, and which GPU (UUID) is kept for which job."""
+
+    actions: tuple[Action, ...] = ()
+    reasons: Mapping[int, Reason] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
