@@ -1,0 +1,4 @@
+"""One module per verb, named like the verb; `run` is the launch.
+
+The launch path imports this package: it stays empty.
+"""

@@ -1,0 +1,1 @@
+"""The machine as it is: GPUs, processes. Nothing here knows the database or decides anything."""

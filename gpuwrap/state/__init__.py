@@ -1,0 +1,1 @@
+"""What lasts: where it lies (paths) and the SQLite database (schema, store)."""
