@@ -1,0 +1,5 @@
+"""`python -m gpuwrap` is gpurun."""
+
+from .cli import main
+
+main()

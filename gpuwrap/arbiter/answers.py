@@ -1,0 +1,523 @@
+"""What the arbiter does for each request that comes over the bell.
+
+1. A request may come twice (its sender lost the connection): registering is idempotent by key, killing and renicing are
+   by nature.
+2. Nothing the client says about itself is believed but what harms only itself: pid, uid and command line come from the
+   kernel.
+3. A request that cannot be committed is refused with the reason; taking is answered `again`, since the job keeps its place.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ..errors import FAILED, GpurunError, StoreError
+from ..host import processes
+from ..lifecycle import IN_LINE, STARTED, JobState
+from ..model import Grant, GpuSample, Job, Request, ResultKind
+from ..policy.plan import plan
+from ..units import GIB, format_size
+from ..wire import PROTOCOL
+from .bell import Connection
+from .enforce import gpu_words
+from .log import log
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+Values = dict[str, str]
+
+DEMO_HINT = "try it on simulated GPUs: gpurun demo"
+
+
+class Refused(Exception):
+    """A request that cannot be granted, ever: `error` says why."""
+
+    def __init__(self, text: str, *, hint: str | None = None) -> None:
+        self.error = GpurunError(text, hint=hint)
+        super().__init__(text)
+
+
+class Answers:
+    """Answers requests, and remembers those that must wait for something."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self._asked: list[tuple[Connection, str]] = []
+        self._before_first_look: list[tuple[Connection, str, Values]] = []
+        self._watchers: dict[Connection, set[int]] = {}
+        self.rehearsals: list[tuple[Connection, Job]] = []
+        self._kinds: dict[str, Callable[[Connection, Values], None]] = {
+            "register": self._register,
+            "rehearse": self._rehearse,
+            "take": self._take,
+            "failed": self._failed,
+            "continued": self._continued,
+            "kill": self._kill,
+            "renice": self._renice,
+            "watch": self._watch,
+            "explain": self._explain,
+            "ping": lambda connection, _values: self._arbiter.bell.queue(connection, "done", text=""),
+        }
+
+    # --- the bell's side ----------------------------------------------------------------------------------------
+
+    def answer(self, connection: Connection, kind: str, values: Values) -> None:
+        """Handle one request."""
+        if int(values.get("version", 0)) > PROTOCOL:
+            self._too_old(connection)
+            return
+        handler = self._kinds.get(kind)
+        if handler is None:
+            self._arbiter.bell.queue(connection, "refused", text=f"the arbiter does not know {kind}", status=FAILED)
+            return
+        self._asked.append((connection, kind))
+        try:
+            handler(connection, values)
+        except Refused as refused:
+            self._refuse(connection, refused.error)
+
+    def gone(self, connection: Connection) -> None:
+        """A connection ended: the program has been exec'd, or the client has gone, or will come back."""
+        self._watchers.pop(connection, None)
+        self.rehearsals = [asked for asked in self.rehearsals if asked[0] is not connection]
+        self._before_first_look = [asked for asked in self._before_first_look if asked[0] is not connection]
+        seat = self._arbiter.seats.get(connection.job_id) if connection.job_id is not None else None
+        if seat is None or connection.job_id is None:
+            return
+        seat.connection = None
+        seat.told = None
+        self._arbiter.watch_leader(connection.job_id)  # only the end of the process ends its job
+        self._arbiter.touch()
+
+    def committed(self) -> None:
+        """The batch was committed: what was asked in it is answered."""
+        self._asked.clear()
+
+    def refuse_all(self, err: StoreError) -> None:
+        """The batch was not committed."""
+        asked, self._asked = self._asked, []
+        for connection, kind in asked:
+            if kind == "take":
+                self._arbiter.bell.queue(connection, "again")
+            elif kind == "register":
+                doing = GpurunError(f"cannot register job: {err.text.partition(': ')[2]}", hint=err.hint)
+                self._refuse(connection, doing)
+            elif kind not in ("failed", "continued"):
+                self._refuse(connection, err)
+
+    def busy(self) -> bool:
+        """Whether somebody is being served although no job is left."""
+        return bool(self._before_first_look or self.rehearsals)
+
+    def _refuse(self, connection: Connection, err: GpurunError) -> None:
+        self._arbiter.bell.queue(connection, "refused", text=err.text, hint=err.hint, status=err.status)
+
+    def _too_old(self, connection: Connection) -> None:
+        log("old", "a client speaks a newer protocol: leaving to let it start its own arbiter")
+        self._arbiter.bell.queue(connection, "old")
+        self._arbiter.make_room()
+
+    # --- launching ----------------------------------------------------------------------------------------------
+
+    def _register(self, connection: Connection, values: Values) -> None:
+        arbiter = self._arbiter
+        identity = connection.identity
+        assert identity is not None
+        key = f"{identity.boot_id}:{identity.pid}:{identity.start_ticks}:{values['key']}"
+        known = arbiter.store.find_key(key)
+        if known is not None:
+            self._register_again(connection, known, values)
+            return
+        if self._machine_unknown(connection, "register", values):
+            return
+        job = arbiter.store.register(self._read_job(connection, values, key))
+        seat = arbiter.adopt(job, connection, connection.give_pidfd())
+        self._note_wishes(job, values)
+        seat.validated = arbiter.look is not None and not arbiter.look.pending
+        arbiter.bell.queue(connection, "job", id=job.id)
+        arbiter.touch()
+
+    def _register_again(self, connection: Connection, job: Job, values: Values) -> None:
+        arbiter = self._arbiter
+        if job.state is JobState.ENDED:
+            result = job.result
+            kind = result.kind.value if result else ResultKind.LOST.value
+            arbiter.bell.queue(connection, "job", id=job.id)
+            arbiter.bell.queue(connection, "end", kind=kind, text=(result.text if result else None) or "ended")
+            return
+        arbiter.adopt(job, connection, connection.give_pidfd())
+        self._note_wishes(job, values)
+        arbiter.bell.queue(connection, "job", id=job.id)
+        if job.state is JobState.GRANTED:
+            arbiter.enforcer.offer(job)
+        elif job.state in STARTED:
+            arbiter.watch_leader(job.id)
+            arbiter.enforcer.send_off(job)
+        arbiter.touch()
+
+    def _note_wishes(self, job: Job, values: Values) -> None:
+        seat = self._arbiter.seats[job.id]
+        seat.tty = int(values["tty"]) if "tty" in values else None
+        if "wait" in values:
+            seconds = float(values["wait"])
+            seat.limit_mono = time.monotonic() + seconds
+            if seconds > 0:
+                self._arbiter.timers.after(seconds, self._arbiter.touch)
+
+    def _machine_unknown(self, connection: Connection, kind: str, values: Values) -> bool:
+        """Put a request off until the GPUs have been looked at once; without GPUs asked for nothing need be known."""
+        if values.get("gpus") == "0" or self._arbiter.look is not None:
+            return False
+        self._before_first_look.append((connection, kind, values))
+        self._asked.pop()
+        self._arbiter.begin_look()
+        return True
+
+    def machine_known(self) -> None:
+        """A look is over: handle what waited for it, and judge requests made before the machine was known."""
+        waiting, self._before_first_look = self._before_first_look, []
+        for connection, kind, values in waiting:
+            self.answer(connection, kind, values)
+        look = self._arbiter.look
+        if look is None or look.pending:
+            return
+        for job_id, seat in list(self._arbiter.seats.items()):
+            job = self._arbiter.store.live.get(job_id)
+            if seat.validated or job is None or job.state not in IN_LINE:
+                continue
+            seat.validated = True
+            try:
+                self._judge(job.request, job.parent_id)
+            except Refused as refused:
+                self._refuse_registered(job, refused.error)
+
+    def _refuse_registered(self, job: Job, err: GpurunError) -> None:
+        connection = self._arbiter.seats[job.id].connection
+        self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, err.text)
+        if connection is not None:
+            self._refuse(connection, err)
+
+    def _read_job(self, connection: Connection, values: Values, key: str) -> Job:
+        identity = connection.identity
+        assert identity is not None
+        parent = self._find_parent(connection.pid)
+        request = self._read_request(values, parent)
+        argv = processes.command_line(connection.pid)[int(values.get("offset", 0)) :]
+        return Job(
+            id=0,
+            key=key,
+            name=values.get("name"),
+            user=processes.user_name(connection.uid),
+            state=JobState.WAITING,
+            priority=int(values.get("priority", 0)),
+            request=request,
+            identity=identity,
+            argv=argv,
+            cwd=processes.working_folder(connection.pid),
+            submitted_at=time.time(),
+            parent_id=parent.id if parent else None,
+        )
+
+    def _find_parent(self, pid: int) -> Job | None:
+        """Find the running job inside which a client runs: a chain of living parents leads to its leader.
+
+        The environment marker alone never counts: tmux servers and at(1) keep it.
+        """
+        leaders = {
+            job.identity.pid: job for job in self._arbiter.store.live.values() if job.state in STARTED
+        }
+        if not leaders:
+            return None
+        inner: Job | None = None
+        for stat in processes.ancestors(pid):
+            job = leaders.get(stat.pid)
+            if job is not None and job.identity.start_ticks == stat.start_ticks:
+                inner = job
+                break
+        if inner is None:
+            return None
+        # Several jobs have one leader where a gpurun exec'd a gpurun: the latest is the innermost.
+        return max((job for job in self._arbiter.store.live.values() if job.identity == inner.identity
+                    and job.state in STARTED), key=lambda job: job.id)  # fmt: skip
+
+    def _read_request(self, values: Values, parent: Job | None) -> Request:
+        gpus = values.get("gpus", "1")
+        samples = self._machine(parent) if gpus != "0" else []
+        allowed = choose_devices(samples, values.get("device"), values.get("not"), values.get("visible"))
+        if gpus == "all":
+            gpus = str(len(samples) if allowed is None else len(allowed))
+        request = Request(
+            gpus=int(gpus),
+            memory_bytes=int(values["memory"]) if "memory" in values else None,
+            memory_percent=float(values["percent"]) if "percent" in values else None,
+            exclusive=values.get("exclusive") == "1",
+            allowed=allowed,
+        )
+        look = self._arbiter.look
+        if request.gpus and not (look and look.pending):
+            self._judge(request, parent.id if parent else None)
+        return request
+
+    def _machine(self, parent: Job | None) -> list[GpuSample]:
+        """Return the GPUs a request can choose from. Raises Refused if there is no driver."""
+        look = self._arbiter.look
+        if look is None:
+            return []
+        if look.fault is not None and not look.pending:
+            raise Refused(f"no GPU to be had: {look.fault}", hint=DEMO_HINT)
+        samples = [sample for sample in look.samples]
+        if parent is not None:
+            granted = {share.uuid for share in parent.shares}
+            samples = [sample for sample in samples if sample.uuid in granted]
+        return samples
+
+    def _judge(self, request: Request, parent_id: int | None) -> None:
+        """Refuse what this machine, or the job inside which it was asked for, can never give."""
+        if request.gpus == 0:
+            return
+        parent = self._arbiter.store.live.get(parent_id) if parent_id is not None else None
+        samples = self._machine(parent)
+        chosen = [sample for sample in samples if request.allowed is None or sample.uuid in request.allowed]
+        if request.gpus > len(chosen):
+            raise Refused(_too_few(request.gpus, len(chosen), len(samples), parent))
+        if request.memory_bytes is None:
+            return
+        granted = {share.uuid: share.bytes for share in parent.shares} if parent else {}
+        sizes = {sample: granted.get(sample.uuid, sample.total_bytes) for sample in chosen}
+        fitting = [size for size in sizes.values() if size is None or request.memory_bytes <= _next_gib(size)]
+        if len(fitting) >= request.gpus:
+            return
+        wanted = format_size(request.memory_bytes)
+        largest = max(chosen, key=lambda sample: sizes[sample] or 0)
+        size = format_size(sizes[largest] or 0)
+        if parent is not None:
+            raise Refused(f"needs {wanted}, but job {parent.id}, inside which it runs, has {size}")
+        if fitting:
+            raise Refused(f"only {len(fitting)} of {len(chosen)} GPUs has {wanted}")
+        raise Refused(f"no GPU has {wanted}: the largest has {size} (GPU {largest.index})")
+
+    def _take(self, connection: Connection, _values: Values) -> None:
+        job = self._job_of(connection)
+        if job is not None and job.state is JobState.GRANTED:
+            self._arbiter.enforcer.take(job)
+        elif job is not None and job.state in STARTED:
+            self._arbiter.enforcer.send_off(job)
+        else:
+            self._arbiter.bell.queue(connection, "again")
+
+    def _failed(self, connection: Connection, values: Values) -> None:
+        job = self._job_of(connection)
+        if job is not None and job.state in STARTED:
+            self._arbiter.enforcer.not_runnable(job, int(values["status"]), values.get("cause", ""))
+
+    def _continued(self, connection: Connection, _values: Values) -> None:
+        job = self._job_of(connection)
+        if job is not None:
+            self._arbiter.seats[job.id].stopped = False
+            self._arbiter.touch()
+
+    def _job_of(self, connection: Connection) -> Job | None:
+        return self._arbiter.store.live.get(connection.job_id) if connection.job_id is not None else None
+
+    # --- after each plan ----------------------------------------------------------------------------------------
+
+    def planned(self) -> None:
+        """A plan was made: end those whose wait limit has passed, and answer rehearsals."""
+        now = time.monotonic()
+        for job_id, seat in list(self._arbiter.seats.items()):
+            if seat.limit_mono is None or seat.limit_mono > now:
+                continue
+            job = self._arbiter.store.live.get(job_id)
+            if job is not None and job.state in IN_LINE:
+                words = self._arbiter.lines.explain(job)
+                self._arbiter.enforcer.cancel(job, ResultKind.WAIT_LIMIT, words[1] if words else "no GPU was free")
+        rehearsals, self.rehearsals = self.rehearsals, []
+        for connection, job in rehearsals:
+            self._arbiter.bell.queue(connection, "done", text=self._rehearsed(job))
+
+    def _rehearse(self, connection: Connection, values: Values) -> None:
+        if self._machine_unknown(connection, "rehearse", values):
+            return
+        job = self._read_job(connection, values, "rehearsal")
+        self.rehearsals.append((connection, job))
+        self._arbiter.touch()
+
+    def _rehearsed(self, job: Job) -> str:
+        from dataclasses import replace
+
+        from ..policy.reasons import Teller
+
+        arbiter = self._arbiter
+        assert arbiter.look is not None
+        job = replace(job, id=arbiter.store.next_id())
+        view = arbiter.view(job.parent_id, arbiter.look)
+        if view is None:
+            return f"would wait for job {job.parent_id}, inside which it runs"
+        view = replace(view, jobs=(*view.jobs, job))
+        made = plan(view, time.time())
+        for action in made.actions:
+            if isinstance(action, Grant) and action.job_id == job.id:
+                return f"would start now on {gpu_words(action.shares)}"
+        return f"would wait for {Teller(view, time.time()).sentence(made.reasons[job.id], job)}"
+
+    # --- verbs --------------------------------------------------------------------------------------------------
+
+    def _kill(self, connection: Connection, values: Values) -> None:
+        number = int(values["signal"]) if "signal" in values else None
+        by = processes.user_name(connection.uid)
+        done = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+            elif job.state is JobState.ENDED and job.id not in self._arbiter.leftovers:
+                done.append([job.id, False, "has already ended"])
+            else:
+                done.append([job.id, True, self._arbiter.enforcer.kill(job, number, by)])
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def _renice(self, connection: Connection, values: Values) -> None:
+        done: list[list[object]] = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+                continue
+            if job.state is JobState.ENDED:
+                done.append([job.id, False, "has already ended"])
+                continue
+            wanted = job.priority + int(values["by"]) if "by" in values else int(values["priority"])
+            wanted = max(-100, min(100, wanted))
+            changed = self._arbiter.store.change(job, priority=wanted)
+            text = f"priority {job.priority} → {wanted}"
+            if changed.state in IN_LINE:
+                text += f", {self._place(changed)}"
+            done.append([job.id, True, text])
+        self._arbiter.touch()
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def _place(self, job: Job) -> str:
+        line = sorted(
+            (other for other in self._arbiter.store.live.values()
+             if other.state in IN_LINE and other.parent_id == job.parent_id),
+            key=lambda other: (-other.priority, other.id),
+        )  # fmt: skip
+        place = line.index(job) + 1
+        suffix = {1: "st", 2: "nd", 3: "rd"}.get(place % 10 if place % 100 not in (11, 12, 13) else 0, "th")
+        return f"{place}{suffix} of {len(line)}"
+
+    def _jobs(self, values: Values) -> list[Job | int]:
+        """Return the jobs named by number; the number itself where there is no such job."""
+        found: list[Job | int] = []
+        for text in values["jobs"].split():
+            job = self._arbiter.store.find(int(text))
+            found.append(job if job is not None else int(text))
+        return found
+
+    def _watch(self, connection: Connection, values: Values) -> None:
+        waited = {int(text) for text in values["jobs"].split()}
+        running = {
+            job_id
+            for job_id in waited
+            if (job := self._arbiter.store.live.get(job_id)) is not None and job.state is not JobState.ENDED
+        }
+        self._watchers[connection] = running
+        self._answer_watchers()
+
+    def job_ended(self, job: Job) -> None:
+        """Tell those who wait for a job."""
+        for running in self._watchers.values():
+            running.discard(job.id)
+        self._answer_watchers()
+
+    def _answer_watchers(self) -> None:
+        for connection in [connection for connection, running in self._watchers.items() if not running]:
+            del self._watchers[connection]
+            self._arbiter.bell.queue(connection, "done", text="")
+
+    def _explain(self, connection: Connection, values: Values) -> None:
+        for job_id in [int(text) for text in values["jobs"].split()]:
+            self._note_stop(job_id)
+        words = self._arbiter.lines.explain_all([int(text) for text in values["jobs"].split()])
+        self._arbiter.bell.queue_long(connection, json.dumps(words))
+
+    def _note_stop(self, job_id: int) -> None:
+        """Look whether a waiting client is stopped at its terminal: only an offer would have found out."""
+        seat, job = self._arbiter.seats.get(job_id), self._arbiter.store.live.get(job_id)
+        if seat is None or job is None or job.state is not JobState.WAITING or not seat.tty or seat.stopped:
+            return
+        stat = processes.read_stat(job.identity.pid)
+        if stat is not None and stat.state in "Tt":
+            seat.stopped = True
+            self._arbiter.touch()
+
+
+def choose_devices(
+    samples: list[GpuSample], only: str | None, never: str | None, visible: str | None
+) -> frozenset[str] | None:
+    """Return the UUIDs that a request may be given, None for any. Raises Refused for a name that is no GPU here.
+
+    `visible` is an inherited CUDA_VISIBLE_DEVICES: as CUDA does, it ends at the first entry that is no GPU.
+    """
+    if only is None and never is None and visible is None:
+        return None
+    chosen = samples
+    if visible is not None:
+        chosen = []
+        for word in visible.split(","):
+            found = [sample for sample in samples if _is_visible_as(sample, word.strip())]
+            if not found:
+                break
+            chosen += found
+        if not chosen:
+            raise Refused(f"CUDA_VISIBLE_DEVICES {visible}: no such GPU")
+    if only is not None:
+        named = _named(samples, only)
+        chosen = [sample for sample in chosen if sample in named]
+    if never is not None:
+        unwanted = _named(samples, never)
+        chosen = [sample for sample in chosen if sample not in unwanted]
+    return frozenset(sample.uuid for sample in chosen)
+
+
+def _is_visible_as(sample: GpuSample, word: str) -> bool:
+    return word == str(sample.index) or (len(word) > 4 and sample.uuid.startswith(word))
+
+
+def _named(samples: list[GpuSample], text: str) -> list[GpuSample]:
+    named: list[GpuSample] = []
+    for word in text.split(","):
+        word = word.strip()
+        found = [
+            sample
+            for sample in samples
+            if word == str(sample.index)
+            or (len(word) >= 3 and not word.isdigit() and sample.uuid.lower().startswith(word.lower()))
+            or (len(word) >= 3 and not word.isdigit() and sample.uuid.lower().removeprefix("gpu-").startswith(word.lower()))
+            or (word and not word.isdigit() and fnmatchcase(sample.name.lower(), word.lower()))
+        ]
+        if not found:
+            raise Refused(f"no GPU {word}", hint=_known_gpus(samples))
+        named += found
+    return named
+
+
+def _known_gpus(samples: list[GpuSample]) -> str:
+    return "here are: " + ", ".join(f"{sample.index} ({sample.name})" for sample in samples)
+
+
+def _too_few(wanted: int, chosen: int, there: int, parent: Job | None) -> str:
+    gpus = "1 GPU" if wanted == 1 else f"{wanted} GPUs"
+    if parent is not None:
+        return f"needs {gpus}, but job {parent.id}, inside which it runs, has {there}"
+    if chosen < there:
+        return f"needs {gpus}, but only {chosen} of {there} may be used (-i, --not, CUDA_VISIBLE_DEVICES)"
+    return f"needs {gpus}: this machine has {there}"
+
+
+def _next_gib(size: int) -> int:
+    """A request up to the next whole GiB above what a card has counts as the whole card: a "24 GB" card has less."""
+    return -(-size // GIB) * GIB
+
+

@@ -1,0 +1,220 @@
+"""The arbiter's end of the bell: one SEQPACKET socket beside the database, and a connection for each client.
+
+1. Who asks is what the kernel says (peer credentials), never what the client says.
+2. Nothing is sent before the batch that caused it is committed: `queue` collects, `flush` sends.
+3. No client can make the arbiter wait: what cannot be sent at once is kept until the socket takes it, up to a bound.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from ..host import processes
+from ..model import Identity
+from ..state.paths import BELL, Folder
+from ..wire import CHUNK, PACKET, pack, unpack
+
+BACKLOG = 4096
+# A client that has not read this many packets is stopped or mad: lines for it are dropped, then the connection.
+MOST_UNSENT = 256
+# The first and the last for which epoll is asked; accept is bounded so that a crowd cannot starve the others.
+ACCEPT_AT_ONCE = 128
+_SO_PEERPIDFD = 77  # Linux 6.5 [include/uapi/asm-generic/socket.h]; Python 3.11 has no name for it
+
+
+class Watcher(Protocol):
+    """Who registers descriptors with the loop."""
+
+    def watch(self, fd: int, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None: ...
+
+    def unwatch(self, fd: int) -> None: ...
+
+
+class Connection:
+    """One client. `identity` and `pidfd` are of the process that connected; the pidfd was opened while it lived."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.fd = sock.fileno()
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self.pid, self.uid, _gid = struct.unpack("3i", credentials)
+        self.identity: Identity | None = processes.identify(self.pid)
+        self.pidfd: int | None = self._open_pidfd()
+        self.job_id: int | None = None
+        self.unsent: deque[bytes] = deque()
+
+    def _open_pidfd(self) -> int | None:
+        with contextlib.suppress(OSError):
+            return self.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        return processes.open_pidfd(self.identity) if self.identity is not None else None
+
+    def give_pidfd(self) -> int | None:
+        """Hand the pidfd over to whoever watches the job."""
+        pidfd, self.pidfd = self.pidfd, None
+        return pidfd
+
+    def close(self) -> None:
+        """Close the socket and what was not handed over."""
+        self.socket.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+class Bell:
+    """The listening socket and all connections."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        watcher: Watcher,
+        on_request: Callable[[Connection, str, dict[str, str]], None],
+        on_gone: Callable[[Connection], None],
+    ) -> None:
+        self._folder = folder
+        self._watcher = watcher
+        self._on_request = on_request
+        self._on_gone = on_gone
+        self._outbox: list[tuple[Connection, bytes]] = []
+        self.connections: dict[int, Connection] = {}
+        self._listening: socket.socket | None = None
+
+    def open(self) -> None:
+        """Put the bell in its place; one that a dead arbiter left behind is removed."""
+        self._unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock.bind(self._folder.inside(BELL))
+        sock.listen(BACKLOG)
+        self._listening = sock
+        self._watcher.watch(sock.fileno(), self._accept)
+
+    def close(self) -> bool:
+        """Take the bell away, and look once more: false, and it stays open, if somebody has just rung it."""
+        if self._listening is None:
+            return True
+        self._unlink()
+        self._accept(0)
+        if self.connections:
+            self._shut()
+            self.open()
+            return False
+        self._shut()
+        return True
+
+    def retire(self) -> None:
+        """Take the bell away for good; connections stay."""
+        self._unlink()
+        self._shut()
+
+    def _shut(self) -> None:
+        if self._listening is not None:
+            self._watcher.unwatch(self._listening.fileno())
+            self._listening.close()
+            self._listening = None
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(BELL, dir_fd=self._folder.fd)
+
+    def queue(self, connection: Connection | None, kind: str, **values: object) -> None:
+        """Send a message once the batch is committed; to nobody if the client has gone."""
+        if connection is not None:
+            self._outbox.append((connection, pack(kind, **values)))
+
+    def queue_long(self, connection: Connection, text: str) -> None:
+        """Answer a verb with a text of any length, in pieces: `more`…, `done`."""
+        pieces = [text[at : at + CHUNK // 4] for at in range(0, len(text), CHUNK // 4)] or [""]
+        for piece in pieces[:-1]:
+            self.queue(connection, "more", text=piece)
+        self.queue(connection, "done", text=pieces[-1])
+
+    def discard(self) -> None:
+        """Forget what was queued: the batch was not committed."""
+        self._outbox.clear()
+
+    def flush(self) -> None:
+        """Send what was queued."""
+        outbox, self._outbox = self._outbox, []
+        for connection, packet in outbox:
+            if connection.fd in self.connections:
+                connection.unsent.append(packet)
+                self._send(connection)
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection from our side."""
+        if self.connections.pop(connection.fd, None) is not None:
+            self._watcher.unwatch(connection.fd)
+            connection.close()
+
+    def _accept(self, _mask: int) -> None:
+        assert self._listening is not None
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                sock, _address = self._listening.accept()
+            except OSError as err:
+                if err.errno in (errno.EMFILE, errno.ENFILE):
+                    raise  # the next arbiter starts with none open; nothing is lost
+                return
+            sock.setblocking(False)
+            connection = Connection(sock)
+            if connection.uid != os.geteuid() or connection.identity is None:
+                connection.close()
+                continue
+            self.connections[connection.fd] = connection
+            self._watcher.watch(connection.fd, lambda mask, it=connection: self._ready(it, mask))  # type: ignore[misc]
+            self._read(connection)
+
+    def _ready(self, connection: Connection, mask: int) -> None:
+        if mask & select.EPOLLOUT:
+            self._send(connection)
+        if mask & ~select.EPOLLOUT:
+            self._read(connection)
+
+    def _read(self, connection: Connection) -> None:
+        while connection.fd in self.connections:
+            try:
+                packet = connection.socket.recv(PACKET)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self._gone(connection)
+                return
+            try:
+                kind, values = unpack(packet)
+            except ValueError:
+                self._gone(connection)
+                return
+            self._on_request(connection, kind, values)
+
+    def _gone(self, connection: Connection) -> None:
+        self.drop(connection)
+        self._on_gone(connection)
+
+    def _send(self, connection: Connection) -> None:
+        waited = len(connection.unsent) > 1
+        while connection.unsent:
+            try:
+                connection.socket.send(connection.unsent[0])
+            except BlockingIOError:
+                if len(connection.unsent) > MOST_UNSENT:
+                    self._gone(connection)
+                elif not waited:
+                    self._rewatch(connection, select.EPOLLIN | select.EPOLLOUT)
+                return
+            except OSError:
+                return  # the end of the connection shows itself when it is read
+            connection.unsent.popleft()
+        if waited:
+            self._rewatch(connection, select.EPOLLIN)
+
+    def _rewatch(self, connection: Connection, events: int) -> None:
+        self._watcher.unwatch(connection.fd)
+        self._watcher.watch(connection.fd, lambda mask: self._ready(connection, mask), events)

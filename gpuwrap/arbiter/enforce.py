@@ -1,0 +1,384 @@
+"""Making it so: grants, offers, ends, kills, and giving GPUs back.
+
+1. A claim is bound before the grant is written; the grant is written before the offer is sent; `take` is answered by the
+   guarded move to running, the point of no return.
+2. A grant ends when the leader has ended and nothing of the job holds its GPUs.
+3. Signals go out after the batch that recorded them is committed, and only through a pidfd of the recorded identity.
+4. Asking to end is a sequence: the polite signal, SIGCONT, a deadline, SIGKILL to all that is known of the job, SIGCONT.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..host import processes
+from ..lifecycle import STARTED, Event, JobState
+from ..model import Grant, Identity, Job, Result, ResultKind, Share
+from ..units import format_of, format_size
+from .log import log
+from .observe import marker
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+OFFER_SECONDS = 5.0
+KILL_SECONDS = 10.0
+# A leftover younger than this counts as holding its job's GPUs even if it does not show there: it may still be importing.
+YOUNG_SECONDS = 60.0
+# Survivors of one job whose end is awaited by descriptor; the end of more is found at the next look.
+MOST_WATCHED = 64
+
+
+class Enforcer:
+    """Applies what was decided, and follows jobs from the grant until nothing of them holds a GPU."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self.after_commit: list[Callable[[], None]] = []
+
+    # --- granting -----------------------------------------------------------------------------------------------
+
+    def grant(self, grant: Grant) -> bool:
+        """Grant and offer; false if the plan must be made anew, since the client stopped or a GPU was claimed meanwhile."""
+        arbiter = self._arbiter
+        job = arbiter.store.live[grant.job_id]
+        seat = arbiter.seats[job.id]
+        stat = processes.read_stat(job.identity.pid)
+        if stat is not None and stat.state in "Tt":
+            seat.stopped = True
+            return False
+        if job.parent_id is None and not self._claim(grant.shares):
+            return False
+        job = arbiter.store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
+        self.offer(job)
+        return True
+
+    def _claim(self, shares: tuple[Share, ...]) -> bool:
+        claims = self._arbiter.claims
+        before = claims.held
+        for share in shares:
+            if not claims.take(share.uuid):
+                for uuid in claims.held - before:
+                    claims.release(uuid)
+                return False
+        return True
+
+    def offer(self, job: Job) -> None:
+        """Offer a grant to its client, which has `OFFER_SECONDS` to take it."""
+        seat = self._arbiter.seats[job.id]
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+        self._arbiter.bell.queue(seat.connection, "offer")
+        seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self._withdraw(job.id))
+
+    def _withdraw(self, job_id: int) -> None:
+        job = self._arbiter.store.live.get(job_id)
+        if job is None or job.state is not JobState.GRANTED:
+            return
+        seat = self._arbiter.seats[job_id]
+        seat.offer_timer = None
+        stat = processes.read_stat(job.identity.pid)
+        seat.stopped = stat is not None and stat.state in "Tt"
+        self.release(job)
+        self._arbiter.store.move(self._arbiter.store.live[job_id], Event.WITHDRAW, "the offer was not taken", shares=())
+        self._arbiter.bell.queue(seat.connection, "again")
+
+    def take(self, job: Job) -> None:
+        """The client takes its offer: from now on it is the program."""
+        arbiter = self._arbiter
+        seat = arbiter.seats[job.id]
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+            seat.offer_timer = None
+        job = arbiter.store.move(job, Event.TAKE, "taken", started_at=time.time())
+        if not seat.reapers:
+            seat.reapers = _reapers(job.identity)
+        arbiter.watch_leader(job.id)
+        self.send_off(job)
+
+    def send_off(self, job: Job) -> None:
+        """Tell a client that has taken its grant what the program shall see."""
+        arbiter = self._arbiter
+        variables = {
+            "CUDA_VISIBLE_DEVICES": ",".join(
+                share.uuid if share.uuid.startswith("MIG") else str(share.index) for share in job.shares
+            ),
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "GPURUN_GPU_UUIDS": ",".join(share.uuid for share in job.shares),
+            "GPURUN_JOB": str(job.id),
+            "GPURUN_GRANTED": ",".join(str(share.bytes) for share in job.shares),
+            "GPURUN_ATTEMPT": str(job.attempt),
+        }
+        if arbiter.sim_root is not None:
+            variables["GPURUN_SIM_DIR"] = arbiter.sim_root
+        note = f"job {job.id} on {gpu_words(job.shares)}" if job.shares else f"job {job.id}, no GPU asked for"
+        if job.request.shares and job.shares:
+            note += f", shared: {self._portion(job)}"
+        arbiter.bell.queue(arbiter.seats[job.id].connection, "go", note=note, **variables)
+
+    def _portion(self, job: Job) -> str:
+        share = job.shares[0]
+        total = self._arbiter.total_bytes(share.uuid)
+        return format_of(share.bytes, total) if total else format_size(share.bytes)
+
+    def reapers(self, job: Job) -> tuple[Identity, ...]:
+        """Return the ancestors of a running job's leader."""
+        return _reapers(job.identity)
+
+    def flush_now(self) -> None:
+        """Carry out what waits for a commit, outside the loop."""
+        actions, self.after_commit = self.after_commit, []
+        for action in actions:
+            action()
+
+    def not_runnable(self, job: Job, status: int, cause: str) -> None:
+        """The exec failed: the program never ran, and the grant goes back."""
+        result = Result(ResultKind.EXIT, code=status, text=f"cannot run: {cause}")
+        self._end(job, result, f"exec failed: {cause}")
+
+    # --- ending -------------------------------------------------------------------------------------------------
+
+    def leader_ended(self, job_id: int) -> None:
+        """The leader's pidfd says that it has ended."""
+        job = self._arbiter.store.live.get(job_id)
+        seat = self._arbiter.seats.get(job_id)
+        if job is None or seat is None or job.state is JobState.ENDED:
+            return
+        status = processes.exit_status(seat.pidfd, job.identity) if seat.pidfd is not None else None
+        if job.state in STARTED:
+            result = _result(status, seat.ended_by)
+        else:
+            result = Result(ResultKind.CANCELLED, signal=_signal_of(status), text="its gpurun ended while it waited")
+        self._end(job, result, "ended")
+
+    def cancel(self, job: Job, kind: ResultKind, text: str) -> None:
+        """Take a job out of the line, and tell its client."""
+        seat = self._arbiter.seats.get(job.id)
+        if seat is not None:
+            self._arbiter.bell.queue(seat.connection, "end", kind=kind.value, text=text)
+        self._end(job, Result(kind, text=text), text)
+
+    def lose(self, job: Job, text: str) -> None:
+        """A job of another boot: nobody knows how it ended, only that it cannot be running."""
+        self._end(job, Result(ResultKind.LOST, text=text), text)
+
+    def _end(self, job: Job, result: Result, why: str) -> None:
+        job = self._arbiter.store.move(job, Event.END, why, ended_at=time.time(), result=result)
+        log("ended", f"job {job.id}: {result.kind.value} {result.code if result.signal is None else result.signal}")
+        seat = self._arbiter.seats.get(job.id)
+        if seat is not None:
+            self._settle_seat(job, started=job.started_at is not None)
+        self._arbiter.job_ended(job)
+        self.release_if_let_go(job)
+
+    def _settle_seat(self, job: Job, *, started: bool) -> None:
+        seat = self._arbiter.seats[job.id]
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+        if seat.pidfd is not None and seat.watched:
+            self._arbiter.unwatch(seat.pidfd)
+            seat.watched = False
+        if not started:
+            return
+        for survivor in self._find_survivors(job):
+            seat.kin[survivor.pid] = survivor
+        if seat.kill_timer is not None and seat.kin:
+            identities = list(seat.kin.values())
+            self.after_commit.append(lambda: _signal_all(identities, signal.SIGTERM))
+
+    # --- leftovers ----------------------------------------------------------------------------------------------
+
+    def _find_survivors(self, job: Job) -> list[Identity]:
+        """Find what outlived the leader: known kin, and what its ancestors adopted that is linked to the job.
+
+        Orphans become children of the nearest ancestor that is a subreaper, or of init: so the few processes that can
+        have them are known, and the rest of the machine need not be read.
+        """
+        seat = self._arbiter.seats[job.id]
+        linked: dict[int, processes.Stat] = {}
+        for kin in seat.kin.values():
+            stat = processes.read_stat(kin.pid)
+            if stat is not None and stat.start_ticks == kin.start_ticks and stat.state not in "ZX":
+                linked[kin.pid] = stat
+        others = self._arbiter.client_pids()
+        parent = seat.reapers[0].pid if seat.reapers else 0
+        entries = marker(job)
+        for reaper in {reaper.pid for reaper in seat.reapers} | {1}:
+            for pid in processes.children(reaper):
+                if pid in linked or pid in others or pid == job.identity.pid:
+                    continue
+                stat = processes.read_stat(pid)
+                if stat is not None and _is_linked(stat, job, reaper == parent, entries):
+                    linked[pid] = stat
+        for stat in processes.descendants(list(linked)):
+            linked.setdefault(stat.pid, stat)
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        return [Identity(boot, namespace, stat.pid, stat.start_ticks) for stat in linked.values()]
+
+    def release_if_let_go(self, job: Job) -> None:
+        """End the grant of an ended job unless something of it still holds its GPUs."""
+        arbiter = self._arbiter
+        seat = arbiter.seats.get(job.id)
+        if seat is not None and job.shares and seat.kin and self._is_held(job):
+            arbiter.leftovers.add(job.id)
+            return
+        arbiter.leftovers.discard(job.id)
+        self.release(job)
+        if seat is not None:
+            arbiter.leave_seat(job.id)
+
+    def _is_held(self, job: Job) -> bool:
+        """Whether a survivor holds a GPU of the grant: the driver names it, a device file is open, or it is young."""
+        arbiter = self._arbiter
+        seat = arbiter.seats[job.id]
+        holding = {pid for pid, _size in arbiter.holders(job)}
+        held = False
+        killing = seat.kill_timer is not None
+        for pid, kin in list(seat.kin.items()):
+            stat = processes.read_stat(pid)
+            if stat is None or stat.start_ticks != kin.start_ticks or stat.state in "ZX":
+                self._forget_survivor(job.id, pid)
+                continue
+            self._watch_survivor(job.id, kin)
+            if killing or pid in holding or processes.age_seconds(stat) < YOUNG_SECONDS or processes.has_device_open(pid):
+                held = True
+        return held
+
+    def _watch_survivor(self, job_id: int, kin: Identity) -> None:
+        seat = self._arbiter.seats[job_id]
+        if kin.pid in seat.survivors_watched or len(seat.survivors_watched) >= MOST_WATCHED:
+            return
+        pidfd = processes.open_pidfd(kin)
+        if pidfd is not None:
+            seat.survivors_watched[kin.pid] = pidfd
+            self._arbiter.watch(pidfd, lambda _mask: self._survivor_ended(job_id, kin.pid))
+
+    def _survivor_ended(self, job_id: int, pid: int) -> None:
+        self._forget_survivor(job_id, pid)
+        job = self._arbiter.store.live.get(job_id)
+        if job is not None and job.state is JobState.ENDED:
+            self.release_if_let_go(job)
+
+    def _forget_survivor(self, job_id: int, pid: int) -> None:
+        seat = self._arbiter.seats[job_id]
+        seat.kin.pop(pid, None)
+        pidfd = seat.survivors_watched.pop(pid, None)
+        if pidfd is not None:
+            self._arbiter.unwatch(pidfd)
+            os.close(pidfd)
+
+    def release(self, job: Job) -> None:
+        """Give a job's GPUs back, and let go of claims that no grant needs any more."""
+        self._arbiter.store.release(job)
+        self._arbiter.touch()
+        self.after_commit.append(self._arbiter.let_go_of_claims)
+
+    def look_for_leftovers(self, job: Job) -> None:
+        """After a restart: find again what an ended job left behind."""
+        for survivor in self._find_survivors(job):
+            self._arbiter.seats[job.id].kin[survivor.pid] = survivor
+        self.release_if_let_go(job)
+
+    # --- killing ------------------------------------------------------------------------------------------------
+
+    def kill(self, job: Job, number: int | None, by: str) -> str:
+        """End a job, or send it a signal; returns what was done, for the one who asked."""
+        seat = self._arbiter.seats[job.id]
+        if job.state is JobState.ENDED:
+            return self._kill_leftovers(job)
+        if job.state not in STARTED:
+            self.cancel(job, ResultKind.CANCELLED, f"cancelled by {by}")
+            return "cancelled while waiting"
+        if number is not None and number not in (signal.SIGTERM, signal.SIGKILL):
+            self.after_commit.append(lambda: _signal_all([job.identity], number))
+            return f"sent {signal.Signals(number).name.removeprefix('SIG')}"
+        seat.ended_by = f"killed by {by}"
+        if job.state is not JobState.STOPPING:
+            job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
+        if number == signal.SIGKILL:
+            self.after_commit.append(lambda: self._kill_all(job.id))
+            return "killed (KILL)"
+        self.ask_to_end(job)
+        return f"asked to end (TERM), KILL in {KILL_SECONDS:.0f} s"
+
+    def ask_to_end(self, job: Job) -> None:
+        """Start the sequence that ends a running job, or start it again after a restart."""
+        seat = self._arbiter.seats[job.id]
+        self.after_commit.append(lambda: _signal_all([job.identity], signal.SIGTERM))
+        if seat.kill_timer is None:
+            seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
+
+    def _kill_leftovers(self, job: Job) -> str:
+        seat = self._arbiter.seats[job.id]
+        identities = list(seat.kin.values())
+        self.after_commit.append(lambda: _signal_all(identities, signal.SIGTERM))
+        if seat.kill_timer is None:
+            seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
+        pids = ", ".join(str(identity.pid) for identity in identities)
+        return f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s"
+
+    def _kill_all(self, job_id: int) -> None:
+        """SIGKILL the leader and everything known to be the job's."""
+        job = self._arbiter.store.live.get(job_id)
+        seat = self._arbiter.seats.get(job_id)
+        if job is None or seat is None:
+            return
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        roots = [job.identity.pid] if job.state is not JobState.ENDED else []
+        kin = dict(seat.kin)
+        for stat in processes.descendants([*roots, *kin]):
+            kin[stat.pid] = Identity(boot, namespace, stat.pid, stat.start_ticks)
+        seat.kin.update(kin)
+        leader = [job.identity] if job.state is not JobState.ENDED else []
+        _signal_all([*leader, *kin.values()], signal.SIGKILL)
+
+
+def _signal_all(identities: list[Identity], number: int) -> None:
+    """Signal processes; ask a stopped one to go on, or it would keep the signal for later."""
+    for identity in identities:
+        try:
+            if processes.send_signal(identity, number) and number != signal.SIGSTOP and number != signal.SIGTSTP:
+                processes.send_signal(identity, signal.SIGCONT)
+        except PermissionError:
+            log("signal", f"not permitted to signal pid {identity.pid}")
+
+
+def _is_linked(stat: processes.Stat, job: Job, of_parent: bool, entries: tuple[bytes, ...]) -> bool:
+    """Whether a process that an ancestor of the leader has as a child came from the job.
+
+    Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
+    """
+    if stat.start_ticks < job.identity.start_ticks or stat.state in "ZX":
+        return False
+    leader = job.identity.pid
+    return stat.session == leader or (stat.group == leader and not of_parent) or processes.has_marker(stat.pid, entries)
+
+
+def _reapers(leader: Identity) -> tuple[Identity, ...]:
+    found = [
+        Identity(leader.boot_id, leader.pid_namespace, stat.pid, stat.start_ticks)
+        for stat in processes.ancestors(leader.pid)
+    ]
+    return tuple(found[1:])
+
+
+def _result(status: int | None, ended_by: str | None) -> Result:
+    if status is None:
+        return Result(ResultKind.UNKNOWN, text=ended_by or "nobody saw how it ended")
+    number = _signal_of(status)
+    if number is not None:
+        return Result(ResultKind.SIGNAL, signal=number, text=ended_by)
+    return Result(ResultKind.EXIT, code=os.WEXITSTATUS(status), text=ended_by)
+
+
+def _signal_of(status: int | None) -> int | None:
+    return os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+
+
+def gpu_words(shares: tuple[Share, ...]) -> str:
+    """Name the GPUs of a grant."""
+    if not shares:
+        return "no GPU"
+    return ("GPU " if len(shares) == 1 else "GPUs ") + ", ".join(str(share.index) for share in shares)

@@ -1,0 +1,109 @@
+"""What waiting clients are told on their terminals.
+
+1. On each terminal one foreground waiter draws, and counts the others; the arbiter picks it, since only it sees them all.
+2. A waiter in the background gets one plain line. Without a terminal nothing is told, unless it asked for it (-v).
+3. Nothing is told in the first moment: most waits are over before anybody could read.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+from ..host import processes
+from ..lifecycle import IN_LINE, JobState
+from ..model import Job, View
+from ..policy.reasons import Teller
+from .timers import Timer
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+FIRST_SECONDS = 0.25
+# "2 h so far" grows; nothing else on the line does without an event.
+REFRESH_SECONDS = 30.0
+
+
+class Lines:
+    """Tells waiting clients why they wait, at most a few times a second."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self._timer: Timer | None = None
+        self._tellers: dict[int | None, tuple[View, Teller]] = {}
+
+    def refresh_soon(self) -> None:
+        """Tell what has changed, in a moment."""
+        if self._timer is not None and self._timer.at_mono <= time.monotonic() + FIRST_SECONDS:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if any(seat.tty is not None for seat in self._arbiter.seats.values()):
+            self._timer = self._arbiter.timers.after(FIRST_SECONDS, self._refresh)
+
+    def _refresh(self) -> None:
+        self._timer = None
+        drawers: dict[int, list[Job]] = {}
+        for job_id, seat in self._arbiter.seats.items():
+            job = self._arbiter.store.live.get(job_id)
+            if job is None or seat.tty is None or seat.connection is None or job.state not in IN_LINE:
+                continue
+            stat = processes.read_stat(job.identity.pid)
+            if stat is None or stat.state in "Tt":
+                continue
+            if seat.tty > 0 and stat.foreground == stat.group:
+                drawers.setdefault(seat.tty, []).append(job)
+            elif seat.told is None:
+                self._tell(job, "note", self.text(job))
+        for jobs in drawers.values():
+            self._draw(sorted(jobs, key=lambda job: (-job.priority, job.id)))
+        if drawers:
+            self._timer = self._arbiter.timers.after(REFRESH_SECONDS, self._refresh)
+
+    def _draw(self, jobs: list[Job]) -> None:
+        first, *others = jobs
+        for job in others:
+            if self._arbiter.seats[job.id].told is not None:
+                self._tell(job, "hush", "")
+        if others:
+            self._tell(first, "wait", f"{len(jobs)} jobs wait for a GPU, first is {first.id}")
+        else:
+            self._tell(first, "wait", self.text(first))
+
+    def _tell(self, job: Job, kind: str, text: str) -> None:
+        seat = self._arbiter.seats[job.id]
+        if seat.told != text:
+            seat.told = text or None
+            self._arbiter.bell.queue(seat.connection, kind, text=text)
+
+    def text(self, job: Job) -> str:
+        """Say in one line what a job waits for, its number first, and what would help."""
+        words = self.explain(job)
+        if words is None:
+            return f"job {job.id} waits for a GPU"
+        rule, text, helps = words
+        if rule in ("held", "stopped"):
+            return f"job {job.id}: {text}"
+        return f"job {job.id} waits for {text}" + (f"; {helps[0]}" if helps else "")
+
+    def explain_all(self, job_ids: list[int]) -> dict[int, tuple[str, str, list[str]]]:
+        """Explain many jobs: one Teller for each queue."""
+        found = {}
+        for job_id in job_ids:
+            job = self._arbiter.store.live.get(job_id)
+            words = self.explain(job) if job is not None else None
+            if words is not None:
+                found[job_id] = words
+        return found
+
+    def explain(self, job: Job) -> tuple[str, str, list[str]] | None:
+        """Return the rule, the sentence and what would help, as of the last plan; None before the first."""
+        plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
+        if job.state is JobState.HELD and (plan is None or view is None):
+            return "held", f"held: gpurun resume {job.id} lets it go", []
+        reason = plan.reasons.get(job.id) if plan is not None else None
+        if reason is None or view is None:
+            return None
+        teller = self._tellers.get(job.parent_id)
+        if teller is None or teller[0] is not view:
+            teller = self._tellers[job.parent_id] = (view, Teller(view, time.time()))
+        return reason.rule.value, teller[1].sentence(reason, job), teller[1].help_lines(reason, job)

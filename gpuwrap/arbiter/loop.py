@@ -1,0 +1,356 @@
+"""The arbiter's loop: wake, batch, decide, commit, answer.
+
+1. Everything one wake brings is one transaction; answers, offers and signals go out after it is committed. If it cannot be
+   committed, nothing of it has happened.
+2. A plan is only made from a look at the GPUs that began after the last thing that changed.
+3. Nothing here waits but epoll; what may hang (the driver) is asked elsewhere.
+4. The arbiter leaves when no job and no grant is left for `IDLE_SECONDS`: it takes the bell away, looks once more, then
+   lets its lock go.
+"""
+
+import os
+import select
+import time
+from collections.abc import Callable
+
+from ..errors import StoreError
+from ..host import processes
+from ..host.devices import Devices, Look
+from ..lifecycle import IN_LINE, STARTED, JobState
+from ..model import Bounds, Gpu, Job, Plan, ResultKind, View
+from ..policy.plan import plan
+from ..state.paths import Folder
+from ..state.store import Store
+from .answers import Answers
+from .bell import Bell, Connection
+from .claims import Claims
+from .enforce import Enforcer
+from .keeper import Keeper
+from .lines import Lines
+from .log import log
+from .observe import Observer
+from .seats import Seat
+from .timers import Timer, Timers
+
+IDLE_SECONDS = 30.0
+SAMPLE_SECONDS = 2.0
+# How often the GPUs are looked at while a job waits for what no descriptor reports: strangers, memory, the driver.
+WATCH_SECONDS = 1.0
+LEFTOVER_SECONDS = 0.25
+RETRY_SECONDS = 0.2
+# Plans in a row for one wake: each repeats because a client turned out to be stopped or a GPU to be claimed.
+MOST_PLANS = 200
+
+
+class Arbiter:
+    """The one process that decides in a world."""
+
+    def __init__(
+        self, folder: Folder, store: Store, devices: Devices, keeper_command: list[str], sim_root: str | None
+    ) -> None:
+        self.folder = folder
+        self.store = store
+        self.devices = devices
+        self.sim_root = sim_root
+        self.timers = Timers()
+        self.seats: dict[int, Seat] = {}
+        self.leftovers: set[int] = set()
+        self.look: Look | None = None
+        self.views: dict[int | None, View] = {}
+        self.plans: dict[int | None, Plan] = {}
+        self.bounds = Bounds()
+        self.drained: frozenset[str] = frozenset()
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._dirty_since: float | None = None
+        self._look_begun: float | None = None
+        self._sample_timer: Timer | None = None
+        self._idle_timer: Timer | None = None
+        self._leaving = False
+        self._retired = False
+        self.on_retire: Callable[[], None] = lambda: None
+        self.claims = Claims(self, self.timers, self.touch)
+        self.enforcer = Enforcer(self)
+        self.observer = Observer(lambda: self.store.live, self.seats)
+        self.answers = Answers(self)
+        self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
+        self.lines = Lines(self)
+        self.keeper = Keeper(self, keeper_command, self._keeper_died)
+        self.watch(devices.fileno(), lambda _mask: self._look_over())
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until nothing is left to do."""
+        while not self._leaving:
+            self.step(self._epoll.poll(self.timers.timeout()))
+        self.keeper.dismiss()
+
+    def step(self, ready: list[tuple[int, int]]) -> None:
+        """Handle one wake."""
+        try:
+            with self.store.batch():
+                if not self.store.is_in_place():
+                    self._retire()
+                self.timers.run()
+                for fd, mask in ready:
+                    callback = self._callbacks.get(fd)
+                    if callback is not None:
+                        callback(mask)
+                self._decide()
+                self._arm()
+        except StoreError as err:
+            self._not_committed(err)
+            return
+        self.answers.committed()
+        self.bell.flush()
+        self.enforcer.flush_now()
+
+    def _not_committed(self, err: StoreError) -> None:
+        """The batch did not happen: say so to those who asked, and try the rest again soon."""
+        log("store", err.text)
+        self.bell.discard()
+        self.enforcer.after_commit.clear()
+        self.answers.refuse_all(err)
+        for job_id in [job_id for job_id in self.seats if job_id not in self.store.live]:
+            self.leave_seat(job_id)
+        self.bell.flush()
+        for job in self.store.live.values():
+            if job.state is JobState.GRANTED and job.id in self.seats:
+                self.enforcer.offer(job)
+        self.touch()
+        time.sleep(RETRY_SECONDS)  # what woke us is still there and would wake us at once
+
+    # --- descriptors --------------------------------------------------------------------------------------------
+
+    def watch(self, fd: int, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Call back when a descriptor is ready."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching a descriptor; before it is closed."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def watch_leader(self, job_id: int) -> None:
+        """Be told when the leader of a job ends."""
+        seat = self.seats[job_id]
+        if seat.pidfd is not None and not seat.watched:
+            self.watch(seat.pidfd, lambda _mask: self.enforcer.leader_ended(job_id))
+            seat.watched = True
+
+    # --- jobs ---------------------------------------------------------------------------------------------------
+
+    def adopt(self, job: Job, connection: Connection | None, pidfd: int | None) -> Seat:
+        """Give a job its seat, or its new connection."""
+        seat = self.seats.setdefault(job.id, Seat())
+        if connection is not None:
+            if seat.connection is not None and seat.connection is not connection:
+                seat.connection.job_id = None
+            seat.connection = connection
+            connection.job_id = job.id
+            seat.stopped = False
+        if seat.pidfd is None:
+            seat.pidfd = pidfd
+        elif pidfd is not None:
+            os.close(pidfd)
+        return seat
+
+    def leave_seat(self, job_id: int) -> None:
+        """Forget a job that has ended and let go; its client may still read."""
+        seat = self.seats.pop(job_id, None)
+        if seat is not None:
+            if seat.connection is not None:
+                seat.connection.job_id = None
+            seat.close(self)
+        self.leftovers.discard(job_id)
+
+    def job_ended(self, job: Job) -> None:
+        """What else hangs on the end of a job: who waited for it, and who waited inside it."""
+        self.answers.job_ended(job)
+        for inner in [inner for inner in self.store.live.values() if inner.parent_id == job.id]:
+            if inner.state in IN_LINE:
+                self.store.change(inner, parent_id=job.parent_id)
+                self.seats[inner.id].validated = False
+        self.touch()
+
+    def client_pids(self) -> set[int]:
+        """Return the pids of the clients that wait: no leftovers of anybody."""
+        return {connection.pid for connection in self.bell.connections.values()}
+
+    def holders(self, job: Job) -> list[tuple[int, int | None]]:
+        """Return a job's processes that the driver named at the last look."""
+        return self.observer.holders(self.look, job) if self.look is not None else []
+
+    def total_bytes(self, uuid: str) -> int | None:
+        """Return the memory of a GPU."""
+        for sample in self.look.samples if self.look else ():
+            if sample.uuid == uuid:
+                return sample.total_bytes
+        return None
+
+    def let_go_of_claims(self) -> None:
+        """Release every claim that no grant needs."""
+        needed = {share.uuid for job in self.store.live.values() for share in job.shares}
+        for uuid in self.claims.held - needed:
+            self.claims.release(uuid)
+        if not any(job.state is JobState.WAITING for job in self.store.live.values()):
+            self.claims.forget_unwanted()
+
+    def gpu(self, uuid: str) -> Gpu | None:
+        """Return a GPU as the last plan of the outer queue saw it."""
+        view = self.views.get(None)
+        return next((gpu for gpu in view.gpus if gpu.uuid == uuid), None) if view else None
+
+    # --- deciding -----------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Something changed that may let a job start: look, then plan."""
+        if self._dirty_since is None:
+            self._dirty_since = time.monotonic()
+
+    def begin_look(self) -> None:
+        """Ask for a look, unless one is under way."""
+        if self._look_begun is None:
+            self._look_begun = time.monotonic()
+            self.devices.begin_look()
+            self._look_over()  # simulated GPUs have answered already
+
+    def _look_over(self) -> None:
+        try:
+            self.look = self.devices.finish_look()
+        except BlockingIOError:
+            return
+        self._look_begun = None
+        self.answers.machine_known()
+        self._note_peaks()
+        for job_id in list(self.leftovers):
+            job = self.store.live.get(job_id)
+            if job is not None:
+                self.enforcer.release_if_let_go(job)
+
+    def _note_peaks(self) -> None:
+        assert self.look is not None
+        for job_id, per_gpu in self.observer.used_by(self.look).items():
+            job = self.store.live[job_id]
+            most = max((size for size in per_gpu.values() if size is not None), default=0)
+            if most > (job.peak_bytes or 0):
+                self.store.change(job, peak_bytes=most)
+
+    def _decide(self) -> None:
+        if self._dirty_since is None:
+            return
+        if not self._somebody_waits():
+            self._dirty_since = None
+            self.views.clear()
+            self.plans.clear()
+            self.lines.refresh_soon()
+            return
+        if self.look is None or self.look.begun_mono < self._dirty_since:
+            self.begin_look()
+        if self.look is None or self.look.begun_mono < self._dirty_since:
+            return
+        self._dirty_since = None
+        for _ in range(MOST_PLANS):
+            if self._plan_once():
+                break
+        self.answers.planned()
+        self.lines.refresh_soon()
+
+    def _somebody_waits(self) -> bool:
+        return bool(self.answers.rehearsals) or any(job.state in IN_LINE for job in self.store.live.values())
+
+    def _plan_once(self) -> bool:
+        """Plan the outer queue and the queue inside each job; false if it must be done again."""
+        assert self.look is not None
+        now_at = time.time()
+        parents = {job.parent_id for job in self.store.live.values() if job.state in IN_LINE}
+        self.views.clear()
+        self.plans.clear()
+        for parent_id in sorted(parents | {None}, key=lambda it: it or 0):
+            view = self.view(parent_id, self.look)
+            if view is None:
+                continue
+            self.views[parent_id] = view
+            self.plans[parent_id] = plan(view, now_at)
+            for grant in self.plans[parent_id].actions:
+                if not self.enforcer.grant(grant):
+                    return False
+        return True
+
+    def view(self, parent_id: int | None, look: Look) -> View | None:
+        """Build the view of one queue: the outer one (None), or the one inside a job; None if nothing may start there."""
+        jobs = self.store.live
+        if parent_id is None:
+            return self.observer.outer_view(look, self.claims.others, self.drained, self.bounds)
+        parent = jobs.get(parent_id)
+        if parent is None or parent.state not in STARTED or parent.state in (JobState.PAUSED, JobState.SUSPENDED):
+            return None  # requests inside a paused job are passed over
+        return self.observer.inner_view(parent, look, self.bounds)
+
+    # --- time ---------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Set the timers for the next look and for leaving."""
+        wanted = self._seconds_to_next_look()
+        if self._sample_timer is None and wanted is not None:
+            self._sample_timer = self.timers.after(wanted, self._sample)
+        elif self._sample_timer is not None and wanted is not None:
+            if self._sample_timer.at_mono > time.monotonic() + wanted + 0.001:
+                self._sample_timer.cancel()
+                self._sample_timer = self.timers.after(wanted, self._sample)
+        if self.store.live or self.answers.busy():
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
+                self._idle_timer = None
+        elif self._idle_timer is None:
+            self._idle_timer = self.timers.after(0.0 if self._retired else IDLE_SECONDS, self._leave)
+
+    def _seconds_to_next_look(self) -> float | None:
+        if self.leftovers:
+            return LEFTOVER_SECONDS
+        if any(job.state is JobState.WAITING and job.parent_id is None for job in self.store.live.values()):
+            return WATCH_SECONDS
+        if any(job.shares for job in self.store.live.values()):
+            return SAMPLE_SECONDS
+        return None
+
+    def _sample(self) -> None:
+        self._sample_timer = None
+        if any(job.state is JobState.WAITING for job in self.store.live.values()):
+            self.touch()
+        else:
+            self.begin_look()
+
+    def _leave(self) -> None:
+        self._idle_timer = None
+        if not self.store.live and self.bell.close():
+            log("leave", "no job and no grant is left")
+            self._leaving = True
+
+    def make_room(self) -> None:
+        """Leave to a newer arbiter, which reads everything from the database. Called inside a batch; answers still go out."""
+        self.enforcer.after_commit.append(self._stop_at_once)
+
+    def _stop_at_once(self) -> None:
+        self.bell.retire()
+        self._leaving = True
+
+    def _retire(self) -> None:
+        """The database has gone from its path: another arbiter may come; we keep what we hold until our jobs have ended."""
+        if self._retired:
+            return
+        self._retired = True
+        log("retire", "the database is no longer at its path")
+        self.bell.retire()
+        self.on_retire()
+        for job in list(self.store.live.values()):
+            if job.state in IN_LINE or job.state is JobState.GRANTED:
+                seat = self.seats.get(job.id)
+                if seat is not None and seat.connection is not None:
+                    self.bell.drop(seat.connection)  # it summons another arbiter
+                self.enforcer.cancel(job, ResultKind.LOST, "the database was removed")
+
+    def _keeper_died(self) -> None:
+        self.timers.after(RETRY_SECONDS, self.keeper.start)

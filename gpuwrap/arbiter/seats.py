@@ -1,0 +1,61 @@
+"""What the arbiter remembers of a job only while both live: its connection, its pidfd, its timers.
+
+Nothing here is needed to recover: a new arbiter builds it again from the database and from the processes.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+from ..model import Identity
+from .bell import Connection, Watcher
+from .timers import Timer
+
+
+@dataclass(slots=True)
+class Seat:
+    """One job's place at the arbiter."""
+
+    connection: Connection | None = None
+    pidfd: int | None = None
+    watched: bool = False
+    """Whether the pidfd is registered with the loop."""
+    stopped: bool = False
+    """Stopped at its terminal (Ctrl-Z) while it waits: passed over until it reports its SIGCONT."""
+    validated: bool = False
+    """Whether the request was judged against the machine."""
+    limit_mono: float | None = None
+    """When its wait limit passes; the first plan that saw the job is awaited in any case."""
+    tty: int | None = None
+    """Where its waiting is told: device of the terminal, negative for `-v` without one, None nowhere."""
+    told: str | None = None
+    """The last line it was sent."""
+    offer_timer: Timer | None = None
+    kill_timer: Timer | None = None
+    ended_by: str | None = None
+    reapers: tuple[Identity, ...] = ()
+    """The leader's ancestors: the processes that may adopt what it leaves behind."""
+    kin: dict[int, Identity] = field(default_factory=dict)
+    """Processes known to be the job's, by pid, besides its leader; after its end the survivors."""
+    survivors_watched: dict[int, int] = field(default_factory=dict)
+    """pidfds of survivors that are watched, by pid."""
+
+    def cancel_timers(self) -> None:
+        """Forget what was to be done later."""
+        for timer in (self.offer_timer, self.kill_timer):
+            if timer is not None:
+                timer.cancel()
+        self.offer_timer = self.kill_timer = None
+
+    def close(self, watcher: Watcher) -> None:
+        """Let go of every descriptor but the connection."""
+        self.cancel_timers()
+        for pidfd in self.survivors_watched.values():
+            watcher.unwatch(pidfd)
+            os.close(pidfd)
+        self.survivors_watched.clear()
+        if self.pidfd is not None:
+            if self.watched:
+                watcher.unwatch(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = None
+            self.watched = False

@@ -1,0 +1,185 @@
+"""Becoming the arbiter: lock, database, recovery, keeper, bell, and only then "ready".
+
+1. Alone means a held lock (flock through filelock, never a soft one, which would survive kill -9), held for life.
+2. What the database says is compared with the processes before the bell is opened: another boot id means that nothing of
+   it runs; a dead leader means that its job has ended.
+3. Claims of running jobs are bound before anything is planned.
+"""
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from typing import NoReturn
+
+from ..errors import GpurunError
+from ..host import processes
+from ..host.devices import Devices
+from ..lifecycle import STARTED, JobState
+from ..state import paths
+from ..state.store import Store
+from ..wire import pack
+from .log import log
+from .loop import Arbiter
+from .summon import arbiter_command, knock
+
+LOCK_SECONDS = 10.0
+LOCK_POLL_SECONDS = 0.02
+MOST_LOG_BYTES = 1 << 20
+# The third start by a keeper within this time gives up: something kills every arbiter.
+CRASH_WINDOW_SECONDS = 60.0
+CRASHES_BORNE = 2
+
+
+def main(words: list[str]) -> NoReturn:
+    """Be the arbiter of a state folder. `words`: the folder's path, the simulated GPUs' spec or "", "keeper" if it was one."""
+    path, sim, *rest = words
+    by_keeper = rest == ["keeper"]
+    _settle_process()
+    try:
+        serve(path, sim or None, by_keeper)
+    except GpurunError as err:
+        log("start", err.text)
+        _report(pack("failed", text=err.text, hint=err.hint))
+        sys.exit(1)
+    sys.exit(0)
+
+
+def serve(path: str, sim: str | None, by_keeper: bool) -> None:
+    """Take the lock, recover, serve, leave. Raises GpurunError if it cannot even begin."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    folder = paths.Folder(path, fd)
+    lock = _Lock(folder)
+    if not lock.take():
+        _report(pack("ready"))  # another arbiter answers the bell
+        return
+    store = Store(folder)
+    devices, sim_root = _open_devices(folder, sim)
+    command = [*arbiter_command(path, sim), "keeper"]
+    arbiter = Arbiter(folder, store, devices, command, sim_root)
+    arbiter.on_retire = lock.release
+    with store.batch():
+        store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
+        recover(arbiter)
+    arbiter.enforcer.flush_now()
+    if by_keeper and store.keeper_starts_since(time.time() - CRASH_WINDOW_SECONDS) > CRASHES_BORNE:
+        log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
+        return
+    arbiter.bell.open()
+    arbiter.keeper.start()
+    log("ready", f"arbiter {os.getpid()}" + (" by keeper" if by_keeper else ""))
+    _report(pack("ready"))
+    arbiter.touch()
+    arbiter.step([])
+    arbiter.run()
+    store.close()
+    lock.release()
+
+
+def recover(arbiter: Arbiter) -> None:
+    """Bring what the database says in line with what is alive."""
+    for job in list(arbiter.store.live.values()):
+        if job.identity.boot_id != processes.boot_id():
+            if job.state is not JobState.ENDED:
+                arbiter.enforcer.lose(job, "machine restarted")
+            else:
+                arbiter.enforcer.release(job)
+            continue
+        pidfd = processes.open_pidfd(job.identity)
+        seat = arbiter.adopt(job, None, pidfd)
+        if job.shares and job.parent_id is None:
+            for share in job.shares:
+                if not arbiter.claims.take(share.uuid):
+                    log("claim", f"GPU {share.index} of job {job.id} was claimed by another world meanwhile")
+        if job.state is JobState.ENDED:
+            arbiter.enforcer.look_for_leftovers(job)
+        elif pidfd is None:
+            arbiter.enforcer.leader_ended(job.id)
+        else:
+            _resume_watching(arbiter, job.id)
+            if job.state is JobState.STOPPING:
+                seat.ended_by = "killed"
+                arbiter.enforcer.ask_to_end(job)
+
+
+def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
+    job, seat = arbiter.store.live[job_id], arbiter.seats[job_id]
+    arbiter.watch_leader(job_id)
+    if job.state in STARTED:
+        seat.reapers = arbiter.enforcer.reapers(job)
+    elif job.state is JobState.GRANTED:
+        arbiter.enforcer.offer(job)  # to nobody yet: its client comes back, or the offer runs out
+
+
+class _Lock:
+    """The lock that says who is the arbiter."""
+
+    def __init__(self, folder: paths.Folder) -> None:
+        import filelock  # 45 ms: only the arbiter pays for it
+
+        self._folder = folder
+        path = os.path.join(folder.path, paths.LOCK)
+        self._busy = filelock.Timeout
+        self._lock = filelock.FileLock(path, timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False)
+
+    def take(self) -> bool:
+        """Take the lock; false once another arbiter answers. Raises GpurunError if its holder is mute."""
+        until = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                self._lock.acquire()
+                return True
+            except self._busy:
+                sock = knock(self._folder, 0.5)
+                if sock is not None:
+                    sock.close()
+                    return False
+            except OSError as err:
+                raise GpurunError(f"cannot lock: {paths.LOCK}: {str(err.strerror).lower()}") from err
+            if time.monotonic() > until:
+                raise GpurunError("the lock is held by an arbiter that does not answer")
+            time.sleep(LOCK_POLL_SECONDS)  # it is just coming up, or just leaving
+
+    def release(self) -> None:
+        """Let the next arbiter come."""
+        self._lock.release()
+
+
+def _open_devices(folder: paths.Folder, sim: str | None) -> tuple[Devices, str | None]:
+    if sim is not None:
+        from ..host.simulated import SimulatedDevices
+
+        simulated = SimulatedDevices(sim, folder.path, os.fstat(folder.fd).st_ino)
+        return simulated, simulated.root
+    from ..host.gpus import NvidiaDevices
+
+    return NvidiaDevices(), None
+
+
+def _settle_process() -> None:
+    """Leave behind what came with the one who summoned us: limits, a keeper's pipe, a large log."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+        comm.write("gpurun-arbiter")
+    for name in ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC"):
+        limit = getattr(resource, name)
+        with contextlib.suppress(OSError, ValueError):
+            hard = resource.getrlimit(limit)[1]
+            resource.setrlimit(limit, (hard, hard))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null > 2:
+        os.close(null)
+    with contextlib.suppress(OSError):
+        if os.fstat(2).st_size > MOST_LOG_BYTES:
+            os.ftruncate(2, 0)
+
+
+def _report(packet: bytes) -> None:
+    """Tell the one who summoned us, who waits on our stdout; a keeper's is /dev/null."""
+    with contextlib.suppress(OSError):
+        os.write(1, packet)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    if null > 2:
+        os.close(null)

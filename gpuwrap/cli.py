@@ -1,0 +1,104 @@
+"""The command's entry: tells verbs from programs, and is the only place that reports errors and exits.
+
+1. A verb is a verb only as the very first word.
+2. Wrong usage is one or two lines on stderr and nothing on stdout; help is the reverse, and exits 0.
+
+Every program is started through here: verbs and help are imported where they are needed.
+"""
+
+import os
+import sys
+
+from .errors import FAILED, USAGE, GpurunError
+from .options import LAUNCH, VERBS, parse
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    words = sys.argv[1:]
+    verb = words[0] if words and words[0] in VERBS else None
+    try:
+        status = run_verb(verb, words[1:]) if verb else launch(words)
+    except GpurunError as err:
+        complain(err, verb)
+        status = err.status
+        if status == USAGE and verb is None:
+            status = FAILED  # a program's own 2 must not be mistaken for ours
+    except KeyboardInterrupt:
+        die_of_interrupt()
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain once more while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    sys.exit(status)
+
+
+def launch(words: list[str]) -> int:
+    """The launch form. Returns only if the program was not to be started, or could not be."""
+    if not words:
+        raise_usage()
+    given, rest = parse(words, LAUNCH, permute=False)
+    if "help" in given:
+        from .commands.help import print_help
+
+        return print_help(rest[0] if rest else None)
+    if "version" in given:
+        from . import __version__
+
+        print(f"gpurun {__version__}")
+        return 0
+    from .commands.run import run
+
+    run(given, rest)
+    return 0
+
+
+def run_verb(verb: str, words: list[str]) -> int:
+    """Run a verb; its module is named like it."""
+    from importlib import import_module
+
+    from .errors import UsageError
+
+    record = VERBS[verb]
+    given, operands = parse(words, record.options, permute=True)
+    if "help" in given:
+        from .commands.help import print_verb_help
+
+        return print_verb_help(verb)
+    if record.later:
+        raise UsageError(f"{verb}: not yet known to this version")
+    status: int = import_module(f"gpuwrap.commands.{verb}").main(given, operands)
+    sys.stdout.flush()
+    return status
+
+
+def raise_usage() -> None:
+    """gpurun alone: three lines."""
+    if sys.stderr is not None:
+        sys.stderr.write(
+            "usage: gpurun [OPTION]... [--] PROGRAM [ARG]...\n"
+            "       gpurun VERB [OPTION]... [JOB]...\n"
+            "try:   gpurun --help, or on simulated GPUs: gpurun demo\n"
+        )
+    sys.exit(FAILED)
+
+
+def complain(err: GpurunError, verb: str | None) -> None:
+    """Report an error: one line, and a second only if it says what to do next."""
+    if sys.stderr is None:
+        return
+    prefix = f"gpurun: {verb}: " if verb else "gpurun: "
+    lines = [prefix + err.text]
+    if err.hint:
+        lines.append(err.hint)
+    printable = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
+    sys.stdout.flush()
+    os.write(2, ("\n".join(printable) + "\n").encode("utf-8", "replace"))
+
+
+def die_of_interrupt() -> None:
+    """Ctrl-C in a verb: die of it, so that loops around us stop too."""
+    import _signal
+
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    os.kill(os.getpid(), _signal.SIGINT)

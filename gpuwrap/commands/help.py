@@ -1,0 +1,54 @@
+"""--help, made from the tables in options: one screen for daily use, `--help all` for the rest."""
+
+from ..errors import UsageError
+from ..options import LAUNCH, VERBS, Option
+
+WIDTH = 30
+
+
+def print_help(topic: str | None) -> int:
+    """Print the launch form's help; `all` adds the options that are not of daily use."""
+    if topic not in (None, "all"):
+        raise UsageError(f"--help {topic}: --help or --help all")
+    everything = topic == "all"
+    print("usage: gpurun [OPTION]... [--] PROGRAM [ARG]...")
+    print("       gpurun VERB [OPTION]... [JOB]...")
+    print()
+    print("Run PROGRAM exactly as the shell would, once a GPU is really free for it.")
+    print()
+    for option in LAUNCH:
+        if (option.daily or everything) and not option.later:
+            print(_option_line(option))
+    print()
+    for name, verb in VERBS.items():
+        if not verb.later:
+            print(f"  gpurun {name + ' ' + verb.operands:<{WIDTH - 7}}{verb.summary}")
+    print()
+    if everything:
+        print("JOB is a number, a range 14-53, a name or a glob. A verb is one only as the very first word:")
+        print("gpurun -- ls runs ls(1). Exit status: the program's own; 124 not started within the wait limit,")
+        print("125 gpurun failed, 126 the program cannot be run, 127 it was not found.")
+    else:
+        print("More options: gpurun --help all. A story on simulated GPUs: gpurun demo. Manual: man gpurun.")
+    return 0
+
+
+def print_verb_help(name: str) -> int:
+    """Print one verb's help."""
+    verb = VERBS[name]
+    print(f"usage: gpurun {name} [OPTION]... {verb.operands}".rstrip())
+    print()
+    print(verb.summary[0].upper() + verb.summary[1:] + ".")
+    print()
+    for option in verb.options:
+        print(_option_line(option))
+    return 0
+
+
+def _option_line(option: Option) -> str:
+    names = ", ".join(option.names)
+    if option.metavar:
+        names += f" {option.metavar}"
+    if len(names) > WIDTH - 4:
+        return f"  {names}\n{'':<{WIDTH}}{option.help}"
+    return f"  {names:<{WIDTH - 2}}{option.help}"

@@ -1,0 +1,95 @@
+"""The waiting line on the terminal.
+
+1. It is drawn in place only while we are in the foreground of the terminal; a background writer prints one plain line,
+   with SIGTTOU blocked, since `stty tostop` would stop it otherwise [run].
+2. It never wraps, and is erased before the program starts and before we die of a signal.
+3. Text from commands and names was made harmless by the arbiter; here only its width is cut.
+"""
+
+import _signal
+import os
+
+FATAL = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
+
+
+class Line:
+    """The line of one waiting job; `drawn` while it stands on the screen."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.drawn = False
+        self._told = False
+
+    def show(self, text: str, *, plain: bool) -> None:
+        """Draw the line in place, or print it once as a plain line if we cannot or must not draw."""
+        self.text = text
+        if plain or not in_foreground():
+            if not self._told:
+                self._told = True
+                write(f"gpurun: {text}\n")
+            return
+        if not self._told and not self.drawn:
+            self._catch()
+        self._draw()
+
+    def redraw(self) -> None:
+        """Draw again after a stop, if we are in the foreground again."""
+        if self.text and not self._told and in_foreground():
+            self._draw()
+
+    def erase(self) -> None:
+        """Leave the screen as it was."""
+        if self.drawn:
+            self.drawn = False
+            write("\r\x1b[K")
+
+    def _draw(self) -> None:
+        line = f"gpurun: {self.text}"
+        try:
+            columns = os.get_terminal_size(2).columns
+        except OSError:
+            columns = 80
+        if columns and len(line) >= columns:
+            line = line[: max(columns - 2, 1)] + "…"
+        write(f"\r\x1b[K{line}")
+        self.drawn = True
+
+    def _catch(self) -> None:
+        """From the first drawing on, die of a signal only after erasing. What we inherited as ignored stays ignored."""
+        for number in FATAL:
+            if _signal.getsignal(number) == _signal.SIG_DFL:
+                _signal.signal(number, self._die)
+        if _signal.getsignal(_signal.SIGTSTP) == _signal.SIG_DFL:
+            _signal.signal(_signal.SIGTSTP, self._stop)
+
+    def _die(self, number: int, _frame: object) -> None:
+        self.erase()
+        _signal.signal(number, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (number,))
+        os.kill(os.getpid(), number)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        """Ctrl-Z: leave a clean line to the shell, stop as if we had no handler, and catch the next one again."""
+        self.erase()
+        _signal.signal(number, _signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        _signal.signal(number, self._stop)
+
+
+def in_foreground() -> bool:
+    """Whether stderr is a terminal whose foreground process group is ours."""
+    try:
+        return os.tcgetpgrp(2) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def write(text: str) -> None:
+    """Write to the terminal without ever being stopped for it."""
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTTOU,))
+    try:
+        os.write(2, text.encode("utf-8", "replace"))
+    except OSError:
+        return  # the terminal has gone: the hang-up is on its way
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)

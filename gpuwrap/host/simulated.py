@@ -1,0 +1,125 @@
+"""GPUs that exist as files, behind the same interface as the driver's (`devices`).
+
+A simulated program takes memory by a file `$GPURUN_SIM_DIR/<index>/<pid>` that holds a byte count; a dead pid counts
+nothing. Their UUIDs contain the inode of the state folder, so that the GPUs of two folders are different GPUs.
+"""
+
+import os
+import time
+
+from ..errors import UsageError
+from ..model import GpuProcess, GpuSample
+from ..units import format_size, parse_integer, parse_size
+from .devices import Look
+from .processes import read_stat
+
+MOST_GPUS = 64
+
+
+def parse_spec(spec: str) -> list[int]:
+    """Read `2x24G`, `24G` or `1x24G+2x80G`: the bytes of each GPU. Raises UsageError."""
+    sizes: list[int] = []
+    for part in spec.split("+"):
+        count_text, times, size_text = part.rpartition("x")
+        count = parse_integer(count_text) if times else 1
+        try:
+            size, _percent = parse_size(size_text)
+        except UsageError as err:
+            raise UsageError(f"simulated GPUs {spec}: 2x24G, for example", hint=None) from err
+        if size is None or count is None or count < 1:
+            raise UsageError(f"simulated GPUs {spec}: 2x24G, for example")
+        sizes += [size] * count
+        if len(sizes) > MOST_GPUS:
+            raise UsageError(f"simulated GPUs {spec}: at most {MOST_GPUS}")
+    return sizes
+
+
+class SimulatedDevices:
+    """The simulated GPUs of one state folder; a look is over as soon as it is begun."""
+
+    def __init__(self, spec: str, folder_path: str, inode: int) -> None:
+        self._sizes = parse_spec(spec)
+        self._root = os.path.join(folder_path, "sim")
+        self._inode = inode
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._look: Look | None = None
+        for index in range(len(self._sizes)):
+            os.makedirs(os.path.join(self._root, str(index)), 0o700, exist_ok=True)
+
+    @property
+    def root(self) -> str:
+        """What the program sees as GPURUN_SIM_DIR."""
+        return self._root
+
+    def begin_look(self) -> None:
+        """Read all files."""
+        if self._look is None:
+            begun = time.monotonic()
+            self._look = Look(tuple(self._sample(index) for index in range(len(self._sizes))), begun)
+            os.eventfd_write(self._event, 1)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable once a look is over."""
+        return self._event
+
+    def finish_look(self) -> Look:
+        """Return the look. Raises BlockingIOError if none was begun."""
+        if self._look is None:
+            raise BlockingIOError
+        os.eventfd_read(self._event)
+        look, self._look = self._look, None
+        return look
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._event)
+
+    def _sample(self, index: int) -> GpuSample:
+        total = self._sizes[index]
+        processes = tuple(self._processes(os.path.join(self._root, str(index))))
+        used = sum(process.bytes or 0 for process in processes)
+        known = all(process.bytes is not None for process in processes)
+        return GpuSample(
+            uuid=f"GPU-sim-{self._inode:x}-{index}",
+            index=index,
+            name=f"Simulated {format_size(total)}",
+            total_bytes=total,
+            free_bytes=max(0, total - used) if known else None,
+            processes=processes,
+        )
+
+    def _processes(self, folder: str) -> list[GpuProcess]:
+        found = []
+        for name in os.listdir(folder):
+            pid = parse_integer(name)
+            if pid is None:
+                continue  # written beside and renamed
+            path = os.path.join(folder, name)
+            stat = read_stat(pid)
+            if stat is None or stat.state in "ZX":
+                _forget(path)
+                continue
+            size = _read_size(path)
+            if size != 0:
+                found.append(GpuProcess(pid, size))
+        return found
+
+
+def _read_size(path: str) -> int | None:
+    """Return the byte count in a file; None, unknown, while it is no number yet; 0 once it has gone."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            text = file.read(64).strip().decode("ascii", "replace")
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+    size = parse_integer(text)
+    return size if size is not None and size >= 0 else None
+
+
+def _forget(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        return  # somebody else's to remove; a dead pid counts nothing anyway

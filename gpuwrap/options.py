@@ -1,0 +1,239 @@
+"""The command line as data: every launch option, verb and verb option, and the one parser that reads them.
+
+1. argv is split before anything else sees it: what follows the program's name is never looked at.
+2. A verb is a verb only as the very first word; a word with a slash never is.
+3. Help, man page, completions and README are compared with these tables by a test.
+
+The launch path imports this module: it imports only units and errors, and costs well under a millisecond.
+"""
+
+from .errors import UsageError
+
+
+class Option:
+    """One option: `names` as typed, `metavar` None for a flag, `daily` if the first help screen shows it.
+
+    `later` marks what the contract names but this version cannot do yet: it is refused by name.
+    """
+
+    __slots__ = ("daily", "help", "key", "later", "metavar", "names")
+
+    def __init__(
+        self, names: str, metavar: str | None, help: str, *, daily: bool = False, later: bool = False, key: str = ""
+    ) -> None:
+        self.names = names.split()
+        self.key = key or self.names[-1].lstrip("-").replace("-", "_")
+        self.metavar = metavar
+        self.help = help
+        self.daily = daily
+        self.later = later
+
+
+SIM = Option("--sim", "SPEC", "on simulated GPUs, 2x24G say: a world of its own")
+HELP = Option("--help", None, "print help; --help all prints all options")
+
+LAUNCH = [
+    Option("-g --gpus", "N", "GPUs, all or none of them (1); `all`; 0: none, starts at once", daily=True),
+    Option("-m --memory", "SIZE", "memory needed on each GPU, to share it: 6G, 500M, 50%", daily=True),
+    Option("--exclusive", None, "with -m: nobody else computes on its GPUs while it runs"),
+    Option("-i --device", "LIST", "only these GPUs: index, UUID prefix or name glob"),
+    Option("--not", "LIST", "never these GPUs"),
+    Option("-p --priority", "N", "-100 to 100 (0), higher runs first; low, normal, high, urgent", daily=True),
+    Option("-n --nonblock", None, "give up at once instead of waiting: exit 124", daily=True),
+    Option("-w --wait", "DURATION", "give up after waiting that long: exit 124", daily=True),
+    Option("-E --conflict-exit-code", "N", "exit status for -n and -w instead of 124", key="conflict_status"),
+    Option("-t --time", "DURATION", "time limit: asked to end, then killed", daily=True, later=True),
+    Option("-a --after", "JOB,…", "start when those ended; ok:JOB only if it succeeded", later=True),
+    Option("--give-way", "HOW", "how it may be made to give way: never, pause, suspend, requeue", later=True),
+    Option("-r --restartable", None, "it may be ended and run again", daily=True, later=True),
+    Option("--signal", "LIST", "how it is asked to end (TERM:120)", later=True),
+    Option("-d --detach", None, "in the background; prints the job's number", daily=True, later=True),
+    Option("-o --output", "FILE", "output to FILE; %j is the job's number", later=True),
+    Option("--retries", "N", "run again after a failure, at most N times", later=True),
+    Option("--once", "KEY", "not while a job of that KEY waits or runs", later=True),
+    Option("--each", "FILE", "one job for each line of FILE", later=True),
+    Option("--array", "LIST", "one job for each index, as 1-20%4", later=True),
+    Option("-N --name", "NAME", "name of the job"),
+    Option("-q --quiet", None, "say nothing while waiting"),
+    Option("-v --verbose", None, "say what was granted, and wait aloud"),
+    Option("--dry-run", None, "say what would happen, and do nothing"),
+    SIM,
+    HELP,
+    Option("--version", None, "print the version"),
+]
+
+
+class Verb:
+    """One verb: its usage line's operands, what it does in a few words, and its options."""
+
+    __slots__ = ("later", "operands", "options", "summary")
+
+    def __init__(self, operands: str, summary: str, *options: Option, later: bool = False) -> None:
+        self.operands = operands
+        self.summary = summary
+        self.options = [*options, SIM, HELP]
+        self.later = later
+
+
+JSON = Option("--json", None, "JSON, never cut or coloured")
+ALL = Option("--all", None, "all jobs of mine")
+
+VERBS = {
+    "ls": Verb(
+        "[JOB]...",
+        "jobs, and why they wait",
+        Option("-a --all", None, "ended ones too"),
+        JSON,
+    ),
+    "kill": Verb(
+        "JOB...",
+        "end jobs, waiting or running",
+        Option("-s --signal", "SIGNAL", "send this signal instead, as kill(1)"),
+        ALL,
+    ),
+    "renice": Verb(
+        "PRIORITY JOB...",
+        "change the priority of jobs, at once",
+        Option("--by", "N", "change by N instead"),
+        ALL,
+    ),
+    "pause": Verb("JOB...", "make jobs pause", later=True),
+    "resume": Verb("JOB...", "let paused jobs go on", later=True),
+    "why": Verb("[JOB]", "explain why a job waits", later=True),
+    "gpus": Verb("", "GPUs: memory, jobs, health", later=True),
+    "set": Verb("JOB...", "change what a waiting job asks for", later=True),
+    "again": Verb("JOB...", "run an ended job's command again from here", later=True),
+    "logs": Verb("JOB...", "show and follow output", later=True),
+    "wait": Verb("JOB...", "wait for jobs, return the status", ALL),
+    "history": Verb("", "what ran", later=True),
+    "top": Verb("", "live screen", later=True),
+    "doctor": Verb("", "check the set-up", later=True),
+    "demo": Verb(
+        "", "the story on simulated GPUs, in under a minute", Option("--fast", None, "without pauses for the reader")
+    ),
+    "completion": Verb("SHELL", "print the completion for bash, zsh or fish", later=True),
+}
+
+# What people type who know another tool: the option that does it here.
+HABITS = {
+    "--gres": "-g",
+    "--gpus-per-task": "-g",
+    "--gpus-per-node": "-g",
+    "--nice": "-p",
+    "--mem": "-m",
+    "--immediate": "-n",
+    "--job-name": "-N",
+    "--dependency": "-a",
+    "--requeue": "-r",
+    "--nodes": "-g",
+    "--user": "ls -u",
+}
+# Words that are no verb here, and the verb that does it.
+HABIT_VERBS = {
+    "cancel": "kill ends jobs",
+    "stop": "kill ends jobs",
+    "rm": "kill ends jobs",
+    "remove": "kill ends jobs",
+    "scancel": "kill ends jobs",
+    "ps": "ls lists jobs",
+    "list": "ls lists jobs",
+    "status": "ls lists jobs",
+    "queue": "ls lists jobs",
+    "squeue": "ls lists jobs",
+    "follow": "logs follows output",
+    "nice": "renice changes priorities",
+    "add": "needs no verb: gpurun PROGRAM [ARG]...",
+    "run": "needs no verb: gpurun PROGRAM [ARG]...",
+    "submit": "needs no verb: gpurun PROGRAM [ARG]...",
+    "help": "--help prints help",
+}
+
+
+def parse(words: list[str], table: list[Option], *, permute: bool) -> tuple[dict[str, str | bool], list[str]]:
+    """Read options: what was given by key, and the words that are none.
+
+    Without `permute` everything from the first word that is no option on belongs to the program and is not looked at;
+    with it (verbs) options may follow operands. `--` ends the options. Raises UsageError.
+    """
+    given: dict[str, str | bool] = {}
+    operands: list[str] = []
+    by_name = {name: option for option in table for name in option.names}
+    at = 0
+    while at < len(words):
+        word = words[at]
+        at += 1
+        if word == "--":
+            operands += words[at:]
+            break
+        if len(word) < 2 or word[0] != "-":
+            operands.append(word)
+            if permute:
+                continue
+            operands += words[at:]
+            break
+        if word.startswith("--"):
+            at = _long(word, words, at, by_name, given)
+        else:
+            at = _short(word, words, at, by_name, given)
+        if "help" in given and not permute:
+            operands += words[at:]
+            break
+    return given, operands
+
+
+def _long(word: str, words: list[str], at: int, by_name: dict[str, Option], given: dict[str, str | bool]) -> int:
+    name, equals, value = word.partition("=")
+    option = _known(name, value, by_name)
+    if option.metavar is None:
+        if equals:
+            raise UsageError(f"{name}: takes no value")
+        given[option.key] = True
+        return at
+    if not equals:
+        if at == len(words):
+            raise UsageError(f"{name}: {option.metavar} missing")
+        value, at = words[at], at + 1
+    given[option.key] = value
+    return at
+
+
+def _short(word: str, words: list[str], at: int, by_name: dict[str, Option], given: dict[str, str | bool]) -> int:
+    for position, letter in enumerate(word[1:], start=2):
+        option = _known("-" + letter, word[position:], by_name)
+        if option.metavar is None:
+            given[option.key] = True
+            continue
+        value = word[position:]
+        if not value:
+            if at == len(words):
+                raise UsageError(f"-{letter}: {option.metavar} missing")
+            value, at = words[at], at + 1
+        given[option.key] = value
+        break
+    return at
+
+
+def _known(name: str, value: str, by_name: dict[str, Option]) -> Option:
+    option = by_name.get(name)
+    if option is None:
+        raise UsageError(f"unknown option {name}" + _meant(name, value, by_name))
+    if option.later:
+        raise UsageError(f"option {name}: not yet known to this version")
+    return option
+
+
+def _meant(name: str, value: str, by_name: dict[str, Option]) -> str:
+    habit = HABITS.get(name)
+    if habit in by_name or (habit and " " in habit):
+        count = value.rpartition(":")[2]
+        return f": did you mean {habit} {count}?" if count else f": did you mean {habit}?"
+    near = nearest(name, list(by_name)) if name.startswith("--") else None
+    return f": did you mean {near}?" if near else ": gpurun --help lists them"
+
+
+def nearest(word: str, known: list[str]) -> str | None:
+    """Return the known word that was probably meant, or None. Only runs for mistakes, so difflib may cost what it costs."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, 1, 0.7)
+    return close[0] if close else None

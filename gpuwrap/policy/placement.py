@@ -1,0 +1,372 @@
+"""What is left on each GPU, what stands in a request's way there, and which GPUs suit it best.
+
+1. Unknown is never free: a figure that is None closes the GPU, a process without figures counts as computing.
+2. `Room.fits` and `Room.obstacle` always agree: it fits where nothing stands in the way.
+3. What would stand with all our jobs gone (`Room.lasting`) is decided by the view alone, never by the grants of this
+   plan: otherwise the job for which GPUs are kept would change when the plan is made again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb, inf
+from typing import NamedTuple
+
+from ..model import Bounds, ComputeMode, ForeignProcess, Gpu, Leftover, Obstacle, Request, Rule, Share
+from ..units import GIB, MIB
+
+# A foreign process may grow by this much beyond all it was ever seen to hold.
+FOREIGN_GROWTH_BYTES = 256 * MIB
+# More memory than this that nobody is named for is somebody; less is what the driver keeps for itself, or a display.
+UNEXPLAINED_BYTES, UNEXPLAINED_PART = GIB, 0.03
+# Sets of GPUs that are compared one by one; where there are more, a set is grown from each GPU instead.
+SETS_COMPARED = 1000
+
+
+@dataclass(slots=True)
+class Shape:
+    """What equal requests have in common. `waiting` counts those not passed over, `failed` is their shared verdict."""
+
+    gpus: int
+    bytes: int | None
+    percent: float | None
+    whole: bool
+    allowed: frozenset[str] | None
+    limit_seconds: float | None
+    waiting: int = 0
+    failed: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> "Shape":
+        """Return the shape of a request."""
+        size, percent = request.memory_bytes, request.memory_percent
+        return cls(request.gpus, size, percent, not request.shares, request.allowed, request.time_limit_seconds)
+
+    def allows(self, gpu: Gpu) -> bool:
+        """Whether its owner lets it be placed there."""
+        return self.allowed is None or gpu.uuid in self.allowed
+
+
+class Holder(NamedTuple):
+    """A job that holds a share of a GPU. `ends_at` is infinite when nobody knows."""
+
+    job_id: int
+    bytes: int
+    whole: bool = False
+    paused: bool = False
+    ended: bool = False
+    ends_at: float = inf
+
+
+class Room:
+    """One GPU during one plan: who holds it, and what is left.
+
+    `available` is what a sharing job may have, -1 when no job may be added. `empty`: nobody computes there, as far as
+    anyone can see. `closed` is what keeps every job away even with all of ours gone.
+    """
+
+    __slots__ = (
+        "_ceiling",
+        "_free",
+        "_limit",
+        "_margin",
+        "_potential",
+        "_taken",
+        "_total",
+        "available",
+        "closed",
+        "empty",
+        "gpu",
+        "holders",
+        "strays",
+        "unexplained",
+        "usable",
+    )
+
+    def __init__(self, gpu: Gpu, bounds: Bounds) -> None:
+        self.gpu = gpu
+        self.holders: list[Holder] = []
+        self.strays: tuple[int, ...] = ()
+        self._limit = bounds.jobs_per_gpu
+        self._total = gpu.total_bytes or 0
+        self._free = min(gpu.free_bytes or 0, self._total)
+        self.usable = self._total - bounds.keep_free_bytes
+        self._ceiling = -(-self._total // GIB) * GIB
+        left_over = unexplained_bytes(gpu)
+        self.unexplained = left_over is not None and left_over > unexplained_allowance(self._total)
+        self._margin = bounds.keep_free_bytes + _foreign_growth(gpu, self.unexplained)
+        # With a process of ours on it, memory that nobody is named for is taken to be ours: the driver leaves
+        # managed memory out of the figures per process.
+        self._taken = any(size != 0 for size in gpu.used.values())
+        self._potential = self._free
+        if self._taken:
+            self._potential = max(self._free, self._total - sum(each.bytes or 0 for each in gpu.foreign or ()))
+        self.closed = _closed(gpu, bounds)
+        self.settle()
+
+    def hold(self, holder: Holder) -> None:
+        """Count a share; `settle` must follow before anything is asked."""
+        self.holders.append(holder)
+
+    def settle(self) -> None:
+        """Work out anew what is left."""
+        if self._taken:
+            ids = {holder.job_id for holder in self.holders}
+            self.strays = tuple(sorted(job for job, size in self.gpu.used.items() if size != 0 and job not in ids))
+        if self.closed is not None:
+            self.available, self.empty = -1, False
+            return
+        self.available = self._available(self.holders, 0)
+        nobody = not self.holders and not self.strays and not self.gpu.foreign
+        self.empty = nobody and not self.unexplained
+
+    def need(self, shape: Shape) -> tuple[int, bool]:
+        """Return the memory that must be there, and whether the GPU is wanted whole.
+
+        A request between what the card can give and the next whole GiB (`-m 24G` on a "24 GB" card) means all of it.
+        """
+        size = shape.bytes
+        if size is None:
+            if shape.percent is None:
+                return 0, True
+            size = int(self._total * shape.percent / 100)
+        size = max(size, 1)
+        if self.usable <= size <= self._ceiling:
+            return 0, True
+        return size, shape.whole
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether the request can be placed here now."""
+        if not shape.allows(self.gpu):
+            return False
+        size, whole = self.need(shape)
+        if whole:
+            return self.empty and (size == 0 or size <= self.available)
+        return size <= self.available
+
+    def share(self, shape: Shape) -> Share:
+        """Return the share that the request would be given here."""
+        size, whole = self.need(shape)
+        return Share(self.gpu.uuid, self.gpu.index, self._total if whole else size, whole)
+
+    def obstacle(self, shape: Shape) -> Obstacle | None:
+        """Say what stands in the way now."""
+        return self.lasting(shape) or self._own(shape)
+
+    def lasting(self, shape: Shape) -> Obstacle | None:
+        """Say what would stand in the way with all our jobs gone."""
+        if self.closed is not None:
+            return self.closed
+        size, whole = self.need(shape)
+        if size > self._ceiling:
+            return self._obstacle(Rule.MEMORY)
+        if whole and self.gpu.foreign:
+            return self._obstacle(Rule.FOREIGN, process=largest(self.gpu.foreign))
+        if whole and self.unexplained and not self._taken:
+            return self._obstacle(Rule.UNEXPLAINED)
+        if size == 0 or size <= self._potential - self._margin:
+            return None
+        if self.gpu.foreign:
+            return self._obstacle(Rule.FOREIGN, process=largest(self.gpu.foreign))
+        return self._obstacle(Rule.UNEXPLAINED if self.unexplained else Rule.MEMORY)
+
+    def frees_at(self, shape: Shape) -> tuple[float, int, int]:
+        """Rank by when it could be had: the time if known, else by how many hold it.
+
+        The rank of a GPU never gets worse while it is kept, so a job for which GPUs are kept waits for ever fewer
+        holders even when the choice moves to other GPUs. Holders count only where the time is unknown: a job that
+        slips in before a known time adds a holder, but not time.
+        """
+        if self.fits(shape):
+            return -inf, 0, self.gpu.index
+        time = self._time(shape)
+        if time < inf:
+            return time, 0, self.gpu.index
+        # What an ended job left behind has no reason to end at all.
+        weight = sum(1000 if holder.ended else 1 for holder in self.holders) + len(self.strays)
+        return time, weight, self.gpu.index
+
+    def _time(self, shape: Shape) -> float:
+        size, whole = self.need(shape)
+        if self.strays and (whole or self.gpu.compute_mode is ComputeMode.EXCLUSIVE_PROCESS):
+            return inf
+        leaving = sorted(self.holders, key=lambda holder: holder.ends_at)
+        if not whole:
+            freed = 0
+            for gone, holder in enumerate(leaving, 1):
+                freed += self.gpu.used.get(holder.job_id) or 0
+                if size <= self._available(leaving[gone:], freed):
+                    return holder.ends_at
+        return leaving[-1].ends_at if leaving else inf
+
+    def _available(self, holders: Sequence[Holder], freed: int) -> int:
+        """Return what a sharing job may have beside these holders, once those that leave have freed that much."""
+        for holder in holders:
+            if holder.whole or holder.paused:
+                return -1
+        if self._limit is not None and len(holders) >= self._limit:
+            return -1
+        if (holders or self.strays) and self.gpu.compute_mode is ComputeMode.EXCLUSIVE_PROCESS:
+            return -1
+        used = self.gpu.used
+        promised = sum(max(0, holder.bytes - (used.get(holder.job_id) or 0)) for holder in holders)
+        return max(-1, min(self._total, self._free + freed) - promised - self._margin)
+
+    def _own(self, shape: Shape) -> Obstacle | None:
+        size, whole = self.need(shape)
+        barring = [holder for holder in self.holders if whole or holder.whole or holder.paused]
+        if barring or (whole and self.strays):
+            return self._by_jobs(Rule.BUSY, barring, self.strays if whole else ())
+        if (self.holders or self.strays) and self.gpu.compute_mode is ComputeMode.EXCLUSIVE_PROCESS:
+            return self._by_jobs(Rule.COMPUTE_MODE, self.holders, self.strays)
+        if self._limit is not None and len(self.holders) >= self._limit:
+            return self._by_jobs(Rule.JOBS_PER_GPU, self.holders)
+        if size and size > self.available:
+            return self._by_jobs(Rule.MEMORY, self.holders, self.strays)
+        return None
+
+    def _by_jobs(self, rule: Rule, holders: Sequence[Holder], strays: tuple[int, ...] = ()) -> Obstacle:
+        living = tuple(sorted({holder.job_id for holder in holders if not holder.ended} | set(strays)))
+        if living or not holders:
+            return self._obstacle(rule, job_ids=living)
+        ids = tuple(sorted({holder.job_id for holder in holders}))
+        found = next((each for each in self.gpu.leftovers if each.job_id in ids), None)
+        return self._obstacle(Rule.LEFTOVER, job_ids=ids, leftover=found)
+
+    def _obstacle(
+        self,
+        rule: Rule,
+        *,
+        job_ids: tuple[int, ...] = (),
+        process: ForeignProcess | None = None,
+        leftover: Leftover | None = None,
+    ) -> Obstacle:
+        free = max(0, self.available) if rule in (Rule.MEMORY, Rule.LEFTOVER) else None
+        return Obstacle(self.gpu.index, rule, job_ids, process, leftover, free_bytes=free, total_bytes=self._total)
+
+
+def unexplained_bytes(gpu: Gpu) -> int | None:
+    """Return the memory that nobody is named for; None if it cannot be told."""
+    named = [*gpu.used.values(), *(each.bytes for each in gpu.foreign or ())]
+    if gpu.total_bytes is None or gpu.free_bytes is None:
+        return None
+    known = [size for size in named if size is not None]
+    return gpu.total_bytes - gpu.free_bytes - sum(known) if len(known) == len(named) else None
+
+
+def unexplained_allowance(total_bytes: int) -> int:
+    """Return how much memory may be held by nobody before it counts as somebody's."""
+    return max(UNEXPLAINED_BYTES, int(total_bytes * UNEXPLAINED_PART))
+
+
+def largest(foreign: Sequence[ForeignProcess]) -> ForeignProcess:
+    """Return the foreign process that holds most; one whose bytes are unknown may hold anything."""
+    return max(foreign, key=lambda each: inf if each.bytes is None else each.bytes)
+
+
+def _foreign_growth(gpu: Gpu, unexplained: bool) -> int:
+    """Return the room left to strangers: up to the most they ever held, and a little more."""
+    if gpu.foreign is None:
+        return FOREIGN_GROWTH_BYTES if unexplained else 0
+    if not gpu.foreign:
+        return 0
+    known = [each.bytes for each in gpu.foreign if each.bytes is not None]
+    if len(known) < len(gpu.foreign):
+        return FOREIGN_GROWTH_BYTES
+    return max(0, (gpu.foreign_peak_bytes or 0) - sum(known)) + FOREIGN_GROWTH_BYTES
+
+
+def _closed(gpu: Gpu, bounds: Bounds) -> Obstacle | None:
+    if gpu.fault is not None:
+        return Obstacle(gpu.index, Rule.UNHEALTHY, fault=gpu.fault)
+    if gpu.drained:
+        return Obstacle(gpu.index, Rule.DRAINED)
+    if gpu.claim is not None:
+        return Obstacle(gpu.index, Rule.CLAIMED, claim=gpu.claim)
+    if gpu.total_bytes is None or gpu.free_bytes is None:
+        return Obstacle(gpu.index, Rule.UNKNOWN)
+    if gpu.compute_mode is ComputeMode.PROHIBITED:
+        return Obstacle(gpu.index, Rule.COMPUTE_MODE)
+    if gpu.compute_mode is ComputeMode.EXCLUSIVE_PROCESS and gpu.foreign:
+        return Obstacle(gpu.index, Rule.COMPUTE_MODE, process=largest(gpu.foreign))
+    if bounds.jobs_per_gpu is not None and bounds.jobs_per_gpu < 1:
+        return Obstacle(gpu.index, Rule.JOBS_PER_GPU)
+    return None
+
+
+def choose(rooms: Sequence[Room], shape: Shape, wanted_whole: Callable[[Room], bool]) -> list[Room]:
+    """Return the best of the rooms, all of which fit; `wanted_whole` tells where a whole-GPU job waits.
+
+    Sharing jobs: an empty GPU that no whole-GPU job waits for; else beside others, where utilisation is least, then
+    where least memory is left over; an empty GPU that is waited for comes last.
+    """
+    if all(room.need(shape)[1] for room in rooms):
+        return best_connected(rooms, shape.gpus)
+
+    def rank(room: Room) -> tuple[int, float, int, int]:
+        size, whole = room.need(shape)
+        left = 0 if whole else room.available - size
+        if room.empty:
+            return (2 if wanted_whole(room) else 0), 0, left, room.gpu.index
+        utilization = room.gpu.utilization_percent
+        return 1, inf if utilization is None else utilization, left, room.gpu.index
+
+    return sorted(sorted(rooms, key=rank)[: shape.gpus], key=_index)
+
+
+def best_connected(rooms: Sequence[Room], count: int) -> list[Room]:
+    """Return the set whose worst link is best, then all links together, then with fewest NUMA nodes, then lowest."""
+    rooms = sorted(rooms, key=_index)
+    if count in (1, len(rooms)):
+        return rooms[:count]
+    links = [[_link(one.gpu, other.gpu) for other in rooms] for one in rooms]
+    pairs = {links[i][j] for i, j in combinations(range(len(rooms)), 2)}
+    if len(pairs) == 1:
+        return _fewest_nodes(rooms, count)
+    sets = combinations(range(len(rooms)), count)
+    candidates = list(sets) if comb(len(rooms), count) <= SETS_COMPARED else _grown(links, count)
+
+    def score(chosen: tuple[int, ...]) -> tuple[int, int, int]:
+        found = [links[i][j] for i, j in combinations(chosen, 2)]
+        return min(found), sum(found), -len({rooms[i].gpu.numa_node for i in chosen})
+
+    return [rooms[i] for i in max(candidates, key=score)]
+
+
+def _index(room: Room) -> int:
+    return room.gpu.index
+
+
+def _link(one: Gpu, other: Gpu) -> int:
+    return max(one.links.get(other.uuid, 0), other.links.get(one.uuid, 0))
+
+
+def _fewest_nodes(rooms: list[Room], count: int) -> list[Room]:
+    """Return rooms, all equally connected, from as few NUMA nodes as it takes."""
+    nodes: dict[int | None, list[Room]] = {}
+    for room in rooms:
+        nodes.setdefault(room.gpu.numa_node, []).append(room)
+    enough = [members for members in nodes.values() if len(members) >= count]
+    if enough:
+        return enough[0][:count]
+    chosen: list[Room] = []
+    for members in sorted(nodes.values(), key=len, reverse=True):
+        chosen += members[: count - len(chosen)]
+    return sorted(chosen, key=_index)
+
+
+def _grown(links: list[list[int]], count: int) -> list[tuple[int, ...]]:
+    """Grow one set from each GPU, adding the best-connected each time."""
+    sets = []
+    for seed in range(len(links)):
+        chosen, rest = [seed], [i for i in range(len(links)) if i != seed]
+        worst, total = list(links[seed]), list(links[seed])
+        while len(chosen) < count:
+            best = max(rest, key=lambda i, worst=worst, total=total: (worst[i], total[i], -i))  # type: ignore[misc]
+            chosen.append(best)
+            rest.remove(best)
+            for i in rest:
+                worst[i] = min(worst[i], links[best][i])
+                total[i] += links[best][i]
+        sets.append(tuple(sorted(chosen)))
+    return sorted(sets)

@@ -1,0 +1,390 @@
+"""Reasons as sentences for people: what comes after "job 13 waits for".
+
+1. One line, and no control character: commands, users and faults come from anybody and are written escaped.
+2. No end time rather than a bad one: only a time limit gives one.
+3. Few words: who holds what and which rule blocks; many holders are counted.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from math import inf
+from time import localtime, strftime
+
+from ..lifecycle import IN_LINE, JobState
+from ..model import ForeignProcess, Job, Leftover, Obstacle, Reason, Rule, View
+from ..units import PRIORITY_HIGHEST, format_duration, format_of, format_size
+from .placement import unexplained_bytes
+from .plan import ends_at
+
+COMMAND_LENGTH = 40
+# More than this many jobs or GPUs are counted instead of described.
+DESCRIBED = 2
+# An hour of the day says nothing beyond this.
+CLOCK_SECONDS = 18 * 3600
+
+# Rules that end by themselves when our own jobs end: the place in line matters.
+_OURS = (Rule.BUSY, Rule.MEMORY, Rule.BEHIND, Rule.JOBS_PER_GPU, Rule.COMPUTE_MODE)
+
+
+def sentence(reason: Reason, job: Job, view: View, now_at: float) -> str:
+    """Say why a job waits. For many jobs of one view, make one `Teller`."""
+    return Teller(view, now_at).sentence(reason, job)
+
+
+def help_lines(reason: Reason, job: Job, view: View) -> list[str]:
+    """Say what would help, one short line each."""
+    return Teller(view, 0.0).help_lines(reason, job)
+
+
+class Teller:
+    """Tells reasons of one view at one moment (`now_at`, wall-clock)."""
+
+    def __init__(self, view: View, now_at: float) -> None:
+        self._view, self._now_at = view, now_at
+        self._jobs = {job.id: job for job in view.jobs}
+        self._gpus = {gpu.index: gpu for gpu in view.gpus}
+        self._on_gpu: dict[Rule, Callable[[Obstacle], str]] = {
+            Rule.FOREIGN: self._foreign,
+            Rule.CLAIMED: _claimed,
+            Rule.LEFTOVER: self._leftover,
+            Rule.UNHEALTHY: _unhealthy,
+            Rule.DRAINED: lambda _: "drained",
+            Rule.UNKNOWN: lambda _: "the driver does not say how much memory is free",
+            Rule.UNEXPLAINED: self._unexplained,
+            Rule.COMPUTE_MODE: self._compute_mode,
+            Rule.JOBS_PER_GPU: self._jobs_per_gpu,
+        }
+
+    def sentence(self, reason: Reason, job: Job) -> str:
+        """Say why a job waits, in one line."""
+        if reason.rule is Rule.HELD:
+            return f"held: gpurun resume {job.id} lets it go"
+        if reason.rule is Rule.STOPPED:
+            return "stopped at its terminal, keeps its place"
+        if reason.rule is Rule.ABSENT:
+            return "its gpurun to come back, keeps its place"
+        places = self._places(job)
+        if len(places) < reason.gpus:
+            there = "none" if not places else f"only {len(places)}"
+            return f"{_gpu_count(reason.gpus)}: {there} of those that it may use is there"
+        if free := self._kept_free(reason):
+            return f"{_what(reason, job)}: " + ", ".join([free, *self._awaited(reason)])
+        parts = self._parts(reason, job)
+        if len(places) == reason.gpus and all(each.rule not in _OURS for each in reason.obstacles):
+            return ", ".join(parts)  # no other will do, and each part says which GPU it is about
+        place = f", {_ordinal(reason.place)} in line" if reason.rule in _OURS else ""
+        return f"{_what(reason, job)}{place}: " + ", ".join(parts)
+
+    def help_lines(self, reason: Reason, job: Job) -> list[str]:
+        """Say what would help, one short line each; nothing where only time does."""
+        if reason.rule is Rule.HELD:
+            return [f"gpurun resume {job.id} lets it go"]
+        if reason.rule is Rule.STOPPED:
+            return ["fg in its terminal lets it go on"]
+        lines: list[str] = []
+        for obstacle in reason.obstacles:
+            lines += self._help_on_gpu(obstacle, job)
+        lines += self._help_in_line(reason, job)
+        return list(dict.fromkeys(lines))
+
+    # What blocks, part by part.
+
+    def _parts(self, reason: Reason, job: Job) -> list[str]:
+        kept = [each.gpu_index for each in reason.obstacles if each.rule is Rule.BEHIND]
+        if kept and reason.rule is Rule.BEHIND:
+            return [f"{_gpus(kept)} {_is(kept)} kept for job {reason.behind}"]
+        parts = self._busy([each for each in reason.obstacles if each.rule is Rule.BUSY])
+        parts += self._memory([each for each in reason.obstacles if each.rule is Rule.MEMORY], job)
+        parts += self._outside([each for each in reason.obstacles if each.rule in self._on_gpu])
+        if kept:
+            parts.append(f"{_gpus(kept)} {_is(kept)} kept for another job")
+        return parts
+
+    def _busy(self, obstacles: Sequence[Obstacle]) -> list[str]:
+        """Say which jobs have which GPUs."""
+        gpus: dict[int, list[int]] = {}
+        for obstacle in obstacles:
+            for job_id in obstacle.job_ids:
+                gpus.setdefault(job_id, []).append(obstacle.gpu_index)
+        if len(gpus) <= DESCRIBED:
+            return [f"{self._holder(job_id)} has {_gpus(indices)}" for job_id, indices in sorted(gpus.items())]
+        return [f"{_job_list(gpus)} have {_gpus({each.gpu_index for each in obstacles})}"]
+
+    def _memory(self, obstacles: Sequence[Obstacle], job: Job) -> list[str]:
+        """Say where most memory is left, and beside whom."""
+        if not obstacles:
+            return []
+        best = max(obstacles, key=lambda each: (each.free_bytes or 0, -each.gpu_index))
+        if not best.job_ids and self._is_too_small(best, job):
+            has = "has" if len(obstacles) == 1 else "have at most"
+            biggest = max(each.total_bytes or 0 for each in obstacles)
+            return [f"{_gpus([each.gpu_index for each in obstacles])} {has} {format_size(biggest)} in all"]
+        left = format_of(best.free_bytes or 0, best.total_bytes or 0)
+        where = f"GPU {best.gpu_index} has" if len(obstacles) == 1 else f"the most is on GPU {best.gpu_index},"
+        beside = f" beside {self._holders(best.job_ids)}" if best.job_ids else ""
+        return [f"{where} {left} left{beside}"]
+
+    def _outside(self, obstacles: Sequence[Obstacle]) -> list[str]:
+        """Say what stands on GPUs that is not simply a job of ours; alike ones once."""
+        told = sorted((self._on_gpu[each.rule](each), each.gpu_index) for each in obstacles)
+        groups = [(text, [index for _, index in group]) for text, group in groupby(told, key=lambda each: each[0])]
+        groups.sort(key=lambda group: group[1][0])
+        parts = [f"{_gpus(indices)}: {text}" for text, indices in groups[: DESCRIBED + 1]]
+        more = sum(len(indices) for _, indices in groups[DESCRIBED + 1 :])
+        return [*parts, f"and {more} more GPUs"] if more else parts
+
+    def _kept_free(self, reason: Reason) -> str:
+        """Say which of the GPUs kept for a job are free already."""
+        blocked = {obstacle.gpu_index for obstacle in reason.obstacles}
+        free = [index for index in reason.kept if index not in blocked]
+        return f"{_gpus(free)} {_is(free)} kept free for it" if free else ""
+
+    def _awaited(self, reason: Reason) -> list[str]:
+        """Say when the other GPUs kept for a job can be had."""
+        parts = []
+        for obstacle in reason.obstacles:
+            if obstacle.gpu_index not in reason.kept:
+                continue
+            if obstacle.rule in self._on_gpu:
+                parts += self._outside([obstacle])
+            else:
+                parts.append(f"GPU {obstacle.gpu_index} {self._until(obstacle.job_ids)}")
+        return parts[:3] + ([f"and {len(parts) - 3} more"] if len(parts) > 3 else [])
+
+    def _until(self, job_ids: tuple[int, ...]) -> str:
+        jobs = [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]
+        if not jobs:
+            return "is in use"
+        last = max(jobs, key=lambda job: (ends_at(job, self._now_at), job.id))
+        end = ends_at(last, self._now_at)
+        if inf > end > self._now_at:
+            return f"by {self._clock(end)} (limit of job {last.id})"
+        if len(jobs) > 1:
+            return f"when {_job_list(job_ids)} end"
+        why = " (it has no time limit)" if last.request.time_limit_seconds is None else ""
+        return f"when job {last.id} ends{why}"
+
+    # One GPU each.
+
+    def _foreign(self, obstacle: Obstacle) -> str:
+        process = obstacle.process
+        if process is None:
+            return "in use by a process that is not in the queue"
+        idle = f"idle for {format_duration(process.idle_seconds)}" if process.idle_seconds else ""
+        if process.mine:
+            holds = "" if process.bytes is None else f" holds {format_size(process.bytes)}"
+            return ", ".join(filter(None, [f"your {_program(process)} (pid {process.pid}){holds}", idle]))
+        size = "" if process.bytes is None else format_size(process.bytes)
+        about = ", ".join(filter(None, [f"pid {process.pid}", size, idle]))
+        owner = f"{safe(process.user)}'s" if process.user else "somebody's"
+        return f"{owner} {_program(process)} ({about}), not in the queue"
+
+    def _leftover(self, obstacle: Obstacle) -> str:
+        found = obstacle.leftover
+        job = self._jobs.get(obstacle.job_ids[0]) if obstacle.job_ids else None
+        if found is None:
+            if job is None or job.state is not JobState.ENDED:
+                return "its earlier run still holds it"
+            return f"still held by job {job.id}{self._ended(job.ended_at)}"
+        size = "" if found.bytes is None else f"{format_size(found.bytes)} "
+        left = f"left by job {found.job_id}{self._ended(found.ended_at)}"
+        return f"{size}still held by pid {found.pid} ({_program(found)}), {left}"
+
+    def _ended(self, ended_at: float | None) -> str:
+        return "" if ended_at is None else f", ended {format_duration(self._now_at - ended_at)} ago"
+
+    def _unexplained(self, obstacle: Obstacle) -> str:
+        gpu = self._gpus.get(obstacle.gpu_index)
+        size = unexplained_bytes(gpu) if gpu is not None else None
+        return f"{'memory' if size is None else format_size(size)} held by nobody the driver names"
+
+    def _compute_mode(self, obstacle: Obstacle) -> str:
+        if obstacle.job_ids:
+            return f"its compute mode admits one process: {self._holders(obstacle.job_ids)}"
+        if obstacle.process is not None:
+            return f"its compute mode admits one process: {self._foreign(obstacle)}"
+        return "its compute mode prohibits computing"
+
+    def _jobs_per_gpu(self, obstacle: Obstacle) -> str:
+        limit = self._view.bounds.jobs_per_gpu
+        if not obstacle.job_ids:
+            return f"the setting jobs_per_gpu is {limit}"
+        return f"{self._holders(obstacle.job_ids)}, at most {limit} on a GPU (jobs_per_gpu)"
+
+    # Jobs.
+
+    def _holder(self, job_id: int) -> str:
+        """Name a job with its command and how it stands."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return f"job {job_id}"
+        return f"job {job_id} ({', '.join([command(job.argv), *self._standing(job)])})"
+
+    def _holders(self, job_ids: Sequence[int]) -> str:
+        return self._holder(job_ids[0]) if len(job_ids) == 1 else _job_list(job_ids)
+
+    def _standing(self, job: Job) -> list[str]:
+        if job.state is JobState.GRANTED or job.state in IN_LINE:
+            return ["starting"]
+        if job.state in (JobState.PAUSED, JobState.SUSPENDED):
+            return [job.state.value]
+        words = [] if job.started_at is None else [f"{format_duration(self._now_at - job.started_at)} so far"]
+        if job.state is JobState.STOPPING:
+            return [*words, "asked to end"]
+        end = ends_at(job, self._now_at)
+        return [*words, f"ends by {self._clock(end)}"] if inf > end > self._now_at else words
+
+    def _clock(self, at: float) -> str:
+        return strftime("%H:%M" if at - self._now_at < CLOCK_SECONDS else "%d %b", localtime(at))
+
+    def _places(self, job: Job) -> list[int]:
+        allowed = job.request.allowed
+        return sorted(gpu.index for gpu in self._view.gpus if allowed is None or gpu.uuid in allowed)
+
+    @staticmethod
+    def _is_too_small(obstacle: Obstacle, job: Job) -> bool:
+        need = job.request.memory_bytes
+        return need is not None and obstacle.total_bytes is not None and need > obstacle.total_bytes
+
+    # Help.
+
+    def _help_on_gpu(self, obstacle: Obstacle, job: Job) -> list[str]:
+        index, shares = obstacle.gpu_index, not job.request.shares and job.request.gpus > 0
+        share = ", or share the GPU with -m SIZE" if shares else ""
+        if obstacle.rule is Rule.FOREIGN and obstacle.process is not None:
+            if obstacle.process.mine:
+                return [f"it is not in the queue: end it{share}"]
+            whom = safe(obstacle.process.user) if obstacle.process.user else "its owner"
+            return [f"pid {obstacle.process.pid} is not in the queue: ask {whom}{share}"]
+        if obstacle.rule is Rule.LEFTOVER:
+            return [f"gpurun kill {job_id} ends it" for job_id in obstacle.job_ids]
+        if obstacle.rule is Rule.DRAINED:
+            return [f"gpurun gpus undrain {index} lets jobs onto it again"]
+        if obstacle.rule is Rule.UNEXPLAINED:
+            return [f"needs a reset by root; meanwhile: gpurun gpus drain {index}"]
+        if obstacle.rule is Rule.COMPUTE_MODE:
+            return [f"root can change it: nvidia-smi -i {index} -c DEFAULT"]
+        if obstacle.rule in (Rule.UNHEALTHY, Rule.UNKNOWN):
+            return ["gpurun doctor says more"]
+        return []
+
+    def _help_in_line(self, reason: Reason, job: Job) -> list[str]:
+        lines = []
+        if reason.rule is Rule.JOBS_PER_GPU:
+            lines.append(f"the setting jobs_per_gpu is {self._view.bounds.jobs_per_gpu}")
+        if reason.rule is Rule.MEMORY:
+            lines.append(f"gpurun set {job.id} -m SIZE asks for less")
+        if reason.rule is Rule.BUSY and not job.request.shares and self._would_share(reason):
+            lines.append(f"gpurun set {job.id} -m SIZE shares a GPU with others that fit")
+        if reason.rule in _OURS and reason.place > 1:
+            ahead = [each.priority for each in self._view.jobs if each.state in IN_LINE and each.id != job.id]
+            first = max(ahead, default=job.priority) + 1
+            if job.priority < first <= PRIORITY_HIGHEST:
+                lines.append(f"gpurun renice {first} {job.id} puts it first in line")
+        return lines
+
+    def _would_share(self, reason: Reason) -> bool:
+        """Whether some GPU is held only by jobs that share it."""
+        for obstacle in reason.obstacles:
+            held = [self._jobs[each] for each in obstacle.job_ids if each in self._jobs]
+            here = [share for job in held for share in job.shares if share.index == obstacle.gpu_index]
+            frozen = any(job.state in (JobState.PAUSED, JobState.SUSPENDED) for job in held)
+            if obstacle.rule is Rule.BUSY and here and not frozen and not any(share.whole for share in here):
+                return True
+        return False
+
+
+def command(argv: Sequence[bytes]) -> str:
+    """Write a command for people: short, in one line, safe on any terminal."""
+    words = [argument.decode("utf-8", "surrogateescape") for argument in argv[:COMMAND_LENGTH]]
+    if not words:
+        return "?"
+    if words[0].startswith("/"):
+        words[0] = words[0].rstrip("/").rpartition("/")[2] or "/"
+    # Quoted where the words would run together: this is for reading, not for pasting.
+    text = " ".join(f"'{word}'" if not word or " " in word else word for word in words)
+    return safe(text, COMMAND_LENGTH)
+
+
+def safe(text: str, length: int = COMMAND_LENGTH) -> str:
+    """Escape what a terminal might obey or cannot show (controls, directions, stray bytes), and cut with `…`."""
+    shown = ""
+    for place, character in enumerate(text):
+        piece = character if character.isprintable() else _escaped(character)
+        if len(shown) + len(piece) > length or (len(shown) + len(piece) == length and place + 1 < len(text)):
+            return shown + "…"
+        shown += piece
+    return shown
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii") if code < 0xD800 or code > 0xDFFF else f"\\u{code:04x}"
+
+
+def _program(process: ForeignProcess | Leftover) -> str:
+    return safe(process.command) if process.command else "process"
+
+
+def _claimed(obstacle: Obstacle) -> str:
+    claim = obstacle.claim
+    owner = f"{safe(claim.user)}'s" if claim is not None and claim.user else "another"
+    pid = f" (pid {claim.pid})" if claim is not None and claim.pid is not None else ""
+    return f"claimed by {owner} gpurun{pid}"
+
+
+def _unhealthy(obstacle: Obstacle) -> str:
+    return f"unhealthy: {safe(obstacle.fault)}" if obstacle.fault else "unhealthy"
+
+
+def _what(reason: Reason, job: Job) -> str:
+    """Say what is asked for: `a GPU`, `8G on each of 2 GPUs`."""
+    percent = job.request.memory_percent
+    if reason.need_bytes is not None:
+        size = format_size(reason.need_bytes)
+    elif percent is not None:
+        size = f"{percent:g}%"
+    else:
+        return _gpu_count(reason.gpus)
+    return f"{size} on a GPU" if reason.gpus == 1 else f"{size} on each of {reason.gpus} GPUs"
+
+
+def _gpu_count(count: int) -> str:
+    return "a GPU" if count == 1 else f"{count} GPUs"
+
+
+def _gpus(indices: Iterable[int]) -> str:
+    """Write `GPU 0`, `GPUs 0 and 2`, `GPUs 0-3, 5 and 7`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(indices)):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    texts = [text for run in runs for text in ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run))]
+    return f"GPU{'s' if len(runs) > 1 or len(runs[0]) > 1 else ''} {_and(texts)}"
+
+
+def _job_list(job_ids: Iterable[int]) -> str:
+    """Write `jobs 3, 4, 5 and 2 more`."""
+    numbers = sorted(set(job_ids))
+    if len(numbers) == 1:
+        return f"job {numbers[0]}"
+    if len(numbers) > 4:
+        return f"jobs {', '.join(map(str, numbers[:3]))} and {len(numbers) - 3} more"
+    return f"jobs {_and([str(number) for number in numbers])}"
+
+
+def _and(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def _is(indices: Sequence[int]) -> str:
+    return "is" if len(indices) == 1 else "are"
+
+
+def _ordinal(place: int) -> str:
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"

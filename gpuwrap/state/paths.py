@@ -1,0 +1,173 @@
+"""Where a world's state lies. The only place that decides it, and the importer of platformdirs.
+
+1. The folder does not depend on HOME or XDG_*: cron, make, sudo -E and a shell agree on it, because the password entry
+   decides [run]. `GPURUN_DIR` alone moves it.
+2. It lies on a local filesystem from a list (WAL is corrupted by network ones [SQLite, "WAL does not work over a network
+   filesystem"]), is mode 0700 and owned by the effective uid, or it is refused.
+3. World = machine, pid namespace, Slurm allocation, user (the folder is the user's); simulated GPUs are a world of
+   their own.
+
+The launch path imports this module: outside libraries are imported inside functions.
+"""
+
+import os
+import stat
+
+from ..errors import StateFolderError
+
+LOCAL_FILESYSTEMS = frozenset(
+    "ext2 ext3 ext4 xfs btrfs zfs f2fs jfs reiserfs bcachefs tmpfs ramfs overlay aufs nilfs2 ufs vfat exfat".split()
+)
+FALLBACK_ROOT = "/var/tmp"
+
+DATABASE = "state.db"
+BELL = "bell"
+SUMMON = "summon"
+LOCK = "arbiter.lock"
+LOG = "arbiter.log"
+
+
+class Folder:
+    """A world's open state folder: `fd` addresses what is in it whatever the length of `path`."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    def inside(self, name: str) -> str:
+        """Path of a file in the folder, short enough for a socket address [run: 108 bytes is all there is]."""
+        return f"/proc/self/fd/{self.fd}/{name}"
+
+
+def world_name(sim: str | None) -> str:
+    """Name the world this process lives in. `sim` is the simulated GPUs' spec, if any."""
+    name = f"{_machine_id()}-{os.stat('/proc/self/ns/pid').st_ino}"
+    slurm = os.environ.get("SLURM_JOB_ID", "")
+    if slurm.isalnum():
+        name += f"-slurm{slurm}"
+    if sim:
+        name += "-sim-" + "".join(letter if letter.isalnum() or letter in ".-+" else "_" for letter in sim)
+    return name
+
+
+def _machine_id() -> str:
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            with open(path, "rb", buffering=0) as file:
+                text = file.read(64).strip().decode("ascii", "replace")
+        except OSError:
+            continue
+        if text.isalnum():
+            return text[:12]
+    return os.uname().nodename.replace("/", "_")[:40] or "machine"
+
+
+def open_folder(sim: str | None, *, create: bool = True) -> Folder | None:
+    """Open the world's state folder, made on first use; None if it does not exist and `create` is false.
+
+    Raises StateFolderError, with the remedy as its hint where there is one.
+    """
+    world = world_name(sim)
+    chosen = os.environ.get("GPURUN_DIR")
+    if chosen:
+        path = os.path.join(os.path.abspath(chosen), world)
+        return _open(path) or (_make(path, chosen) if create else None)
+    home = home_of_user()
+    path = os.path.join(home or "/nonexistent", ".local/state/gpurun", world)
+    fallback = f"{FALLBACK_ROOT}/gpurun-{os.geteuid()}/{world}"
+    folder = _open(path) or _open(fallback)
+    if folder is not None or not create:
+        return folder
+    if home is not None and _may_hold_state(home, path):
+        return _make(path, home)
+    return _make(fallback, FALLBACK_ROOT)
+
+
+def home_of_user() -> str | None:
+    """Return the home folder of the password entry, None if there is no entry."""
+    import pwd  # ~0.2 ms, and only without GPURUN_DIR
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir or None
+    except KeyError:
+        return None
+
+
+def _open(path: str) -> Folder | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as err:
+        if isinstance(err, NotADirectoryError) and os.path.lexists(path):
+            raise StateFolderError(path, "not a folder") from err
+        return None
+    except OSError as err:
+        raise StateFolderError(path, str(err.strerror).lower()) from err
+    facts = os.fstat(fd)
+    if facts.st_uid != os.geteuid():
+        os.close(fd)
+        raise StateFolderError(path, f"belongs to uid {facts.st_uid}")
+    if stat.S_IMODE(facts.st_mode) & 0o077:
+        os.close(fd)
+        raise StateFolderError(path, "others may enter it", hint=f"chmod 700 {path}")
+    return Folder(path, fd)
+
+
+def _make(path: str, root: str) -> Folder:
+    """Create the folder and what leads to it from `root` on; the filesystem is judged first."""
+    kind = filesystem_of(root)
+    if kind not in LOCAL_FILESYSTEMS:
+        raise StateFolderError(root, f"{kind} is no local filesystem", hint="set GPURUN_DIR to a folder on a local disk")
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)  # the umask may have taken more away than we ask for
+    except FileExistsError:
+        pass  # somebody was quicker; _open judges what is there
+    except OSError as err:
+        raise StateFolderError(path, str(err.strerror).lower()) from err
+    if os.path.dirname(os.path.dirname(path)) == FALLBACK_ROOT:
+        _require_private(os.path.dirname(path))
+    folder = _open(path)
+    if folder is None:
+        raise StateFolderError(path, "vanished while it was being opened")
+    return folder
+
+
+def _require_private(path: str) -> None:
+    """Refuse a folder under a world-writable root that is not ours alone: anybody could have made it first."""
+    facts = os.lstat(path)
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or stat.S_IMODE(facts.st_mode) & 0o022:
+        raise StateFolderError(path, "not a private folder of ours")
+
+
+def _may_hold_state(home: str, path: str) -> bool:
+    existing = path
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    below_home = existing == home or existing.startswith(home.rstrip("/") + "/")
+    return below_home and os.access(existing, os.W_OK) and filesystem_of(existing) in LOCAL_FILESYSTEMS
+
+
+def filesystem_of(path: str) -> str:
+    """Name the type of the filesystem that `path` (or its nearest existing parent) lies on, from mountinfo [proc(5)].
+
+    statfs would tell by number, but Python does not offer it. "unknown" if /proc cannot be read.
+    """
+    while path != "/" and not os.path.exists(path):
+        path = os.path.dirname(os.path.abspath(path))
+    real = os.path.realpath(path)
+    best, kind = "", "unknown"
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            lines = file.read().decode("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return kind
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        point = fields.split(" ")[4].replace("\\040", " ")
+        covers = real == point or real.startswith(point.rstrip("/") + "/")
+        if covers and len(point) >= len(best):  # of two mounts on one point the later is the visible one
+            best, kind = point, rest.split(" ")[0]
+    return kind

@@ -1,0 +1,73 @@
+"""The database's tables. Versions only ever add columns and tables; a newer database is refused by the store.
+
+`job` holds every job ever registered; `share` the grants that stand, gone as soon as nothing of the job holds them;
+`event` every move; `arbiter` when arbiters started (a few rows); `setting` what verbs changed for good (drained GPUs).
+Reasons for waiting are never stored.
+"""
+
+VERSION = 1
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS job (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    name TEXT,
+    user TEXT NOT NULL,
+    state TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    gpus INTEGER NOT NULL,
+    memory_bytes INTEGER,
+    memory_percent REAL,
+    exclusive INTEGER NOT NULL,
+    allowed TEXT,
+    give_way TEXT NOT NULL,
+    time_limit_seconds REAL,
+    boot_id TEXT NOT NULL,
+    pid_namespace INTEGER NOT NULL,
+    pid INTEGER NOT NULL,
+    start_ticks INTEGER NOT NULL,
+    argv BLOB NOT NULL,
+    cwd BLOB NOT NULL,
+    submitted_at REAL NOT NULL,
+    granted_at REAL,
+    started_at REAL,
+    ended_at REAL,
+    attempt INTEGER NOT NULL,
+    times_given_way INTEGER NOT NULL,
+    peak_bytes INTEGER,
+    result_kind TEXT,
+    result_code INTEGER,
+    result_signal INTEGER,
+    result_text TEXT,
+    parent_id INTEGER,
+    devices TEXT
+);
+CREATE INDEX IF NOT EXISTS job_live ON job (state) WHERE state != 'ended';
+CREATE TABLE IF NOT EXISTS share (
+    job_id INTEGER NOT NULL REFERENCES job (id),
+    uuid TEXT NOT NULL,
+    gpu_index INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    whole INTEGER NOT NULL,
+    PRIMARY KEY (job_id, uuid)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS event (
+    id INTEGER PRIMARY KEY,
+    job_id INTEGER NOT NULL,
+    at REAL NOT NULL,
+    from_state TEXT,
+    to_state TEXT NOT NULL,
+    why TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS arbiter (
+    id INTEGER PRIMARY KEY,
+    started_at REAL NOT NULL,
+    boot_id TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    by_keeper INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS setting (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+"""

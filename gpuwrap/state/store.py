@@ -1,0 +1,351 @@
+"""Every SQL statement of gpurun, and the only importer of sqlite3.
+
+1. A job's state changes only through `move`, which names the state it expects and checks the row count.
+2. The arbiter is the only writer while it lives; no transaction spans a wait; every write is BEGIN IMMEDIATE, since a
+   deferred one that turns into a write fails at once whatever the timeout [SQLite, BUSY_SNAPSHOT].
+3. `live` mirrors the rows in line or holding something; after a failed commit it is read anew, so that memory never runs
+   ahead of the disk.
+4. synchronous=NORMAL: consistent after power loss, though the last commits may be missing; every job is dead by then,
+   since the boot id has changed.
+"""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from ..errors import StoreError
+from ..lifecycle import Event, IllegalMove, JobState, after
+from ..model import GiveWay, Identity, Job, Request, Result, ResultKind, Share
+from .paths import DATABASE, Folder
+from .schema import TABLES, VERSION
+
+_JOB_COLUMNS = (
+    "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
+    "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, "
+    "ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, devices"
+)  # fmt: skip
+_BUSY_SECONDS = 5.0
+_ARBITER_ROWS_KEPT = 20
+_RESULT_COLUMNS = ("result_kind", "result_code", "result_signal", "result_text")
+
+
+class Store:
+    """The arbiter's connection: reads and writes."""
+
+    def __init__(self, folder: Folder) -> None:
+        """Open the database of a state folder, made on first use. Raises StoreError."""
+        self.path = folder.inside(DATABASE)
+        self._shown = DATABASE
+        self._db = _connect(self.path, f"file:{self.path}?mode=rwc")
+        self._depth = 0
+        self.live: dict[int, Job] = {}
+        with self._translated("open"):
+            _refuse_newer(self._db)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            if self._db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+                self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+            self.inode = os.stat(self.path).st_ino
+            self.reload()
+
+    def close(self) -> None:
+        """Close; the last connection folds the WAL back into the database."""
+        self._db.close()
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the open database: writes to a deleted one succeed silently [run]."""
+        try:
+            return os.stat(self.path).st_ino == self.inode
+        except OSError:
+            return False
+
+    def reload(self) -> None:
+        """Read the mirror anew."""
+        rows = self._db.execute(
+            f"SELECT {_JOB_COLUMNS} FROM job WHERE state != 'ended' OR id IN (SELECT job_id FROM share)"
+        ).fetchall()
+        shares: dict[int, list[Share]] = {}
+        for job_id, uuid, index, size, whole in self._db.execute(
+            "SELECT job_id, uuid, gpu_index, bytes, whole FROM share ORDER BY job_id, gpu_index"
+        ):
+            shares.setdefault(job_id, []).append(Share(uuid, index, size, bool(whole)))
+        self.live = {row[0]: _job_from_row(row, tuple(shares.get(row[0], ()))) for row in rows}
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Make everything inside one transaction, begun by its first write; the mirror follows what was committed.
+
+        Raises StoreError, with nothing written, if the disk or the database refuses.
+        """
+        try:
+            yield
+            if self._db.in_transaction:
+                with self._translated("write"):
+                    self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            with self._translated("read"):
+                self.reload()
+            raise
+
+    def register(self, job: Job) -> Job:
+        """Write a new job (its id is ignored) and return it with its number."""
+        row = self._write(
+            f"INSERT INTO job ({_JOB_COLUMNS}) VALUES (NULL{', ?' * (_JOB_COLUMNS.count(',') - 1)}, NULL)"
+            " RETURNING id",
+            _row_from_job(job),
+        )
+        job = replace(job, id=row[0][0])
+        self._record(job.id, None, job.state, "registered")
+        self.live[job.id] = job
+        return job
+
+    def find_key(self, key: str) -> Job | None:
+        """Return the job registered under a key, ended or not."""
+        rows = self._read("SELECT id FROM job WHERE key = ?", (key,))
+        return self.find(rows[0][0]) if rows else None
+
+    def find(self, job_id: int) -> Job | None:
+        """Return a job by number, ended or not."""
+        job = self.live.get(job_id)
+        if job is not None:
+            return job
+        rows = self._read(f"SELECT {_JOB_COLUMNS} FROM job WHERE id = ?", (job_id,))
+        return _job_from_row(rows[0], ()) if rows else None
+
+    def move(self, job: Job, event: Event, why: str, **changes: Any) -> Job:
+        """Move a job, guarded by the state it is in, and write the event. Raises IllegalMove."""
+        state = after(job.state, event)
+        moved = replace(job, state=state, **changes)
+        columns = {"state": state.value} | _columns(changes)
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        changed = self._write(
+            f"UPDATE job SET {assignments} WHERE id = ? AND state = ? RETURNING id",
+            (*columns.values(), job.id, job.state.value),
+        )
+        if not changed:
+            raise IllegalMove(job.state, event)
+        self._record(job.id, job.state, state, why)
+        self._mirror(moved)
+        return moved
+
+    def grant(self, job: Job, shares: tuple[Share, ...], why: str) -> Job:
+        """Move a waiting job to granted, with its grant."""
+        granted = self.move(job, Event.GRANT, why, shares=shares, granted_at=time.time())
+        for share in shares:
+            self._write(
+                "INSERT INTO share (job_id, uuid, gpu_index, bytes, whole) VALUES (?, ?, ?, ?, ?)",
+                (job.id, share.uuid, share.index, share.bytes, int(share.whole)),
+            )
+        return granted
+
+    def release(self, job: Job) -> Job:
+        """End a job's grant: nothing of it holds a GPU any more."""
+        if job.shares:
+            self._write("DELETE FROM share WHERE job_id = ?", (job.id,))
+        freed = replace(job, shares=())
+        self._mirror(freed)
+        return freed
+
+    def change(self, job: Job, **changes: Any) -> Job:
+        """Change what is not the state: priority, peak and the like."""
+        columns = _columns(changes)
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        self._write(f"UPDATE job SET {assignments} WHERE id = ?", (*columns.values(), job.id))
+        changed = replace(job, **changes)
+        self._mirror(changed)
+        return changed
+
+    def record_arbiter(self, boot_id: str, pid: int, by_keeper: bool) -> None:
+        """Write down that an arbiter started."""
+        self._write(
+            "INSERT INTO arbiter (started_at, boot_id, pid, by_keeper) VALUES (?, ?, ?, ?)",
+            (time.time(), boot_id, pid, int(by_keeper)),
+        )
+        self._write(
+            "DELETE FROM arbiter WHERE id <= (SELECT max(id) FROM arbiter) - ?", (_ARBITER_ROWS_KEPT,)
+        )
+
+    def keeper_starts_since(self, at: float) -> int:
+        """Count the arbiters that keepers started since a wall-clock time."""
+        rows = self._read("SELECT count(*) FROM arbiter WHERE by_keeper AND started_at >= ?", (at,))
+        return int(rows[0][0])
+
+    def next_id(self) -> int:
+        """Return the number that the next job will get."""
+        rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'job'", ())
+        return (int(rows[0][0]) if rows else 0) + 1
+
+    def _mirror(self, job: Job) -> None:
+        if job.state is JobState.ENDED and not job.shares:
+            self.live.pop(job.id, None)
+        else:
+            self.live[job.id] = job
+
+    def _record(self, job_id: int, before: JobState | None, now: JobState, why: str) -> None:
+        self._write(
+            "INSERT INTO event (job_id, at, from_state, to_state, why) VALUES (?, ?, ?, ?, ?)",
+            (job_id, time.time(), before.value if before else None, now.value, why),
+        )
+
+    def _write(self, sql: str, values: Iterable[Any]) -> list[Any]:
+        with self._translated("write"):
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN IMMEDIATE")
+            return self._db.execute(sql, tuple(values)).fetchall()
+
+    def _read(self, sql: str, values: Iterable[Any]) -> list[Any]:
+        with self._translated("read"):
+            return self._db.execute(sql, tuple(values)).fetchall()
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as err:
+            raise _translate(err, doing) from err
+
+
+class Reader:
+    """A verb's connection: reads only, works without an arbiter."""
+
+    def __init__(self, folder: Folder) -> None:
+        """Open read-only. Raises StoreError; FileNotFoundError if there is no database (nothing was ever registered)."""
+        path = folder.inside(DATABASE)
+        os.stat(path)
+        self._db = _connect(path, f"file:{path}?mode=ro")
+        try:
+            _refuse_newer(self._db)
+        except sqlite3.Error:
+            # A full disk refuses the shared memory file that WAL needs; what was folded back can still be read.
+            self._db = _connect(path, f"file:{path}?immutable=1")
+            try:
+                _refuse_newer(self._db)
+            except sqlite3.Error as err:
+                raise _translate(err, "open") from err
+
+    def jobs(self, *, ended: bool) -> list[Job]:
+        """Return jobs by number: the live ones and those whose grant still stands, with `ended` all."""
+        where = "" if ended else "WHERE state != 'ended' OR id IN (SELECT job_id FROM share)"
+        return self._jobs(f"SELECT {_JOB_COLUMNS} FROM job {where} ORDER BY id", ())
+
+    def has_live(self) -> bool:
+        """Whether any job is in line, running or holding a grant."""
+        row = self._fetch("SELECT EXISTS (SELECT 1 FROM job WHERE state != 'ended') OR EXISTS (SELECT 1 FROM share)", ())
+        return bool(row[0][0])
+
+    def by_number(self, first: int, last: int) -> list[Job]:
+        """Return the jobs with numbers from `first` to `last`."""
+        return self._jobs(f"SELECT {_JOB_COLUMNS} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
+
+    def latest_named(self, name: str) -> list[Job]:
+        """Return the latest job of a name, if any."""
+        sql = f"SELECT {_JOB_COLUMNS} FROM job WHERE name = ? ORDER BY id DESC LIMIT 1"
+        return self._jobs(sql, (name,))
+
+    def _jobs(self, sql: str, values: tuple[object, ...]) -> list[Job]:
+        return [_job_from_row(row, _shares_from_text(row[-1])) for row in self._fetch(sql, values)]
+
+    def _fetch(self, sql: str, values: tuple[object, ...]) -> list[Any]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as err:
+            raise _translate(err, "read") from err
+
+
+def _connect(path: str, uri: str) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+    except sqlite3.Error as err:
+        raise _translate(err, "open") from err
+
+
+def _refuse_newer(db: sqlite3.Connection) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise StoreError("open", DATABASE, f"made by a newer gpurun (version {version})", hint="update gpuwrap here")
+
+
+_CAUSES = {
+    "SQLITE_FULL": ("no space left on device", "running jobs are not affected; free some space, or run it without gpurun"),
+    "SQLITE_CORRUPT": ("not a sound database", "move it away; the next gpurun makes a new one"),
+    "SQLITE_NOTADB": ("not a database", "move it away; the next gpurun makes a new one"),
+    "SQLITE_READONLY": ("read-only", None),
+    "SQLITE_CANTOPEN": ("cannot be opened", None),
+    "SQLITE_BUSY": ("locked by another program", None),
+}
+
+
+def _translate(err: sqlite3.Error, doing: str) -> StoreError:
+    name = getattr(err, "sqlite_errorname", "")
+    for known, (cause, hint) in _CAUSES.items():
+        if name.startswith(known):
+            return StoreError(doing, DATABASE, cause, hint=hint)
+    return StoreError(doing, DATABASE, str(err))
+
+
+def _columns(changes: dict[str, Any]) -> dict[str, Any]:
+    """Turn changed fields of a Job into columns."""
+    columns: dict[str, Any] = {}
+    for field, value in changes.items():
+        if field == "result":
+            columns.update(zip(_RESULT_COLUMNS, _result_values(value), strict=True))
+        elif field == "shares":
+            columns["devices"] = json.dumps([[s.uuid, s.index, s.bytes, int(s.whole)] for s in value])
+        elif field == "identity":
+            columns.update(
+                boot_id=value.boot_id, pid_namespace=value.pid_namespace, pid=value.pid, start_ticks=value.start_ticks
+            )
+        else:
+            columns[field] = value
+    return columns
+
+
+def _result_values(result: Result | None) -> tuple[Any, ...]:
+    if result is None:
+        return (None, None, None, None)
+    return (result.kind.value, result.code, result.signal, result.text)
+
+
+def _row_from_job(job: Job) -> tuple[Any, ...]:
+    request, identity = job.request, job.identity
+    return (
+        job.key, job.name, job.user, job.state.value, job.priority, request.gpus, request.memory_bytes,
+        request.memory_percent, int(request.exclusive), _text_from_uuids(request.allowed), request.give_way.value,
+        request.time_limit_seconds, identity.boot_id, identity.pid_namespace, identity.pid, identity.start_ticks,
+        b"\0".join(job.argv), job.cwd, job.submitted_at, job.granted_at, job.started_at, job.ended_at, job.attempt,
+        job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id,
+    )  # fmt: skip
+
+
+def _job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
+    (
+        job_id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way,
+        time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, ended_at,
+        attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, _devices,
+    ) = row  # fmt: skip
+    uuids = None if allowed is None else frozenset(allowed.split())
+    request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
+    result = Result(ResultKind(result_kind), result_code, result_signal, result_text) if result_kind else None
+    return Job(
+        job_id, key, name, user, JobState(state), priority, request,
+        Identity(boot_id, pid_namespace, pid, start_ticks), tuple(argv.split(b"\0")), cwd, submitted_at, shares,
+        granted_at, started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
+    )  # fmt: skip
+
+
+def _text_from_uuids(uuids: frozenset[str] | None) -> str | None:
+    return None if uuids is None else " ".join(sorted(uuids))
+
+
+def _shares_from_text(text: str | None) -> tuple[Share, ...]:
+    """Read the grant a job has or last had."""
+    if not text:
+        return ()
+    return tuple(Share(uuid, index, size, bool(whole)) for uuid, index, size, whole in json.loads(text))

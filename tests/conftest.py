@@ -1,0 +1,159 @@
+"""What every test gets: a world of its own, a time limit, and rules for tests that cannot run here.
+
+1. `long` tests run only when asked for (`-m long`); `gpu` tests are skipped without a driver and a GPU.
+2. A test marked `needs("zsh")` is skipped where that tool is missing, and the reason names the tool.
+3. With CI=true in the environment only `gpu` tests may be skipped: any other skip is a failure.
+"""
+
+import ctypes
+import faulthandler
+import functools
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+from world import World
+
+LIMIT_SECONDS = 120
+LONG_LIMIT_SECONDS = 900
+
+# Where Debian keeps daemons and tools for root; not on every user's PATH.
+EXTRA_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(tool, ...): skipped where one of these commands is missing, except in CI")
+    config.addinivalue_line("markers", "limit(seconds): the test's own time limit")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.markexpr:
+        return
+    late = [item for item in items if item.get_closest_marker("long")]
+    if late:
+        config.hook.pytest_deselected(items=late)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def find_tool(tool: str) -> str | None:
+    """The absolute path of a command, looked for in the system folders too."""
+    return shutil.which(tool) or shutil.which(tool, path=EXTRA_PATH)
+
+
+@functools.cache
+def missing_gpu() -> str | None:
+    """Why `gpu` tests cannot run here; None if they can."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return "no NVIDIA driver (libnvidia-ml.so.1)"
+    if nvml.nvmlInit_v2() != 0:
+        return "the NVIDIA driver does not answer (nvmlInit)"
+    count = ctypes.c_uint(0)
+    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    nvml.nvmlShutdown()
+    return None if count.value else "no NVIDIA GPU"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for tool in marker.args:
+            if find_tool(tool) is None:
+                pytest.skip(f"{tool} is not installed")
+    if item.get_closest_marker("gpu") and (reason := missing_gpu()):
+        pytest.skip(reason)
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("true", "1", "yes")
+
+
+def forbid_skip(report: Any) -> None:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"{report.nodeid}: must not be skipped in CI: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if report.skipped and in_ci() and not hasattr(report, "wasxfail") and not item.get_closest_marker("gpu"):
+        forbid_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    if report.skipped and in_ci() and not collector.get_closest_marker("gpu"):
+        forbid_skip(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests have counted ("256 of 256 equal"), so that the record of a run says how much was compared."""
+    lines = [
+        f"{value:>24}  {report.nodeid}"
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if name == "counted" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("counted")
+        terminalreporter.write_line("\n".join(lines))
+
+
+class OverTime(Exception):
+    """A test took longer than its limit."""
+
+
+@pytest.fixture(autouse=True)
+def _limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Raise OverTime in a test that hangs; 60 s later print every thread's stack and give the whole run up."""
+    marker = request.node.get_closest_marker("limit")
+    ordinary = LONG_LIMIT_SECONDS if request.node.get_closest_marker("long") else LIMIT_SECONDS
+    seconds = marker.args[0] if marker else ordinary
+
+    def give_up(_number: int, _frame: FrameType | None) -> None:
+        raise OverTime(f"not over after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + 60, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def make_world() -> Iterator[Callable[..., World]]:
+    """Make worlds, `make_world("4x24G", GPURUN_X="y")`; all of them are closed after the test, whatever happens."""
+    worlds: list[World] = []
+
+    def make(spec: str | None = "2x24G", **variables: str) -> World:
+        worlds.append(World(spec, **variables))
+        return worlds[-1]
+
+    yield make
+    failures = []
+    for world in worlds:
+        try:
+            world.close()
+        except (AssertionError, OverTime) as failure:
+            failures.append(str(failure))
+    assert not failures, "; ".join(failures)
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    """A world of two simulated 24 GB GPUs."""
+    return make_world()

@@ -1,0 +1,472 @@
+"""Every kind of bad input: one line (two if the second says what to do), the right exit status, and nothing left.
+
+Databases that cannot be used and full disks are in `test_crash.py`.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from proof import claims_on, databases, left_over, processes_of, read_rows
+from standin import DRIVER_NOT_LOADED, ERROR_UNKNOWN, LIB_RM_VERSION_MISMATCH, Gpu, NoCompiler, build
+from waiting import wait_until
+from world import World
+
+MakeWorld = Callable[..., World]
+Done = "subprocess.CompletedProcess[str]"
+
+
+def assert_one_line(done: Done, status: int, *words: str) -> None:
+    """One line, or a second one that is a hint; all `words` stand in it; no standard output, no Python in sight."""
+    assert done.returncode == status, (done.returncode, done.stderr)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert 1 <= len(lines) <= 2, done.stderr
+    first = lines[0]
+    assert first.startswith("gpurun: "), first
+    assert not first.endswith("."), first
+    assert first.removeprefix("gpurun: ")[:1] == first.removeprefix("gpurun: ")[:1].lower(), first
+    for word in words:
+        assert word in done.stderr, done.stderr
+    for trace in ("Traceback", "Error(", "Errno", "None", "b'"):
+        assert trace not in done.stderr, done.stderr
+
+
+def assert_nothing_left(world: World, *, rows: int = 0) -> None:
+    """No row (but those the test made itself), no process but an idle arbiter and its keeper, no lock, no claim."""
+    for database in databases(world.directory):
+        assert read_rows(database, "SELECT count(*) FROM job") == [(rows,)]
+    found: list[str] = []
+
+    def empty() -> bool:
+        uuids = [uuid for database in databases(world.directory) for (uuid,) in read_rows(database, SEEN)]
+        found[:] = left_over(world.directory, uuids, idle=[world.arbiter_pid(), world.keeper_pid()])
+        return not found
+
+    with contextlib.suppress(AssertionError):
+        wait_until(empty, "nothing to be left", 8)
+    assert not found
+
+
+SEEN = "SELECT DISTINCT uuid FROM share"
+
+# The command line
+
+USAGE: dict[str, tuple[list[str], list[str]]] = {
+    "unknown long option": (["--frobnicate", "true"], ["--frobnicate", "unknown option"]),
+    "unknown short option": (["-Z", "true"], ["-Z", "unknown option"]),
+    "misspelt option": (["--gpu", "2", "true"], ["--gpu", "did you mean --gpus"]),
+    "option of another tool": (["--gres=gpu:2", "true"], ["--gres", "did you mean -g 2"]),
+    "value missing": (["-g"], ["-g", "missing"]),
+    "value for a flag": (["--nonblock=yes", "true"], ["--nonblock", "takes no value"]),
+    "memory without unit": (["-m", "8", "true"], ["memory 8: unit missing: 8G or 8M?"]),
+    "unknown unit of memory": (["-m", "8Go", "true"], ["memory 8Go: unknown unit: K, M, G, T or %"]),
+    "memory that is no number": (["-m", "lots", "true"], ["memory lots"]),
+    "memory of nothing": (["-m", "0G", "true"], ["memory 0G"]),
+    "negative memory": (["-m", "-4G", "true"], ["memory -4G"]),
+    "more than all memory": (["-m", "120%", "true"], ["memory 120%"]),
+    "duration without unit": (["-w", "60", "true"], ["60: unit missing: 60s or 60m?"]),
+    "unknown unit of time": (["-w", "60x", "true"], ["60x: unknown unit"]),
+    "priority out of range": (["-p", "200", "true"], ["priority 200: -100 to 100, higher runs first"]),
+    "priority below range": (["-p", "-101", "true"], ["priority -101: -100 to 100, higher runs first"]),
+    "unknown priority": (["-p", "hihg", "true"], ["priority hihg"]),
+    "GPUs that are no number": (["-g", "two", "true"], ["two"]),
+    "negative GPUs": (["-g", "-1", "true"], ["-1"]),
+    "a name that is a number": (["-N", "4", "true"], ["a name cannot be a number: did you mean -g 4?"]),
+    "exclusive without memory": (["--exclusive", "true"], ["--exclusive"]),
+    "conflict status": (["-E", "300", "-n", "true"], ["300"]),
+    "no program": (["-g", "1"], ["usage"]),
+    "nothing": ([], ["usage"]),
+    "unknown simulation": (["--sim", "lots", "true"], ["lots"]),
+    "a variable as program": (["LR=1", "true"], ["put LR=1 before gpurun"]),
+    "-t is later": (["-t", "1h", "true"], ["-t", "not yet known"]),
+    "-a is later": (["-a", "1", "true"], ["-a", "not yet known"]),
+    "-r is later": (["-r", "true"], ["-r", "not yet known"]),
+    "-d is later": (["-d", "true"], ["-d", "not yet known"]),
+    "-o is later": (["-o", "x", "true"], ["-o", "not yet known"]),
+    "--time is later": (["--time", "1h", "true"], ["--time", "not yet known"]),
+    "--after is later": (["--after=1", "true"], ["--after", "not yet known"]),
+    "--give-way is later": (["--give-way", "never", "true"], ["--give-way", "not yet known"]),
+    "--restartable is later": (["--restartable", "true"], ["--restartable", "not yet known"]),
+    "--signal is later": (["--signal", "TERM:1", "true"], ["--signal", "not yet known"]),
+    "--detach is later": (["--detach", "true"], ["--detach", "not yet known"]),
+    "--output is later": (["--output", "x", "true"], ["--output", "not yet known"]),
+    "--retries is later": (["--retries", "1", "true"], ["--retries", "not yet known"]),
+    "--once is later": (["--once", "k", "true"], ["--once", "not yet known"]),
+    "--each is later": (["--each", "f", "true"], ["--each", "not yet known"]),
+    "--array is later": (["--array", "1-3", "true"], ["--array", "not yet known"]),
+}
+
+
+@pytest.fixture(scope="module")
+def shared_world() -> Iterator[World]:
+    """One world for all that must leave no trace in it."""
+    with World("2x24G") as world:
+        yield world
+
+
+@pytest.mark.parametrize("kind", USAGE)
+def test_a_command_line_that_cannot_be_understood(shared_world: World, kind: str) -> None:
+    """Said before anything is asked of anybody: no folder, no arbiter, no row."""
+    words, expected = USAGE[kind]
+    done = shared_world.run(*words)
+    if kind == "nothing":
+        assert done.returncode == 125
+        assert len(done.stderr.splitlines()) == 3
+        assert done.stdout == ""
+    else:
+        assert_one_line(done, 125, *expected)
+    assert list(shared_world.directory.iterdir()) == [], "something was made for a usage error"
+    assert shared_world.processes() == []
+
+
+VERB_USAGE = {
+    "unknown option": (["ls", "--frobnicate"], ["--frobnicate"]),
+    "kill without a job": (["kill"], ["usage: gpurun kill"]),
+    "kill by an unknown signal": (["kill", "-s", "NOPE", "1"], ["NOPE"]),
+    "renice without a job": (["renice", "5"], ["usage: gpurun renice PRIORITY JOB"]),
+    "renice to nothing": (["renice"], ["usage: gpurun renice PRIORITY JOB"]),
+    "renice out of range": (["renice", "500", "1"], ["500", "-100 to 100"]),
+    "renice to an unknown priority": (["renice", "hihg", "1"], ["hihg"]),
+    "wait for nothing": (["wait"], ["usage: gpurun wait"]),
+    "a verb of later": (["top"], ["top", "not yet known"]),
+}
+
+
+@pytest.mark.parametrize("kind", VERB_USAGE)
+def test_a_verb_that_cannot_be_understood(shared_world: World, kind: str) -> None:
+    words, expected = VERB_USAGE[kind]
+    assert_one_line(shared_world.run(*words), 2, *expected)
+    assert list(shared_world.directory.iterdir()) == []
+
+
+# Beyond the machine
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-g", "3"], ["2 GPUs"]),
+        (["-m", "200G"], ["no GPU has 200G", "the largest has", "GPU 0"]),
+        (["-i", "7"], ["7"]),
+        (["-i", "H100*"], ["H100*"]),
+        (["-i", "GPU-ffffffff"], ["GPU-ffffffff"]),
+        (["--not", "9"], ["9"]),
+        (["--not", "0,1"], []),
+        (["-g", "2", "-i", "0"], []),
+        (["-g", "2", "-m", "200G"], ["no GPU has 200G"]),
+    ],
+    ids=lambda words: " ".join(words) if words and words[0].startswith("-") else None,
+)
+def test_what_the_machine_does_not_have_is_refused_at_once(world: World, words: list[str], expected: list[str]) -> None:
+    for busy in (False, True):
+        if busy:
+            world.start("-g", "2", "--", "sleep", "60")
+            wait_until(lambda: world.rows("SELECT 1 FROM job WHERE state = 'running'"), "the GPUs to be taken")
+        assert_one_line(world.run(*words, "--", "true", timeout=10), 125, *expected)
+    assert len(world.jobs()) == 1
+
+
+def test_a_preset_list_that_names_no_gpu_of_this_machine_is_refused(world: World) -> None:
+    done = world.run("--", "true", extra={"CUDA_VISIBLE_DEVICES": "7"})
+    assert_one_line(done, 125, "CUDA_VISIBLE_DEVICES")
+    assert_nothing_left(world)
+
+
+# The program
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    (tmp_path / "plain").write_text("no program\n")
+    (tmp_path / "plain").chmod(0o644)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bad-interpreter").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "bad-interpreter").chmod(0o755)
+    (tmp_path / "bad-format").write_bytes(b"\x7fELF" + bytes(100))
+    (tmp_path / "bad-format").chmod(0o755)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "cause"),
+    [
+        ("no-such-program-anywhere", 127, "not found"),
+        ("./no-such-program", 127, "not found"),
+        ("./plain/below", 127, ""),
+        ("./dangling", 127, ""),
+        ("", 127, ""),
+        ("./plain", 126, "permission denied"),
+        ("./folder", 126, "directory"),
+        ("./loop", 126, ""),
+    ],
+)
+def test_a_program_that_cannot_run_is_told_before_waiting(
+    world: World, programs: Path, program: str, status: int, cause: str
+) -> None:
+    """Also while all GPUs are taken: nobody waits an hour to learn of a typing error."""
+    assert_one_line(world.run("--", program, cwd=programs), status, "cannot run", cause)
+    assert list(world.directory.iterdir()) == []
+    world.start("-g", "2", "--", "sleep", "60")
+    wait_until(lambda: world.rows("SELECT 1 FROM job WHERE state = 'running'"), "the GPUs to be taken")
+    assert_one_line(world.run("--", program, cwd=programs, timeout=10), status, "cannot run", cause)
+    assert len(world.jobs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "statuses"),
+    [("./bad-interpreter", (126, 127)), ("./bad-format", (126,))],
+    ids=["interpreter", "format"],
+)
+def test_a_program_that_fails_to_exec_gives_its_grant_back(
+    world: World, programs: Path, program: str, statuses: tuple[int, ...]
+) -> None:
+    """The kernel finds out, after the offer. The job has a row, since it was granted a GPU; it holds nothing."""
+    bare = subprocess.run(["bash", "-c", f"exec {program}"], cwd=programs, capture_output=True)
+    assert bare.returncode in statuses
+    for _ in range(3):
+        done = world.run("-g", "2", "--", program, cwd=programs, timeout=10)
+        assert done.returncode in statuses, done
+        assert_one_line(done, done.returncode, "cannot run", program)
+    assert world.run("-g", "2", "-n", "--", "true").returncode == 0, "the GPUs were not given back"
+    assert {job["state"] for job in world.jobs()} == {"ended"}
+    assert_nothing_left(world, rows=4)
+
+
+def test_a_word_of_another_tool_is_answered_with_ours(world: World) -> None:
+    assert_one_line(world.run("cancel", "14"), 127, "cancel", "gpurun kill ends jobs")
+    assert_one_line(world.run("no-such-alias", "14"), 127, "aliases and shell functions need: gpurun bash -ic")
+    assert_nothing_left(world)
+
+
+# The state folder
+
+
+def test_a_state_folder_that_is_no_folder(make_world: MakeWorld, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    world = make_world(GPURUN_DIR=str(tmp_path / "file"))
+    for words, status in ([["--", "true"], 125], [["ls"], 1]):
+        assert_one_line(world.run(*words), status, "state folder", "file")
+    assert processes_of(tmp_path) == {}
+
+
+def test_a_state_folder_on_a_disk_that_cannot_be_written(make_world: MakeWorld, tmp_path: Path) -> None:
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True).returncode:
+            pytest.skip("mount is not permitted")
+    else:
+        folder.chmod(0o500)
+    try:
+        world = make_world(GPURUN_DIR=str(folder))
+        cause = "read-only" if os.geteuid() == 0 else "permission denied"
+        assert_one_line(world.run("--", "true"), 125, "state folder", cause)
+        assert processes_of(folder) == {}
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", folder], check=True)
+
+
+def test_a_state_folder_of_another_owner(make_world: MakeWorld) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give a folder away")
+    world = make_world()
+    assert world.run("--", "true").returncode == 0
+    for process in world.processes():
+        process.kill()
+    wait_until(lambda: not world.processes(), "the world to be closed")
+    os.chown(world.folder, 65534, 65534)
+    for words, status in ([["--", "true"], 125], [["ls"], 1], [["kill", "1"], 1]):
+        assert_one_line(world.run(*words), status, "state folder", "uid 65534")
+    assert world.processes() == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_a_state_folder_that_others_may_enter(world: World, mode: int) -> None:
+    assert world.run("--", "true").returncode == 0
+    for process in world.processes():
+        process.kill()
+    wait_until(lambda: not world.processes(), "the world to be closed")
+    world.folder.chmod(mode)
+    assert_one_line(world.run("--", "true"), 125, "state folder", "others may enter it")
+    assert world.processes() == []
+
+
+class NetworkFilesystem:
+    """A FUSE mount served by a thread of the test, as sshfs would be: one empty folder where nothing can be made."""
+
+    GETATTR, STATFS, INIT, OPENDIR, READDIR, RELEASEDIR, ACCESS, FORGET, BATCH_FORGET = 3, 17, 26, 27, 28, 29, 34, 2, 42
+
+    def __init__(self, point: Path) -> None:
+        self.point = point
+        self.device = os.open("/dev/fuse", os.O_RDWR)
+        libc = ctypes.CDLL(None, use_errno=True)
+        options = f"fd={self.device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+        if libc.mount(b"server:/home", os.fsencode(point), b"fuse.sshfs", 0, options):
+            os.close(self.device)
+            raise OSError(ctypes.get_errno(), "mount")
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                request = os.read(self.device, 2**17)
+            except OSError:
+                return  # ENODEV: unmounted
+            _, opcode, unique = struct.unpack_from("<IIQ", request)
+            if opcode in (self.FORGET, self.BATCH_FORGET):
+                continue
+            body, error = self.answer(opcode)
+            with contextlib.suppress(OSError):
+                os.write(self.device, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
+
+    def answer(self, opcode: int) -> tuple[bytes, int]:
+        match opcode:
+            case self.INIT:
+                return struct.pack("<IIIIHHI", 7, 31, 65536, 0, 0, 0, 65536) + bytes(40), 0
+            case self.GETATTR:
+                attributes = struct.pack("<QQQQQQIIIIIIIIII", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40700, 2, 0, 0, 0, 4096, 0)
+                return struct.pack("<QII", 1, 0, 0) + attributes, 0
+            case self.STATFS:
+                return struct.pack("<QQQQQIIII", 10**6, 10**6, 10**6, 10**6, 10**6, 4096, 255, 4096, 0) + bytes(24), 0
+            case self.OPENDIR:
+                return struct.pack("<QII", 0, 0, 0), 0
+            case self.READDIR | self.RELEASEDIR | self.ACCESS:
+                return b"", 0
+            case 1:  # LOOKUP
+                return b"", errno.ENOENT
+            case _:
+                return b"", errno.EPERM
+
+    def close(self) -> None:
+        subprocess.run(["umount", "-l", self.point], check=True)
+        self.thread.join(5)
+        os.close(self.device)
+
+
+@pytest.fixture
+def network_folder() -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    point = Path(tempfile.mkdtemp(prefix="gr-net-", dir="/tmp"))
+    try:
+        mounted = NetworkFilesystem(point)
+    except OSError as err:
+        point.rmdir()
+        pytest.skip(f"FUSE is not permitted: {err}")
+    yield point
+    mounted.close()
+    shutil.rmtree(point, ignore_errors=True)
+
+
+@pytest.mark.parametrize("below", ["", "not/yet/there"])
+def test_a_state_folder_on_a_network_filesystem(make_world: MakeWorld, network_folder: Path, below: str) -> None:
+    world = make_world(GPURUN_DIR=str(network_folder / below))
+    assert_one_line(world.run("--", "true"), 125, "state folder", "fuse.sshfs", "local")
+    assert processes_of(network_folder) == {}
+
+
+# The driver
+
+
+def test_no_driver_is_said_and_the_demo_is_named(make_world: MakeWorld) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a driver")
+    world = make_world(None)
+    done = world.run("--", "true")
+    assert done.stderr.splitlines() == [
+        "gpurun: no GPU to be had: no NVIDIA driver: libnvidia-ml.so.1 not found",
+        "try it on simulated GPUs: gpurun demo",
+    ]
+    assert_one_line(done, 125)
+    assert_nothing_left(world)
+    assert world.run("-g", "0", "--", "true").returncode == 0, "a job without GPUs needs no driver"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (DRIVER_NOT_LOADED, ["driver", "not loaded"]),
+        (LIB_RM_VERSION_MISMATCH, ["driver"]),
+        (ERROR_UNKNOWN, ["driver"]),
+    ],
+)
+def test_a_driver_that_fails_at_once_is_said(
+    make_world: MakeWorld, tmp_path: Path, code: int, words: list[str]
+) -> None:
+    try:
+        box = build(tmp_path / "driver", Gpu(uuid=f"GPU-{uuid.uuid4()}"))
+    except NoCompiler as missing:
+        pytest.skip(str(missing))
+    box.fail("nvmlInit", code)
+    world = make_world(None, **box.environment)
+    assert_one_line(world.run("--", "true"), 125, "no GPU to be had", *words)
+    assert_nothing_left(world)
+    assert claims_on([str(box.gpus[0].uuid)]) == []
+
+
+# Jobs
+
+
+@pytest.fixture
+def ended(world: World) -> World:
+    """A world in which job 1 has ended."""
+    assert world.run("--", "true").returncode == 0
+    wait_until(lambda: world.state(1) == "ended", "job 1 to end")
+    return world
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["kill", "99"], ["renice", "5", "99"], ["wait", "99"], ["kill", "no-such-name"], ["kill", "lr-*"], ["ls", "99"]],
+    ids=" ".join,
+)
+def test_an_unknown_job(ended: World, words: list[str]) -> None:
+    done = ended.run(*words)
+    assert_one_line(done, 1, f"job {words[-1]}: no such job")
+    assert_nothing_left(ended, rows=1)
+
+
+def test_a_range_that_names_nobody(ended: World) -> None:
+    assert_one_line(ended.run("kill", "50-60"), 1, "50-60", "no such job")
+
+
+@pytest.mark.parametrize("words", [["kill", "1"], ["renice", "5", "1"]], ids=" ".join)
+def test_an_ended_job(ended: World, words: list[str]) -> None:
+    assert_one_line(ended.run(*words), 1, "job 1", "ended")
+    assert_nothing_left(ended, rows=1)
+
+
+def test_of_several_targets_those_that_can_be_done_are_done(ended: World) -> None:
+    holder = ended.start("-g", "2", "--", "sleep", "60")
+    wait_until(lambda: ended.state(2) == "running", "job 2 to run")
+    waiting = [ended.start("--", "true") for _ in range(2)]
+    wait_until(lambda: ended.state(4) == "waiting", "job 4 to wait")
+    done = ended.run("renice", "7", "99", "3", "1", "4")
+    assert done.returncode == 1, done
+    assert len(done.stderr.splitlines()) >= 2
+    assert "job 99: no such job" in done.stderr
+    assert "job 1" in done.stderr
+    assert [job["priority"] for job in ended.jobs(all=False)] == [0, 7, 7]
+    done = ended.run("kill", "99", "3", "1", "4")
+    assert done.returncode == 1, done
+    assert "job 99: no such job" in done.stderr
+    assert [child.wait(10) for child in waiting] == [-15, -15]
+    assert holder.poll() is None
+    assert ended.run("kill", "2").returncode == 0
+    assert holder.wait(15) == -15
+    assert_nothing_left(ended, rows=4)

@@ -1,0 +1,491 @@
+"""What survives when processes are killed at any moment, when the machine restarts, and when the database suffers.
+
+The same proof as for an undisturbed crowd: nothing runs twice, nothing is lost, no GPU is given twice, nothing is left.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from crowd import Crowd
+from proof import GIB, MAYBE, Asked, Faults, build_work, claims_on, each_ran_as_asked, left_over, no_gpu_is_given_twice
+from waiting import wait_until
+from world import World, start_ticks
+
+MakeWorld = Callable[..., World]
+
+
+def seeded() -> random.Random:
+    """A generator whose seed stands in the output of a failed test."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+def kill_everything(world: World, spared: tuple[int, ...] = ()) -> None:
+    """`kill -9` on all that belongs to the world, until nobody is left to start anything anew."""
+
+    def nothing_left() -> bool:
+        left = [process for process in world.processes() if process.pid not in spared]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not left
+
+    wait_until(nothing_left, "everything to be killed", 20)
+
+
+def assert_refused(done: "subprocess.CompletedProcess[str]", status: int, *words: str) -> None:
+    """One line, or two of which the second says what to do; nothing on standard output."""
+    assert done.returncode == status, (done.returncode, done.stderr)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert 1 <= len(lines) <= 2, done.stderr
+    assert lines[0].startswith("gpurun: "), done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+# kill -9 at random moments
+
+
+def disturb(crowd: Crowd, victim: str, dice: random.Random) -> bool:
+    """Kill one victim now; false if there is none at the moment."""
+    if victim == "client":
+        waiting = crowd.waiting()
+        if waiting:
+            crowd.kill(dice.choice(waiting), signal.SIGKILL, MAYBE)
+        return bool(waiting)
+    arbiter, keeper = crowd.world.arbiter_pid(), crowd.world.keeper_pid()
+    # The keeper first: it would become the next arbiter.
+    pids = {"arbiter": [arbiter], "keeper": [keeper], "both": [keeper, arbiter]}[victim]
+    if not all(pids):
+        return False
+    crowd.kill_of_gpurun(pids, unsure_seconds=3)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("crowds", "size", "kills"),
+    [
+        pytest.param(1, 30, 10, id="10 kills"),
+        pytest.param(5, 60, 10, id="50 kills", marks=[pytest.mark.long, pytest.mark.limit(900)]),
+    ],
+)
+def test_kills_at_random_moments_lose_nothing(
+    make_world: MakeWorld, tmp_path: Path, crowds: int, size: int, kills: int
+) -> None:
+    dice = seeded()
+    work = build_work(tmp_path)
+    for number in range(crowds):
+        folder = tmp_path / f"crowd{number}"
+        folder.mkdir()
+        with make_world("4x24G") as world:
+            disturb_a_crowd(Crowd(world, work, folder), size, kills, dice)
+
+
+def disturb_a_crowd(crowd: Crowd, size: int, kills: int, dice: random.Random) -> None:
+    crowd.start_mixed(size, dice, longest_ms=250)
+    victims = ["arbiter", "keeper", "both", "client"] * 3
+    dice.shuffle(victims)
+    moments = sorted(dice.sample(range(size * 3 // 4), kills))
+    story = list(zip(victims, moments, strict=False))
+    for victim, moment in story:
+        crowd.until_started(moment)
+
+        def hit(victim: str = victim) -> bool:
+            return disturb(crowd, victim, dice) or not crowd.waiting()
+
+        wait_until(hit, f"a {victim} to kill", 40)
+    crowd.finish()
+    crowd.prove(f"a crowd of {size} with kills {story}")
+    assert not any("Traceback" in line for line in crowd.complaints()), crowd.complaints()
+    print(f"{story}: {crowd.started()} programs ran")
+
+
+def test_jobs_that_end_while_no_arbiter_lives_are_not_lost(make_world: MakeWorld, tmp_path: Path) -> None:
+    """No client waits and the keeper is dead too: nobody notices the ends until the next command."""
+    crowd = Crowd(make_world("2x24G"), build_work(tmp_path), tmp_path)
+    gate = tmp_path / "open"
+    for tag in ("a", "b"):
+        crowd.start(Asked(tag), f"until={gate}", status=3)
+    crowd.until_started(2)
+    crowd.kill_of_gpurun([crowd.world.keeper_pid(), crowd.world.arbiter_pid()])
+    wait_until(lambda: crowd.world.arbiter_pid() is None, "the arbiter to be gone")
+    gate.touch()
+    crowd.finish()
+    for job in crowd.world.jobs():
+        assert job["state"] == "ended", job
+        assert job["result"]["kind"] in ("exit", "unknown"), job
+    crowd.prove("two that ended unseen")
+
+
+def test_a_running_program_never_notices_that_the_arbiter_is_killed(make_world: MakeWorld, tmp_path: Path) -> None:
+    crowd = Crowd(make_world("1x24G"), build_work(tmp_path), tmp_path)
+    gate = tmp_path / "open"
+    crowd.start(Asked("running"), f"until={gate}", status=5)
+    crowd.until_started(1)
+    crowd.start(Asked("waiting"))
+    crowd.until_in_line(["waiting"])
+    for _ in range(4):
+        before = crowd.world.arbiter_pid()
+        crowd.kill_of_gpurun([before])
+        wait_until(lambda b=before: crowd.world.arbiter_pid() not in (None, b), "the next arbiter", 15)
+        assert crowd.started() == 1
+        assert crowd.world.run("-n", "--", "true").returncode == 124, "a second job was let onto the GPU"
+    gate.touch()
+    crowd.finish()
+    crowd.prove("one that ran through four arbiters")
+
+
+def test_after_everything_is_killed_at_once_the_next_command_repairs(make_world: MakeWorld, tmp_path: Path) -> None:
+    crowd = Crowd(make_world("2x24G"), build_work(tmp_path), tmp_path)
+    gate = tmp_path / "never"
+    for number in range(12):
+        crowd.start(Asked(f"j{number:02}"), f"until={gate}", f"take={GIB}")
+    crowd.until_started(2)
+    wait_until(lambda: len(crowd.states()) == 12, "all to be registered")
+    for tag in crowd.asked:
+        crowd.kill(tag, signal.SIGSTOP, MAYBE)
+    kill_everything(crowd.world)
+    crowd.finish()
+    assert crowd.started() == 2
+    done = crowd.world.run("ls", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["jobs"] == []
+    jobs = crowd.world.jobs()
+    assert [job["state"] for job in jobs] == ["ended"] * 12
+    assert not crowd.settle()
+    assert crowd.world.run("-g", "2", "-n", "--", "true").returncode == 0
+    assert crowd.started() == 2
+
+
+def test_after_all_of_gpurun_but_the_programs_is_killed_these_keep_their_gpus(
+    make_world: MakeWorld, tmp_path: Path
+) -> None:
+    crowd = Crowd(make_world("2x24G"), build_work(tmp_path), tmp_path)
+    gate = tmp_path / "open"
+    for tag in ("a", "b"):
+        crowd.start(Asked(tag), f"until={gate}")
+    crowd.until_started(2)
+    for number in range(6):
+        crowd.start(Asked(f"waiting{number}"))
+    crowd.until_in_line([f"waiting{number}" for number in range(6)])
+    for number in range(6):
+        crowd.kill(f"waiting{number}", signal.SIGSTOP, MAYBE)
+    kill_everything(crowd.world, spared=(crowd.clients["a"].pid, crowd.clients["b"].pid))
+    assert sorted(job["state"] for job in crowd.world.jobs(all=False)) == ["running", "running"]
+    assert crowd.world.run("-n", "--", "true").returncode == 124
+    gate.touch()
+    crowd.finish()
+    assert crowd.started() == 2
+    assert not crowd.settle()
+
+
+def test_another_boot_id_is_a_restart_and_nothing_is_believed_to_run(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The rows name a living process of the same pid and start time: only the boot tells that it is another."""
+    crowd = Crowd(make_world("2x24G"), build_work(tmp_path), tmp_path)
+    world = crowd.world
+    gate = tmp_path / "never"
+    for number in range(6):
+        crowd.start(Asked(f"j{number}"), f"until={gate}")
+    crowd.until_started(2)
+    wait_until(lambda: len(crowd.states()) == 6, "all to be registered")
+    for tag in crowd.asked:
+        crowd.kill(tag, signal.SIGSTOP, MAYBE)
+    kill_everything(world)
+    crowd.finish()
+    bystander = world.adopt(subprocess.Popen(["sleep", "600"]))
+    with contextlib.closing(sqlite3.connect(world.database)) as database, database:
+        live = [id for (id,) in database.execute("SELECT id FROM job WHERE state != 'ended' ORDER BY id")]
+        assert len(live) == 6
+        database.execute(
+            "UPDATE job SET boot_id = '00000000-0000-0000-0000-000000000001', pid = ?, start_ticks = ?",
+            (bystander.pid, start_ticks(bystander.pid)),
+        )
+    jobs = {job["id"]: job for job in world.jobs()}
+    for id in live:
+        assert jobs[id]["state"] == "ended", jobs[id]
+        assert jobs[id]["result"]["kind"] == "lost", jobs[id]
+        assert "restart" in jobs[id]["result"]["text"], jobs[id]
+    assert world.jobs(all=False) == []
+    assert bystander.poll() is None, "somebody else's process was ended"
+    assert world.run("-g", "2", "-n", "--", "true").returncode == 0, "the GPUs are not free again"
+    assert world.rows("SELECT * FROM share WHERE job_id <= ?", max(live)) == []
+    assert bystander.poll() is None
+
+
+# The database
+
+
+def delete_database(world: World) -> None:
+    for path in world.folder.glob("state.db*"):
+        path.unlink()
+
+
+def test_a_database_deleted_under_a_running_arbiter_costs_no_running_job_and_no_double_grant(
+    make_world: MakeWorld, tmp_path: Path
+) -> None:
+    crowd = Crowd(make_world("2x24G"), build_work(tmp_path), tmp_path)
+    world = crowd.world
+    gate = tmp_path / "open"
+    crowd.start(Asked("old"), f"until={gate}", status=4)
+    crowd.until_started(1)
+    delete_database(world)
+    # The other GPU is free: the next command makes a new database, and the old job's GPU is not in it.
+    crowd.start(Asked("beside"), "for=50")
+    crowd.until_started(2, within=15)
+    assert world.run("-n", "-g", "2", "--", "true").returncode == 124, "a GPU in use was granted again"
+    crowd.start(Asked("both", gpus=2))
+    wait_until(lambda: crowd.clients["beside"].poll() is not None, "the one beside to end")
+    assert not crowd.has_started("both")
+    assert crowd.clients["old"].poll() is None
+    gate.touch()
+    crowd.finish(30)
+    assert {tag: client.returncode for tag, client in crowd.clients.items()} == {"old": 4, "beside": 0, "both": 0}
+    lives = crowd.lives()
+    assert sorted(life.tag for life in lives) == ["beside", "both", "old"]
+    assert no_gpu_is_given_twice(list(crowd.asked.values()), lives, 24 * GIB) == []
+    assert not claims_on(crowd.uuids()) or not crowd.settle()
+    arbiters = [p for p in world.processes() if p.pid not in (world.arbiter_pid(), world.keeper_pid())]
+    assert not arbiters, "the arbiter of the deleted database did not leave"
+
+
+def test_clients_that_wait_while_the_database_is_deleted_are_registered_again(
+    make_world: MakeWorld, tmp_path: Path
+) -> None:
+    crowd = Crowd(make_world("1x24G"), build_work(tmp_path), tmp_path)
+    gate = tmp_path / "open"
+    crowd.start(Asked("old"), f"until={gate}")
+    crowd.until_started(1)
+    tags = [f"waiting{number}" for number in range(5)]
+    for tag in tags:
+        crowd.start(Asked(tag), "for=20")
+    crowd.until_in_line(tags)
+    delete_database(crowd.world)
+    # Somebody has to come by for the arbiter to look: it does not watch its folder.
+    assert crowd.world.run("ls").returncode == 0
+    gate.touch()
+    crowd.finish(40)
+    lives = crowd.lives()
+    assert sorted(life.tag for life in lives) == ["old", *tags]
+    assert no_gpu_is_given_twice(list(crowd.asked.values()), lives, 24 * GIB) == []
+    assert [client.returncode for client in crowd.clients.values()] == [0] * 6
+
+
+def closed_world_with_a_job(world: World) -> None:
+    assert world.run("--", "true").returncode == 0
+    kill_everything(world)
+
+
+def no_process_or_lock(world: World) -> None:
+    """Nothing lives and nothing is locked: whoever could not open the database has gone again."""
+    wait_until(lambda: not world.processes(), "all to leave", 5)
+
+
+@pytest.mark.parametrize(
+    "words", [["--", "true"], ["-n", "true"], ["-g", "0", "true"], ["-v", "-m", "1G", "true"]], ids=" ".join
+)
+def test_a_corrupt_database_is_one_line_and_125(world: World, words: list[str]) -> None:
+    closed_world_with_a_job(world)
+    for path in world.folder.glob("state.db-*"):
+        path.unlink()
+    garbage = b"this is no database " * 300
+    world.database.write_bytes(garbage)
+    assert_refused(world.run(*words), 125, "state.db", "not a database")
+    assert world.database.read_bytes() == garbage, "the evidence was changed"
+    no_process_or_lock(world)
+
+
+@pytest.mark.parametrize(
+    "verb", [["ls"], ["ls", "--json"], ["kill", "1"], ["renice", "1", "1"], ["wait", "1"]], ids=" ".join
+)
+def test_verbs_refuse_a_corrupt_database_in_one_line(world: World, verb: list[str]) -> None:
+    closed_world_with_a_job(world)
+    for path in world.folder.glob("state.db-*"):
+        path.unlink()
+    world.database.write_bytes(b"this is no database " * 300)
+    done = world.run(*verb)
+    assert done.returncode in (1, 2), done
+    assert_refused(done, done.returncode, "state.db", "not a database")
+
+
+def test_a_database_corrupted_in_the_middle_never_starts_a_program_unregistered(world: World, tmp_path: Path) -> None:
+    closed_world_with_a_job(world)
+    for path in world.folder.glob("state.db-*"):
+        path.unlink()
+    size = world.database.stat().st_size
+    with world.database.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+    witness = tmp_path / "ran"
+    assert_refused(world.run("--", "touch", witness), 125, "state.db")
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("words", [["--", "true"], ["ls"], ["kill", "1"]], ids=" ".join)
+def test_a_newer_database_is_one_line_and_is_left_alone(world: World, words: list[str]) -> None:
+    closed_world_with_a_job(world)
+    with contextlib.closing(sqlite3.connect(world.database)) as database, database:
+        database.execute("PRAGMA user_version = 999")
+        before = list(database.iterdump())
+    assert_refused(world.run(*words), 125 if words[0] == "--" else 1, "state.db", "newer")
+    with contextlib.closing(sqlite3.connect(world.database)) as database:
+        assert list(database.iterdump()) == before
+        assert database.execute("PRAGMA user_version").fetchone() == (999,)
+    no_process_or_lock(world)
+
+
+# The disk
+
+
+def mount(*words: str | Path) -> None:
+    done = subprocess.run(["mount", *words], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mount is not permitted: {done.stderr.strip()}")
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small_disk(request: pytest.FixtureRequest, make_world: MakeWorld, tmp_path: Path) -> Iterator[World]:
+    """A world whose state folder lies on a filesystem of 8 MiB."""
+    world = make_world("2x24G")
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    if request.param == "tmpfs":
+        mount("-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", world.directory)
+    else:
+        maker = shutil.which("mkfs.ext4") or shutil.which("mkfs.ext4", path="/usr/sbin:/sbin")
+        if not maker:
+            pytest.skip("mkfs.ext4 is not installed")
+        image = tmp_path / "disk"
+        with image.open("wb") as file:
+            file.truncate(8 * 2**20)
+        subprocess.run([maker, "-q", "-m", "0", "-O", "^has_journal", image], check=True)
+        mount("-o", "loop", image, world.directory)
+        os.rmdir(world.directory / "lost+found")
+    yield world
+    kill_everything(world)
+    subprocess.run(["umount", world.directory], check=True)
+
+
+def fill(world: World) -> Path:
+    """Leave no byte of space; returns the file to delete."""
+    filler = world.directory / ".filler"
+    with filler.open("ab", buffering=0) as file:
+        for size in (2**16, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * size)
+                    os.fsync(file.fileno())
+    return filler
+
+
+def test_a_full_disk_refuses_new_jobs_and_touches_no_running_one(small_disk: World, tmp_path: Path) -> None:
+    crowd = Crowd(small_disk, build_work(tmp_path), tmp_path)
+    gate = tmp_path / "open"
+    crowd.start(Asked("running"), f"until={gate}", status=6)
+    crowd.until_started(1)
+    filler = fill(small_disk)
+    witness = tmp_path / "ran"
+    # The write-ahead log may have room left from before: a few may still be registered, truly.
+    refused: list[Any] = []
+
+    def one_is_refused() -> bool:
+        done = small_disk.run("-n", "-g", "2", "--", "touch", witness)
+        assert done.returncode in (124, 125), done
+        if done.returncode == 125:
+            refused.append(done)
+        return bool(refused)
+
+    wait_until(one_is_refused, "a command to be refused", 60)
+    assert_refused(refused[0], 125)
+    first, second = refused[0].stderr.splitlines()
+    assert first.startswith("gpurun: cannot register job: "), first
+    assert "state.db: no space left on device" in first or "state.db: database or disk is full" in first
+    assert second == "running jobs are not affected; free some space, or run it without gpurun"
+    assert not witness.exists()
+    assert small_disk.run("ls").returncode == 0, "ls must work on a full disk"
+    assert crowd.clients["running"].poll() is None
+    gate.touch()
+    crowd.finish()
+    assert crowd.clients["running"].returncode == 6
+    filler.unlink()
+    done = small_disk.run("-g", "2", "--", "touch", witness, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert witness.exists()
+    crowd.prove("one that ran over a full disk", order=False)
+
+
+def test_a_disk_that_was_full_from_the_start_is_said_in_one_line(small_disk: World, tmp_path: Path) -> None:
+    filler = fill(small_disk)
+    witness = tmp_path / "ran"
+    assert_refused(small_disk.run("--", "touch", witness), 125, "space")
+    assert not witness.exists()
+    filler.unlink()
+    assert small_disk.run("--", "touch", witness).returncode == 0
+    assert witness.exists()
+
+
+def test_one_that_waits_while_the_disk_is_full_runs_once_there_is_space(small_disk: World, tmp_path: Path) -> None:
+    crowd = Crowd(small_disk, build_work(tmp_path), tmp_path)
+    gate = tmp_path / "open"
+    crowd.start(Asked("running", gpus=2), f"until={gate}")
+    crowd.until_started(1)
+    tags = [f"waiting{number}" for number in range(4)]
+    for tag in tags:
+        crowd.start(Asked(tag, gpus=2), "for=10")
+    crowd.until_in_line(tags)
+    filler = fill(small_disk)
+    gate.touch()
+    wait_until(lambda: crowd.clients["running"].poll() is not None, "the running one to end")
+    filler.unlink()
+    assert small_disk.run("-g", "0", "--", "true", timeout=20).returncode == 0
+    crowd.finish(40)
+    crowd.prove("four that waited over a full disk", order=False)
+
+
+# Sockets and files of the world
+
+
+def test_a_bell_of_a_dead_arbiter_is_no_obstacle(world: World) -> None:
+    closed_world_with_a_job(world)
+    world.bell.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+        dead.bind(str(world.bell))
+    assert world.run("--", "true", timeout=15).returncode == 0
+
+
+def test_a_bell_deleted_under_the_arbiter_does_not_lead_to_two_grants(make_world: MakeWorld, tmp_path: Path) -> None:
+    crowd = Crowd(make_world("1x24G"), build_work(tmp_path), tmp_path)
+    gate = tmp_path / "open"
+    crowd.start(Asked("old"), f"until={gate}")
+    crowd.until_started(1)
+    crowd.world.bell.unlink()
+    crowd.start(Asked("next"))
+    wait_until(lambda: crowd.clients["next"].poll() is not None or len(crowd.states()) == 2, "the next to register", 30)
+    assert not crowd.has_started("next")
+    gate.touch()
+    crowd.finish(40)
+    faults = Faults()
+    faults.add(each_ran_as_asked(list(crowd.asked.values()), crowd.lives()))
+    faults.add(no_gpu_is_given_twice(list(crowd.asked.values()), crowd.lives(), 24 * GIB))
+    faults.check("a deleted bell")
+
+
+def test_a_closed_world_leaves_nothing(make_world: MakeWorld) -> None:
+    """The fixture itself is believed by every test here."""
+    world = make_world()
+    assert world.run("--", "true").returncode == 0
+    world.close()
+    assert left_over(world.directory) == []

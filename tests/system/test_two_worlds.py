@@ -1,0 +1,239 @@
+"""Two worlds on one machine never give the same GPU: two users, and two state folders of one user (claims).
+
+Over one stand-in driver, since simulated GPUs belong to one folder. The programs allocate late, so that for a while
+nothing but the claim tells the other world that a GPU is taken.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crowd import Crowd
+from proof import Asked, Faults, build_work, claims_on, each_ran_as_asked, no_gpu_is_given_twice, read_log
+from standin import Box, Gpu, NoCompiler, build
+from waiting import wait_until
+from world import World
+
+MakeWorld = Callable[..., World]
+
+ROOT = Path(__file__).parents[2]
+OTHER_UID = 65534
+
+
+class OtherUsersWorld(World):
+    """A world whose every command is run by another uid."""
+
+    def start(self, *arguments: Any, **settings: Any) -> "subprocess.Popen[Any]":
+        return super().start(*arguments, user=OTHER_UID, group=OTHER_UID, extra_groups=[], **settings)
+
+
+def may_run(command: str) -> bool:
+    """Whether the other uid can start this very gpurun: a checkout below /root it cannot."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [command, "--version"],
+            user=OTHER_UID, group=OTHER_UID, extra_groups=[], capture_output=True, cwd="/", timeout=20,
+        )  # fmt: skip
+        return done.returncode == 0
+    return False
+
+
+@pytest.fixture(scope="session")
+def everybodys_command() -> Iterator[str]:
+    """A gpurun that any uid may run: the one under test, or the checkout installed where everybody may read."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may run something as another user")
+    own = os.path.join(sysconfig.get_path("scripts"), "gpurun")
+    if may_run(own):
+        yield own
+        return
+    python = next((path for path in ("/usr/bin/python3", "/usr/local/bin/python3") if os.access(path, os.X_OK)), None)
+    if python is None:
+        pytest.skip("no python that another user may run")
+    folder = Path(tempfile.mkdtemp(prefix="gpurun-everybody-"))
+    folder.chmod(0o755)
+    try:
+        subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q", ROOT],
+            check=True, timeout=300,
+        )  # fmt: skip
+        command = str(folder / "bin/gpurun")
+        assert may_run(command), f"uid {OTHER_UID} cannot run {command}"
+        yield command
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every uid may enter (pytest's own is private)."""
+    folder = Path(tempfile.mkdtemp(prefix="gr-open-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def box(open_folder: Path) -> Box:
+    """A driver with two GPUs that no other test has: claims are machine-wide."""
+    try:
+        return build(open_folder / "driver", *(Gpu(uuid=f"GPU-{uuid.uuid4()}") for _ in range(2)))
+    except NoCompiler as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(params=["two uids", "two folders"])
+def crowds(
+    request: pytest.FixtureRequest, make_world: MakeWorld, box: Box, open_folder: Path
+) -> Iterator[tuple[Crowd, Crowd]]:
+    """A crowd in each of two worlds; their programs write one log."""
+    first = make_world(None, **box.environment)
+    if request.param == "two uids":
+        second: World = OtherUsersWorld(None, command=request.getfixturevalue("everybodys_command"), **box.environment)
+        os.chown(second.directory, OTHER_UID, OTHER_UID)
+    else:
+        second = make_world(None, **box.environment)
+    work = build_work(open_folder)
+    both = Crowd(first, work, open_folder), Crowd(second, work, open_folder)
+    both[0].log.chmod(0o666)
+    yield both
+    second.close()
+
+
+def start(crowd: Crowd, box: Box, tag: str, *words: str, gpus: int = 1) -> None:
+    crowd.start(Asked(tag, gpus=gpus), *words, f"alloc={box.folder}/alloc", cwd="/")
+
+
+def prove(crowds: tuple[Crowd, Crowd], box: Box) -> None:
+    faults = Faults()
+    lives = read_log(crowds[0].log.read_text())
+    for crowd in crowds:
+        own = [life for life in lives if life.tag in crowd.asked]
+        faults.add(each_ran_as_asked(list(crowd.asked.values()), own))
+        faults.add(
+            f"{tag}: exit status {client.returncode}"
+            for tag, client in crowd.clients.items()
+            if client.returncode != crowd.expected_status[tag]
+        )
+        faults.add(crowd.settle())
+    asked = [one for crowd in crowds for one in crowd.asked.values()]
+    faults.add(no_gpu_is_given_twice(asked, lives, 24 * 2**30))
+    assert {life.tag for life in lives} == {one.tag for one in asked}
+    faults.add(f"claim {claim} is held" for claim in claims_on(str(gpu.uuid) for gpu in box.gpus))
+    faults.check("two worlds")
+
+
+@pytest.mark.parametrize(
+    ("each", "late_ms", "for_ms"),
+    [
+        pytest.param(4, 300, 500, id="4 each"),
+        pytest.param(12, 2000, 2500, id="12 each", marks=[pytest.mark.long, pytest.mark.limit(300)]),
+    ],
+)
+def test_jobs_of_two_worlds_never_overlap_though_one_arbiter_is_killed(
+    crowds: tuple[Crowd, Crowd], box: Box, each: int, late_ms: int, for_ms: int
+) -> None:
+    for number in range(each):
+        for name, crowd in zip("ab", crowds, strict=True):
+            start(crowd, box, f"{name}{number:02}", f"for={for_ms}", f"after={late_ms}", f"take={8 * 2**30}")
+    crowds[0].until_started(each // 2, within=60)
+    arbiter = crowds[0].world.arbiter_pid()
+    assert arbiter
+    os.kill(arbiter, signal.SIGKILL)
+    for crowd in crowds:
+        crowd.finish(within=200)
+    prove(crowds, box)
+    lives = read_log(crowds[0].log.read_text())
+    seconds = (max(life.end_ns or 0 for life in lives) - lives[0].start_ns) / 1e9
+    print(f"{len(lives)} jobs in {seconds:.1f} s: {' '.join(life.tag for life in lives)}")
+
+
+def test_a_gpu_of_another_world_is_claimed_and_free_as_soon_as_its_job_ends(
+    crowds: tuple[Crowd, Crowd], box: Box, open_folder: Path
+) -> None:
+    mine, theirs = crowds
+    gate = open_folder / "open"
+    start(mine, box, "mine", f"until={gate}", gpus=2)
+    mine.until_started(1)
+    assert len(claims_on(str(gpu.uuid) for gpu in box.gpus)) == 2
+    begun = time.monotonic()
+    assert theirs.world.run("-n", "--", "true", cwd="/").returncode == 124
+    assert time.monotonic() - begun < 10
+    start(theirs, box, "theirs", "for=10")
+    theirs.until_in_line(["theirs"])
+
+    def why() -> dict[str, str] | None:
+        (job,) = theirs.world.jobs(all=False)
+        return job["why"] if job["why"] and job["why"]["rule"] == "claimed" else None
+
+    reason = wait_until(why, "the claim to be named as the reason")
+    arbiter = mine.world.arbiter_pid()
+    assert str(arbiter) in reason["text"], reason
+    before = time.monotonic_ns()
+    gate.touch()
+    mine.finish()
+    theirs.finish()
+    (life,) = [life for life in read_log(mine.log.read_text()) if life.tag == "theirs"]
+    # Longer would mean that it was not told, but found out (5 s are waited after a crash only).
+    assert (life.start_ns - before) / 1e9 < 4
+    prove(crowds, box)
+
+
+def test_a_crashed_world_gives_its_gpus_back(crowds: tuple[Crowd, Crowd], box: Box, open_folder: Path) -> None:
+    """Arbiter, keeper and program end together; nobody of that world comes back."""
+    mine, theirs = crowds
+    gate = open_folder / "never"
+    start(mine, box, "mine", f"until={gate}", gpus=2)
+    mine.until_started(1)
+    start(theirs, box, "theirs", "for=10", gpus=2)
+    theirs.until_in_line(["theirs"])
+    before = time.monotonic_ns()
+    mine.kill("mine", signal.SIGKILL)
+    for pid in (mine.world.keeper_pid(), mine.world.arbiter_pid()):
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+    theirs.finish()
+    (life,) = [life for life in read_log(mine.log.read_text()) if life.tag == "theirs"]
+    waited = (life.start_ns - before) / 1e9
+    # 5 s for the successor of a crashed arbiter to come first; and the stand-in must see the dead process gone.
+    assert waited < 15
+    assert (
+        no_gpu_is_given_twice([*mine.asked.values(), *theirs.asked.values()], mine.lives(), 2**40, mine.killed_ns) == []
+    )
+    print(f"free again after {waited:.1f} s")
+
+
+def test_a_job_of_a_killed_arbiter_keeps_its_gpu_against_the_other_world(
+    crowds: tuple[Crowd, Crowd], box: Box, open_folder: Path
+) -> None:
+    """The successor takes the claim again within the 5 s that the others wait; the job never allocates."""
+    mine, theirs = crowds
+    gate = open_folder / "open"
+    start(mine, box, "mine", f"until={gate}", gpus=2)
+    mine.until_started(1)
+    start(theirs, box, "theirs", "for=10")
+    theirs.until_in_line(["theirs"])
+    for _ in range(2):
+        arbiter = mine.world.arbiter_pid()
+        assert arbiter
+        os.kill(arbiter, signal.SIGKILL)
+        wait_until(lambda a=arbiter: mine.world.arbiter_pid() not in (None, a), "the keeper to become the arbiter", 10)
+    deadline = time.monotonic() + 7
+    wait_until(lambda: theirs.has_started("theirs") or time.monotonic() > deadline, "seven seconds to pass", 10)
+    assert not theirs.has_started("theirs"), "a GPU in use by another world was granted"
+    gate.touch()
+    mine.finish()
+    theirs.finish()
+    prove(crowds, box)
