@@ -15,7 +15,7 @@ CHUNK = 60_000
 PACKET = 65_536
 
 
-def pack(kind: str, **values: object) -> bytes:
+def pack(kind: str, /, **values: object) -> bytes:
     """Make one packet. `None` is left out, bools become 0 and 1; text keeps bytes that are not UTF-8 (surrogateescape)."""
     parts = [kind]
     for name, value in values.items():

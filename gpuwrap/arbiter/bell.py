@@ -122,7 +122,7 @@ class Bell:
         with contextlib.suppress(OSError):
             os.unlink(BELL, dir_fd=self._folder.fd)
 
-    def queue(self, connection: Connection | None, kind: str, **values: object) -> None:
+    def queue(self, connection: Connection | None, kind: str, /, **values: object) -> None:
         """Send a message once the batch is committed; to nobody if the client has gone."""
         if connection is not None:
             self._outbox.append((connection, pack(kind, **values)))

@@ -1,0 +1,151 @@
+"""What verbs share: the world they speak of, its database, its arbiter, and the jobs that words name.
+
+A verb reads the database itself; it asks the arbiter only for what lives there. If everything of gpurun was killed while
+jobs were there, the first verb summons an arbiter, which repairs.
+"""
+
+import json
+import os
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ..arbiter.summon import Call, knock
+from ..errors import GpurunError, NoSuchJob, UsageError
+from ..lifecycle import JobState
+from ..model import Job
+from ..state.paths import Folder, open_folder
+from ..state.store import Reader
+from ..units import parse_integer
+from ..wire import PROTOCOL, pack
+from .run import simulated
+
+Given = dict[str, str | bool]
+# Numbers sent in one packet.
+AT_ONCE = 4000
+
+
+class World:
+    """The world a verb speaks of."""
+
+    def __init__(self, given: Given) -> None:
+        self.sim = simulated(given)
+        self.folder: Folder | None = open_folder(self.sim, create=False)
+        self.reader: Reader | None = None
+        if self.folder is not None:
+            try:
+                self.reader = Reader(self.folder)
+            except FileNotFoundError:
+                self.reader = None
+        self._call: Call | None = None
+
+    def repair(self) -> None:
+        """Summon an arbiter if jobs are there and none answers: they may all have ended meanwhile."""
+        if self.folder is None or self.reader is None or not self.reader.has_live():
+            return
+        sock = knock(self.folder, 5.0)
+        if sock is None:
+            self.ask("ping")
+        else:
+            sock.close()
+
+    def has_arbiter(self) -> bool:
+        """Whether an arbiter answers the bell."""
+        if self.folder is None:
+            return False
+        if self._call is None:
+            sock = knock(self.folder, 5.0)
+            if sock is None:
+                return False
+            self._call = Call(self.folder, self.sim)
+            self._call.socket = sock
+        return True
+
+    def ask(self, kind: str, **values: object) -> Any:
+        """Ask the arbiter and return its JSON answer, None if it had nothing to say. Raises GpurunError if it refuses."""
+        assert self.folder is not None
+        if self._call is None:
+            self._call = Call(self.folder, self.sim)
+        answer, found = self._call.ask(pack(kind, version=PROTOCOL, **values))
+        text = found.get("text", "")
+        while answer == "more":
+            following = self._call.receive()
+            if following is None:
+                raise GpurunError("the arbiter ended while it answered")
+            answer, found = following
+            text += found.get("text", "")
+        if answer == "refused":
+            raise GpurunError(found["text"], hint=found.get("hint"), status=1)
+        return json.loads(text) if text else None
+
+    def ask_about(self, kind: str, jobs: list[int], **values: object) -> list[Any]:
+        """Ask about jobs by number, as many packets as it takes; the answers of a list are joined."""
+        answers: list[Any] = []
+        for at in range(0, len(jobs), AT_ONCE):
+            numbers = " ".join(str(job) for job in jobs[at : at + AT_ONCE])
+            answers += self.ask(kind, jobs=numbers, **values) or []
+        return answers
+
+    def explain(self, jobs: list[Job]) -> dict[int, tuple[str, str, list[str]]]:
+        """Return why jobs wait (rule, sentence, what would help) as far as an arbiter can tell."""
+        numbers = [job.id for job in jobs if job.state in (JobState.WAITING, JobState.HELD)]
+        found: dict[int, tuple[str, str, list[str]]] = {}
+        if not numbers or not self.has_arbiter():
+            return found
+        for at in range(0, len(numbers), AT_ONCE):
+            text = " ".join(str(number) for number in numbers[at : at + AT_ONCE])
+            for number, (rule, sentence, helps) in (self.ask("explain", jobs=text) or {}).items():
+                found[int(number)] = (rule, sentence, helps)
+        return found
+
+    def live(self) -> list[Job]:
+        """Return the jobs in line, running or holding."""
+        return self.reader.jobs(ended=False) if self.reader is not None else []
+
+    def select(self, words: list[str], *, everything: bool, complain: bool = True) -> tuple[list[Job], list[NoSuchJob]]:
+        """Find the jobs that words name: number, range, name or glob; with `everything` all of mine that live.
+
+        A name is the live jobs of that name, else the latest that ended. Returns what was found, each once, and an error
+        for each word that names none.
+        """
+        found: dict[int, Job] = {}
+        missing: list[NoSuchJob] = []
+        live = self.live()
+        if everything:
+            found = {job.id: job for job in live if job.state is not JobState.ENDED}
+        for word in words:
+            jobs = self._named(word, live)
+            if not jobs:
+                missing.append(NoSuchJob(word))
+            for job in jobs:
+                found[job.id] = job
+        return list(found.values()), missing
+
+    def _named(self, word: str, live: list[Job]) -> list[Job]:
+        if self.reader is None:
+            return []
+        number = parse_integer(word)
+        if number is not None:
+            return self.reader.by_number(number, number)
+        first, dash, last = word.partition("-")
+        low, high = parse_integer(first), parse_integer(last)
+        if dash and low is not None and high is not None and first.isdigit() and last.isdigit():
+            jobs = self.reader.by_number(low, high)
+            return [job for job in jobs if job.state is not JobState.ENDED] or jobs
+        if any(letter in word for letter in "*?["):
+            return [job for job in live if job.name is not None and fnmatchcase(job.name, word)]
+        return [job for job in live if job.name == word] or self.reader.latest_named(word)
+
+
+def require_jobs(operands: list[str], given: Given, usage: str) -> None:
+    """Raise UsageError unless the words name jobs, or --all does."""
+    if not operands and "all" not in given:
+        raise UsageError("JOB missing", hint=f"usage: gpurun {usage}")
+    if operands and "all" in given:
+        raise UsageError("--all goes without JOB", hint=f"usage: gpurun {usage}")
+
+
+def my_name() -> str:
+    """Return the name of the user who types."""
+    from ..host.processes import user_name
+
+    return user_name(os.getuid())

@@ -1,0 +1,43 @@
+"""wait: wait for jobs and return their status.
+
+One job: its own status, 128 + N for death by signal N, as a shell says it. Several: the first that is not 0, in the order
+named. A job whose status nobody knows, and one that never ran, counts as 1.
+"""
+
+import sys
+
+from ..errors import SOME_FAILED
+from ..lifecycle import JobState
+from ..model import Job, ResultKind
+from .asking import Given, World, require_jobs
+
+
+def main(given: Given, operands: list[str]) -> int:
+    """Wait until every job named has ended."""
+    require_jobs(operands, given, "wait JOB...")
+    world = World(given)
+    jobs, missing = world.select(operands, everything="all" in given)
+    waited = [job.id for job in jobs if job.state is not JobState.ENDED]
+    if waited:
+        world.ask_about("watch", waited)
+    status = 0
+    for job in jobs:
+        ended = world.reader.by_number(job.id, job.id)[0] if world.reader is not None else job
+        status = status or status_of(ended)
+    for err in missing:
+        sys.stderr.write(f"gpurun: wait: {err.text}\n")
+        status = status or SOME_FAILED
+    return status
+
+
+def status_of(job: Job) -> int:
+    """Return what a shell would have said of a job's end; says on stderr what a number cannot."""
+    result = job.result
+    if result is None:
+        return SOME_FAILED
+    if result.kind is ResultKind.EXIT and result.code is not None:
+        return result.code
+    if result.kind is ResultKind.SIGNAL and result.signal is not None:
+        return 128 + result.signal
+    sys.stderr.write(f"gpurun: wait: job {job.id}: {result.text or result.kind.value}\n")
+    return SOME_FAILED
