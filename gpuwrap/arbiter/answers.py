@@ -2,24 +2,21 @@
 
 1. A request may come twice (its sender lost the connection): registering is idempotent by key, killing and renicing are
    by nature.
-2. Nothing the client says about itself is believed but what harms only itself: pid, uid and command line come from the
-   kernel.
-3. A request that cannot be committed is refused with the reason; taking is answered `again`, since the job keeps its place.
+2. A request that cannot be committed is refused with the reason; taking is answered `again`, since the job keeps its place.
 """
 
 import json
 import time
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..errors import FAILED, GpurunError, StoreError
 from ..host import processes
 from ..lifecycle import IN_LINE, STARTED, JobState
-from ..model import Grant, GpuSample, Job, Request, ResultKind
+from ..model import Grant, Job, ResultKind
 from ..policy.plan import plan
-from ..units import GIB, format_size
 from ..wire import PROTOCOL
+from .admission import Admission, Refused
 from .bell import Connection
 from .enforce import gpu_words
 from .log import log
@@ -29,22 +26,12 @@ if TYPE_CHECKING:
 
 Values = dict[str, str]
 
-DEMO_HINT = "try it on simulated GPUs: gpurun demo"
-
-
-class Refused(Exception):
-    """A request that cannot be granted, ever: `error` says why."""
-
-    def __init__(self, text: str, *, hint: str | None = None) -> None:
-        self.error = GpurunError(text, hint=hint)
-        super().__init__(text)
-
-
 class Answers:
     """Answers requests, and remembers those that must wait for something."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._admission = Admission(arbiter)
         self._asked: list[tuple[Connection, str]] = []
         self._before_first_look: list[tuple[Connection, str, Values]] = []
         self._watchers: dict[Connection, set[int]] = {}
@@ -133,7 +120,7 @@ class Answers:
             return
         if self._machine_unknown(connection, "register", values):
             return
-        job = arbiter.store.register(self._read_job(connection, values, key))
+        job = arbiter.store.register(self._admission.read_job(connection, values, key))
         seat = arbiter.adopt(job, connection, connection.give_pidfd())
         self._note_wishes(job, values)
         seat.validated = arbiter.look is not None and not arbiter.look.pending
@@ -190,7 +177,7 @@ class Answers:
                 continue
             seat.validated = True
             try:
-                self._judge(job.request, job.parent_id)
+                self._admission.judge(job.request, job.parent_id)
             except Refused as refused:
                 self._refuse_registered(job, refused.error)
 
@@ -199,105 +186,6 @@ class Answers:
         self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, err.text)
         if connection is not None:
             self._refuse(connection, err)
-
-    def _read_job(self, connection: Connection, values: Values, key: str) -> Job:
-        identity = connection.identity
-        assert identity is not None
-        parent = self._find_parent(connection.pid)
-        request = self._read_request(values, parent)
-        argv = processes.command_line(connection.pid)[int(values.get("offset", 0)) :]
-        return Job(
-            id=0,
-            key=key,
-            name=values.get("name"),
-            user=processes.user_name(connection.uid),
-            state=JobState.WAITING,
-            priority=int(values.get("priority", 0)),
-            request=request,
-            identity=identity,
-            argv=argv,
-            cwd=processes.working_folder(connection.pid),
-            submitted_at=time.time(),
-            parent_id=parent.id if parent else None,
-        )
-
-    def _find_parent(self, pid: int) -> Job | None:
-        """Find the running job inside which a client runs: a chain of living parents leads to its leader.
-
-        The environment marker alone never counts: tmux servers and at(1) keep it.
-        """
-        leaders = {
-            job.identity.pid: job for job in self._arbiter.store.live.values() if job.state in STARTED
-        }
-        if not leaders:
-            return None
-        inner: Job | None = None
-        for stat in processes.ancestors(pid):
-            job = leaders.get(stat.pid)
-            if job is not None and job.identity.start_ticks == stat.start_ticks:
-                inner = job
-                break
-        if inner is None:
-            return None
-        # Several jobs have one leader where a gpurun exec'd a gpurun: the latest is the innermost.
-        return max((job for job in self._arbiter.store.live.values() if job.identity == inner.identity
-                    and job.state in STARTED), key=lambda job: job.id)  # fmt: skip
-
-    def _read_request(self, values: Values, parent: Job | None) -> Request:
-        gpus = values.get("gpus", "1")
-        samples = self._machine(parent) if gpus != "0" else []
-        allowed = choose_devices(samples, values.get("device"), values.get("not"), values.get("visible"))
-        if gpus == "all":
-            gpus = str(len(samples) if allowed is None else len(allowed))
-        request = Request(
-            gpus=int(gpus),
-            memory_bytes=int(values["memory"]) if "memory" in values else None,
-            memory_percent=float(values["percent"]) if "percent" in values else None,
-            exclusive=values.get("exclusive") == "1",
-            allowed=allowed,
-        )
-        look = self._arbiter.look
-        if request.gpus and not (look and look.pending):
-            self._judge(request, parent.id if parent else None)
-        return request
-
-    def _machine(self, parent: Job | None) -> list[GpuSample]:
-        """Return the GPUs a request can choose from. Raises Refused if there is no driver."""
-        look = self._arbiter.look
-        if look is None:
-            return []
-        if look.fault is not None and not look.pending:
-            raise Refused(f"no GPU to be had: {look.fault}", hint=DEMO_HINT)
-        samples = [sample for sample in look.samples]
-        if parent is not None:
-            granted = {share.uuid for share in parent.shares}
-            samples = [sample for sample in samples if sample.uuid in granted]
-        return samples
-
-    def _judge(self, request: Request, parent_id: int | None) -> None:
-        """Refuse what this machine, or the job inside which it was asked for, can never give."""
-        if request.gpus == 0:
-            return
-        parent = self._arbiter.store.live.get(parent_id) if parent_id is not None else None
-        samples = self._machine(parent)
-        chosen = [sample for sample in samples if request.allowed is None or sample.uuid in request.allowed]
-        if request.gpus > len(chosen):
-            raise Refused(_too_few(request.gpus, len(chosen), len(samples), parent))
-        if request.memory_bytes is None:
-            return
-        granted = {share.uuid: share.bytes for share in parent.shares} if parent else {}
-        sizes = {sample: granted.get(sample.uuid, sample.total_bytes) for sample in chosen}
-        fitting = [size for size in sizes.values() if size is None or request.memory_bytes <= _next_gib(size)]
-        if len(fitting) >= request.gpus:
-            return
-        wanted = format_size(request.memory_bytes)
-        largest = max(chosen, key=lambda sample: sizes[sample] or 0)
-        size = format_size(sizes[largest] or 0)
-        if parent is not None:
-            raise Refused(f"needs {wanted}, but job {parent.id}, inside which it runs, has {size}")
-        if fitting:
-            raise Refused(f"only {len(fitting)} of {len(chosen)} GPUs has {wanted}")
-        raise Refused(f"no GPU has {wanted}: the largest has {size} (GPU {largest.index})")
 
     def _take(self, connection: Connection, _values: Values) -> None:
         job = self._job_of(connection)
@@ -341,7 +229,7 @@ class Answers:
     def _rehearse(self, connection: Connection, values: Values) -> None:
         if self._machine_unknown(connection, "rehearse", values):
             return
-        job = self._read_job(connection, values, "rehearsal")
+        job = self._admission.read_job(connection, values, "rehearsal")
         self.rehearsals.append((connection, job))
         self._arbiter.touch()
 
@@ -451,73 +339,3 @@ class Answers:
         if stat is not None and stat.state in "Tt":
             seat.stopped = True
             self._arbiter.touch()
-
-
-def choose_devices(
-    samples: list[GpuSample], only: str | None, never: str | None, visible: str | None
-) -> frozenset[str] | None:
-    """Return the UUIDs that a request may be given, None for any. Raises Refused for a name that is no GPU here.
-
-    `visible` is an inherited CUDA_VISIBLE_DEVICES: as CUDA does, it ends at the first entry that is no GPU.
-    """
-    if only is None and never is None and visible is None:
-        return None
-    chosen = samples
-    if visible is not None:
-        chosen = []
-        for word in visible.split(","):
-            found = [sample for sample in samples if _is_visible_as(sample, word.strip())]
-            if not found:
-                break
-            chosen += found
-        if not chosen:
-            raise Refused(f"CUDA_VISIBLE_DEVICES {visible}: no such GPU")
-    if only is not None:
-        named = _named(samples, only)
-        chosen = [sample for sample in chosen if sample in named]
-    if never is not None:
-        unwanted = _named(samples, never)
-        chosen = [sample for sample in chosen if sample not in unwanted]
-    return frozenset(sample.uuid for sample in chosen)
-
-
-def _is_visible_as(sample: GpuSample, word: str) -> bool:
-    return word == str(sample.index) or (len(word) > 4 and sample.uuid.startswith(word))
-
-
-def _named(samples: list[GpuSample], text: str) -> list[GpuSample]:
-    named: list[GpuSample] = []
-    for word in text.split(","):
-        word = word.strip()
-        found = [
-            sample
-            for sample in samples
-            if word == str(sample.index)
-            or (len(word) >= 3 and not word.isdigit() and sample.uuid.lower().startswith(word.lower()))
-            or (len(word) >= 3 and not word.isdigit() and sample.uuid.lower().removeprefix("gpu-").startswith(word.lower()))
-            or (word and not word.isdigit() and fnmatchcase(sample.name.lower(), word.lower()))
-        ]
-        if not found:
-            raise Refused(f"no GPU {word}", hint=_known_gpus(samples))
-        named += found
-    return named
-
-
-def _known_gpus(samples: list[GpuSample]) -> str:
-    return "here are: " + ", ".join(f"{sample.index} ({sample.name})" for sample in samples)
-
-
-def _too_few(wanted: int, chosen: int, there: int, parent: Job | None) -> str:
-    gpus = "1 GPU" if wanted == 1 else f"{wanted} GPUs"
-    if parent is not None:
-        return f"needs {gpus}, but job {parent.id}, inside which it runs, has {there}"
-    if chosen < there:
-        return f"needs {gpus}, but only {chosen} of {there} may be used (-i, --not, CUDA_VISIBLE_DEVICES)"
-    return f"needs {gpus}: this machine has {there}"
-
-
-def _next_gib(size: int) -> int:
-    """A request up to the next whole GiB above what a card has counts as the whole card: a "24 GB" card has less."""
-    return -(-size // GIB) * GIB
-
-

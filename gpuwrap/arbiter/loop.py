@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 
 from ..errors import StoreError
-from ..host import processes
 from ..host.devices import Devices, Look
 from ..lifecycle import IN_LINE, STARTED, JobState
 from ..model import Bounds, Gpu, Job, Plan, ResultKind, View
