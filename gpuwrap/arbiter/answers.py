@@ -8,6 +8,7 @@
 import json
 import time
 from collections.abc import Callable
+from traceback import format_exception
 from typing import TYPE_CHECKING
 
 from ..errors import FAILED, GpurunError, StoreError
@@ -63,9 +64,17 @@ class Answers:
             return
         self._asked.append((connection, kind))
         try:
-            handler(connection, values)
+            with self._arbiter.store.part():
+                handler(connection, values)
         except Refused as refused:
             self._refuse(connection, refused.error)
+        except StoreError:
+            raise
+        except Exception as err:
+            # One client's request must not take the queue down with it, whatever it is.
+            log("request", "".join(format_exception(err)))
+            self._arbiter.forget_unwritten()
+            self._refuse(connection, GpurunError(f"the arbiter cannot {kind}: {type(err).__name__}: {err}"))
 
     def gone(self, connection: Connection) -> None:
         """A connection ended: the program has been exec'd, or the client has gone, or will come back."""

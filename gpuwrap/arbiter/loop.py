@@ -68,7 +68,7 @@ class Arbiter:
         self._leaving = False
         self._retired = False
         self.on_retire: Callable[[], None] = lambda: None
-        self.claims = Claims(self, self.timers, self.touch)
+        self.claims = Claims(self, self.timers, self._claims_changed)
         self.enforcer = Enforcer(self)
         self.observer = Observer(lambda: self.store.live, self.seats)
         self.answers = Answers(self)
@@ -111,8 +111,7 @@ class Arbiter:
         self.bell.discard()
         self.enforcer.after_commit.clear()
         self.answers.refuse_all(err)
-        for job_id in [job_id for job_id in self.seats if job_id not in self.store.live]:
-            self.leave_seat(job_id)
+        self.forget_unwritten()
         self.bell.flush()
         for job in self.store.live.values():
             if job.state is JobState.GRANTED and job.id in self.seats:
@@ -165,6 +164,11 @@ class Arbiter:
             seat.close(self)
         self.leftovers.discard(job_id)
 
+    def forget_unwritten(self) -> None:
+        """Leave the seats of jobs whose registration was undone."""
+        for job_id in [job_id for job_id in self.seats if job_id not in self.store.live]:
+            self.leave_seat(job_id)
+
     def job_ended(self, job: Job) -> None:
         """What else hangs on the end of a job: who waited for it, and who waited inside it."""
         self.answers.job_ended(job)
@@ -196,6 +200,15 @@ class Arbiter:
             self.claims.release(uuid)
         if not any(job.state is JobState.WAITING for job in self.store.live.values()):
             self.claims.forget_unwanted()
+
+    def claim_standing(self) -> bool:
+        """Bind the claims of all grants that stand; false if another world has one of their GPUs."""
+        needed = {share.uuid for job in self.store.live.values() for share in job.shares}
+        return all([self.claims.take(uuid) for uuid in needed - self.claims.held])
+
+    def _claims_changed(self) -> None:
+        self.claim_standing()
+        self.touch()
 
     def gpu(self, uuid: str) -> Gpu | None:
         """Return a GPU as the last plan of the outer queue saw it."""

@@ -25,7 +25,8 @@ from .loop import Arbiter
 from .summon import arbiter_command, knock
 
 LOCK_SECONDS = 10.0
-LOCK_POLL_SECONDS = 0.02
+LOCK_POLL_SECONDS = 0.01
+CLAIM_SECONDS = 1.0
 MOST_LOG_BYTES = 1 << 20
 # The third start by a keeper within this time gives up: something kills every arbiter.
 CRASH_WINDOW_SECONDS = 60.0
@@ -79,6 +80,7 @@ def serve(path: str, sim: str | None, by_keeper: bool) -> None:
 
 def recover(arbiter: Arbiter) -> None:
     """Bring what the database says in line with what is alive."""
+    _claim_standing(arbiter)
     for job in list(arbiter.store.live.values()):
         if job.identity.boot_id != processes.boot_id():
             if job.state is not JobState.ENDED:
@@ -88,10 +90,6 @@ def recover(arbiter: Arbiter) -> None:
             continue
         pidfd = processes.open_pidfd(job.identity)
         seat = arbiter.adopt(job, None, pidfd)
-        if job.shares and job.parent_id is None:
-            for share in job.shares:
-                if not arbiter.claims.take(share.uuid):
-                    log("claim", f"GPU {share.index} of job {job.id} was claimed by another world meanwhile")
         if job.state is JobState.ENDED:
             arbiter.enforcer.look_for_leftovers(job)
         elif pidfd is None:
@@ -101,6 +99,20 @@ def recover(arbiter: Arbiter) -> None:
             if job.state is JobState.STOPPING:
                 seat.ended_by = "killed"
                 arbiter.enforcer.ask_to_end(job)
+
+
+def _claim_standing(arbiter: Arbiter) -> None:
+    """Bind the claims of the grants that stand.
+
+    A predecessor that was killed loses its lock a moment before its claims: the kernel closes descriptors one by one.
+    """
+    until = time.monotonic() + CLAIM_SECONDS
+    while not arbiter.claim_standing():
+        if time.monotonic() > until:
+            log("claim", "another world has claimed a GPU that is granted here: its claim is awaited")
+            return
+        time.sleep(LOCK_POLL_SECONDS)
+        arbiter.claims.forget_unwanted()
 
 
 def _resume_watching(arbiter: Arbiter, job_id: int) -> None:

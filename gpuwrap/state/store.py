@@ -42,7 +42,6 @@ class Store:
         self.path = folder.inside(DATABASE)
         self._shown = DATABASE
         self._db = _connect(self.path, f"file:{self.path}?mode=rwc")
-        self._depth = 0
         self.live: dict[int, Job] = {}
         with self._translated("open"):
             _refuse_newer(self._db)
@@ -93,6 +92,25 @@ class Store:
             with self._translated("read"):
                 self.reload()
             raise
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """A part of a batch that can fail alone: whatever it raises, its writes are undone and the rest stands."""
+        nested = self._db.in_transaction
+        if nested:
+            self._db.execute("SAVEPOINT part")
+        try:
+            yield
+        except StoreError:
+            raise  # the whole batch fails
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK TO part" if nested else "ROLLBACK")
+            self.reload()
+            raise
+        finally:
+            if nested and self._db.in_transaction:
+                self._db.execute("RELEASE part")
 
     def register(self, job: Job) -> Job:
         """Write a new job (its id is ignored) and return it with its number."""

@@ -467,6 +467,18 @@ def test_a_divided_gpu_that_breaks_is_told_as_its_instances(make_box: MakeBox, w
     assert [sample["index"] for sample in samples] == indices == [1, 2]
 
 
+def test_a_divided_gpu_of_which_the_mode_cannot_be_read_is_not_offered_whole(make_box: MakeBox, watch: Watch) -> None:
+    box = make_box(Gpu(mig=[Instance("MIG-a")]))
+    probe = watch(box)
+    probe.tell("set SLOW_SECONDS 0")
+    assert probe.gpu()["fault"] is None
+    box.fail("nvmlDeviceGetMigMode", ERROR_UNKNOWN)
+    for _ in range(2):
+        sample = probe.gpu()
+        assert sample["uuid"] == "MIG-a"
+        assert sample["fault"] == "the driver reports an unknown error on the GPU"
+
+
 def test_a_gpu_in_mig_mode_without_instances_cannot_be_used(make_box: MakeBox, watch: Watch) -> None:
     sample = watch(make_box(Gpu(mig=[]))).gpu()
     assert (sample["uuid"], sample["fault"]) == (uuid_of(0), "MIG is on, but the GPU has no instances")

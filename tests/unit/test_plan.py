@@ -113,6 +113,17 @@ def test_a_job_that_slips_in_prefers_gpus_that_are_not_kept() -> None:
     assert started(made(gpus(3), limited, wide, waiting(3, time_limit_seconds=60.0))) == {3: (2,)}
 
 
+def test_what_slips_in_does_not_move_the_reservation_to_another_gpu() -> None:
+    holders = [
+        running(i + 1, share(i, 8 * GIB, whole=False), since=0, m=8, time_limit_seconds=1000.0) for i in range(2)
+    ]
+    slips = waiting(9, m=1, time_limit_seconds=10.0, allowed=frozenset({"GPU-0"}))
+    view = View(gpus(2), (*holders, waiting(5), slips))
+    first = plan(view, NOW)
+    assert (started(first), first.kept) == ({9: (0,)}, {"GPU-0": 5})
+    assert plan(applied(view, first), NOW).kept == {"GPU-0": 5}
+
+
 def test_a_holder_past_its_limit_lets_nobody_slip_in() -> None:
     late = running(1, share(0), since=600, time_limit_seconds=60.0)
     assert not made(gpus(2), late, waiting(2, count=2), waiting(3, time_limit_seconds=1.0)).actions
