@@ -65,22 +65,13 @@ class Admission:
 
         The environment marker alone never counts: tmux servers and at(1) keep it.
         """
-        leaders = {
-            job.identity.pid: job for job in self._arbiter.store.live.values() if job.state in STARTED
-        }
-        if not leaders:
-            return None
-        inner: Job | None = None
-        for stat in processes.ancestors(pid):
-            job = leaders.get(stat.pid)
-            if job is not None and job.identity.start_ticks == stat.start_ticks:
-                inner = job
-                break
-        if inner is None:
-            return None
-        # Several jobs have one leader where a gpurun exec'd a gpurun: the latest is the innermost.
-        return max((job for job in self._arbiter.store.live.values() if job.identity == inner.identity
-                    and job.state in STARTED), key=lambda job: job.id)  # fmt: skip
+        leaders = self._arbiter.leaders
+        for ancestor, start_ticks in self._arbiter.lineages.of(pid) if leaders else ():
+            # Where a gpurun exec'd a gpurun several jobs have one leader: the latest is known by it, the innermost.
+            job = self._arbiter.store.live.get(leaders.get(ancestor, 0))
+            if job is not None and job.state in STARTED and job.identity.start_ticks == start_ticks:
+                return job
+        return None
 
     def _read_request(self, values: Values, parent: Job | None) -> Request:
         gpus = values.get("gpus", "1")

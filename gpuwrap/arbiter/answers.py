@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 Values = dict[str, str]
 
+class Poisoned(Exception):
+    """A request that ran into a mistake of ours: the batch it came in cannot be trusted."""
+
+    def __init__(self, connection: Connection, text: str) -> None:
+        self.connection = connection
+        self.text = text
+        super().__init__(text)
+
+
 class Answers:
     """Answers requests, and remembers those that must wait for something."""
 
@@ -35,6 +44,7 @@ class Answers:
         self._admission = Admission(arbiter)
         self._asked: list[tuple[Connection, str]] = []
         self._before_first_look: list[tuple[Connection, str, Values]] = []
+        self._limited: set[int] = set()
         self._watchers: dict[Connection, set[int]] = {}
         self.rehearsals: list[tuple[Connection, Job]] = []
         self._kinds: dict[str, Callable[[Connection, Values], None]] = {
@@ -64,8 +74,7 @@ class Answers:
             return
         self._asked.append((connection, kind))
         try:
-            with self._arbiter.store.part():
-                handler(connection, values)
+            handler(connection, values)
         except Refused as refused:
             self._refuse(connection, refused.error)
         except StoreError:
@@ -73,8 +82,7 @@ class Answers:
         except Exception as err:
             # One client's request must not take the queue down with it, whatever it is.
             log("request", "".join(format_exception(err)))
-            self._arbiter.forget_unwritten()
-            self._refuse(connection, GpurunError(f"the arbiter cannot {kind}: {type(err).__name__}: {err}"))
+            raise Poisoned(connection, f"the arbiter cannot {kind}: {type(err).__name__}: {err}") from err
 
     def gone(self, connection: Connection) -> None:
         """A connection ended: the program has been exec'd, or the client has gone, or will come back."""
@@ -92,6 +100,15 @@ class Answers:
     def committed(self) -> None:
         """The batch was committed: what was asked in it is answered."""
         self._asked.clear()
+
+    def refuse_poisoned(self, poisoned: "Poisoned") -> None:
+        """The batch was undone for one client's sake: it alone is refused; the others lose the connection and ask again."""
+        asked, self._asked = self._asked, []
+        self._refuse(poisoned.connection, GpurunError(poisoned.text))
+        self._arbiter.bell.flush()
+        for connection, _kind in asked:
+            self._arbiter.bell.drop(connection)
+            self.gone(connection)
 
     def refuse_all(self, err: StoreError) -> None:
         """The batch was not committed."""
@@ -161,6 +178,7 @@ class Answers:
         if "wait" in values:
             seconds = float(values["wait"])
             seat.limit_mono = time.monotonic() + seconds
+            self._limited.add(job.id)
             if seconds > 0:
                 self._arbiter.timers.after(seconds, self._arbiter.touch)
 
@@ -181,9 +199,9 @@ class Answers:
         look = self._arbiter.look
         if look is None or look.pending:
             return
-        for job_id, seat in list(self._arbiter.seats.items()):
-            job = self._arbiter.store.live.get(job_id)
-            if seat.validated or job is None or job.state not in IN_LINE:
+        for job in list(self._arbiter.store.in_line.values()):
+            seat = self._arbiter.seats.get(job.id)
+            if seat is None or seat.validated:
                 continue
             seat.validated = True
             try:
@@ -214,7 +232,8 @@ class Answers:
     def _continued(self, connection: Connection, _values: Values) -> None:
         job = self._job_of(connection)
         if job is not None:
-            self._arbiter.seats[job.id].stopped = False
+            seat = self._arbiter.seats[job.id]
+            seat.stopped = seat.background = False
             self._arbiter.touch()
 
     def _job_of(self, connection: Connection) -> Job | None:
@@ -225,11 +244,11 @@ class Answers:
     def planned(self) -> None:
         """A plan was made: end those whose wait limit has passed, and answer rehearsals."""
         now = time.monotonic()
-        for job_id, seat in list(self._arbiter.seats.items()):
-            if seat.limit_mono is None or seat.limit_mono > now:
-                continue
-            job = self._arbiter.store.live.get(job_id)
-            if job is not None and job.state in IN_LINE:
+        for job_id in list(self._limited):
+            seat, job = self._arbiter.seats.get(job_id), self._arbiter.store.live.get(job_id)
+            if seat is None or job is None or job.state in STARTED:
+                self._limited.discard(job_id)
+            elif seat.limit_mono is not None and seat.limit_mono <= now and job.state in IN_LINE:
                 words = self._arbiter.lines.explain(job)
                 self._arbiter.enforcer.cancel(job, ResultKind.WAIT_LIMIT, words[1] if words else "no GPU was free")
         rehearsals, self.rehearsals = self.rehearsals, []
@@ -297,8 +316,8 @@ class Answers:
 
     def _place(self, job: Job) -> str:
         line = sorted(
-            (other for other in self._arbiter.store.live.values()
-             if other.state in IN_LINE and other.parent_id == job.parent_id),
+            (other for other in self._arbiter.store.in_line.values()
+             if other.parent_id == job.parent_id),
             key=lambda other: (-other.priority, other.id),
         )  # fmt: skip
         place = line.index(job) + 1

@@ -93,8 +93,7 @@ class Enforcer:
             seat.offer_timer.cancel()
             seat.offer_timer = None
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=time.time())
-        if not seat.reapers:
-            seat.reapers = _reapers(job.identity)
+        seat.reapers = self.reapers(job)
         arbiter.watch_leader(job.id)
         self.send_off(job)
 
@@ -125,7 +124,9 @@ class Enforcer:
 
     def reapers(self, job: Job) -> tuple[Identity, ...]:
         """Return the ancestors of a running job's leader."""
-        return _reapers(job.identity)
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        lineage = self._arbiter.lineages.of(job.identity.pid)
+        return tuple(Identity(boot, namespace, pid, start) for pid, start in lineage[1:])
 
     def flush_now(self) -> None:
         """Carry out what waits for a commit, outside the loop."""
@@ -202,7 +203,7 @@ class Enforcer:
             stat = processes.read_stat(kin.pid)
             if stat is not None and stat.start_ticks == kin.start_ticks and stat.state not in "ZX":
                 linked[kin.pid] = stat
-        others = self._arbiter.client_pids()
+        others = self._arbiter.leaders
         parent = seat.reapers[0].pid if seat.reapers else 0
         entries = marker(job)
         for reaper in {reaper.pid for reaper in seat.reapers} | {1}:
@@ -354,14 +355,6 @@ def _is_linked(stat: processes.Stat, job: Job, of_parent: bool, entries: tuple[b
         return False
     leader = job.identity.pid
     return stat.session == leader or (stat.group == leader and not of_parent) or processes.has_marker(stat.pid, entries)
-
-
-def _reapers(leader: Identity) -> tuple[Identity, ...]:
-    found = [
-        Identity(leader.boot_id, leader.pid_namespace, stat.pid, stat.start_ticks)
-        for stat in processes.ancestors(leader.pid)
-    ]
-    return tuple(found[1:])
 
 
 def _result(status: int | None, ended_by: str | None) -> Result:

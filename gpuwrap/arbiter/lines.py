@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..host import processes
-from ..lifecycle import IN_LINE, JobState
+from ..lifecycle import JobState
 from ..model import Job, View
 from ..policy.reasons import Teller
 from .timers import Timer
@@ -43,16 +43,17 @@ class Lines:
     def _refresh(self) -> None:
         self._timer = None
         drawers: dict[int, list[Job]] = {}
-        for job_id, seat in self._arbiter.seats.items():
-            job = self._arbiter.store.live.get(job_id)
-            if job is None or seat.tty is None or seat.connection is None or job.state not in IN_LINE:
+        for job in self._arbiter.store.in_line.values():
+            seat = self._arbiter.seats.get(job.id)
+            if seat is None or seat.tty is None or seat.connection is None or seat.background:
                 continue
             stat = processes.read_stat(job.identity.pid)
             if stat is None or stat.state in "Tt":
                 continue
             if seat.tty > 0 and stat.foreground == stat.group:
                 drawers.setdefault(seat.tty, []).append(job)
-            elif seat.told is None:
+            else:
+                seat.background = True
                 self._tell(job, "note", self.text(job))
         for jobs in drawers.values():
             self._draw(sorted(jobs, key=lambda job: (-job.priority, job.id)))

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 
 from ..errors import StoreError
+from ..host import processes
 from ..host.devices import Devices, Look
 from ..lifecycle import IN_LINE, STARTED, JobState
 from ..model import Bounds, Gpu, Job, Plan, ResultKind, View
 from ..policy.plan import plan
 from ..state.paths import Folder
 from ..state.store import Store
-from .answers import Answers
+from .answers import Answers, Poisoned
 from .bell import Bell, Connection
 from .claims import Claims
 from .enforce import Enforcer
@@ -53,7 +54,10 @@ class Arbiter:
         self.sim_root = sim_root
         self.timers = Timers()
         self.seats: dict[int, Seat] = {}
+        self.leaders: dict[int, int] = {}
+        """Jobs by the pid of their leader or waiting client: no such process is a leftover of another job."""
         self.leftovers: set[int] = set()
+        self.lineages = processes.Lineages()
         self.look: Look | None = None
         self.views: dict[int | None, View] = {}
         self.plans: dict[int | None, Plan] = {}
@@ -70,7 +74,7 @@ class Arbiter:
         self.on_retire: Callable[[], None] = lambda: None
         self.claims = Claims(self, self.timers, self._claims_changed)
         self.enforcer = Enforcer(self)
-        self.observer = Observer(lambda: self.store.live, self.seats)
+        self.observer = Observer(store.live, store.holding, self.seats)
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
         self.lines = Lines(self)
@@ -98,22 +102,25 @@ class Arbiter:
                         callback(mask)
                 self._decide()
                 self._arm()
-        except StoreError as err:
+        except (StoreError, Poisoned) as err:
             self._not_committed(err)
             return
         self.answers.committed()
         self.bell.flush()
         self.enforcer.flush_now()
 
-    def _not_committed(self, err: StoreError) -> None:
+    def _not_committed(self, err: StoreError | Poisoned) -> None:
         """The batch did not happen: say so to those who asked, and try the rest again soon."""
         log("store", err.text)
         self.bell.discard()
         self.enforcer.after_commit.clear()
-        self.answers.refuse_all(err)
+        if isinstance(err, StoreError):
+            self.answers.refuse_all(err)
+        else:
+            self.answers.refuse_poisoned(err)
         self.forget_unwritten()
         self.bell.flush()
-        for job in self.store.live.values():
+        for job in self.store.holding.values():
             if job.state is JobState.GRANTED and job.id in self.seats:
                 self.enforcer.offer(job)
         self.touch()
@@ -142,7 +149,8 @@ class Arbiter:
 
     def adopt(self, job: Job, connection: Connection | None, pidfd: int | None) -> Seat:
         """Give a job its seat, or its new connection."""
-        seat = self.seats.setdefault(job.id, Seat())
+        seat = self.seats.setdefault(job.id, Seat(job.identity.pid))
+        self.leaders[job.identity.pid] = job.id
         if connection is not None:
             if seat.connection is not None and seat.connection is not connection:
                 seat.connection.job_id = None
@@ -159,6 +167,8 @@ class Arbiter:
         """Forget a job that has ended and let go; its client may still read."""
         seat = self.seats.pop(job_id, None)
         if seat is not None:
+            if self.leaders.get(seat.pid) == job_id:
+                del self.leaders[seat.pid]
             if seat.connection is not None:
                 seat.connection.job_id = None
             seat.close(self)
@@ -172,15 +182,11 @@ class Arbiter:
     def job_ended(self, job: Job) -> None:
         """What else hangs on the end of a job: who waited for it, and who waited inside it."""
         self.answers.job_ended(job)
-        for inner in [inner for inner in self.store.live.values() if inner.parent_id == job.id]:
-            if inner.state in IN_LINE:
-                self.store.change(inner, parent_id=job.parent_id)
+        for inner in [inner for inner in self.store.in_line.values() if inner.parent_id == job.id]:
+            self.store.change(inner, parent_id=job.parent_id)
+            if inner.id in self.seats:
                 self.seats[inner.id].validated = False
         self.touch()
-
-    def client_pids(self) -> set[int]:
-        """Return the pids of the clients that wait: no leftovers of anybody."""
-        return {connection.pid for connection in self.bell.connections.values()}
 
     def holders(self, job: Job) -> list[tuple[int, int | None]]:
         """Return a job's processes that the driver named at the last look."""
@@ -195,15 +201,15 @@ class Arbiter:
 
     def let_go_of_claims(self) -> None:
         """Release every claim that no grant needs."""
-        needed = {share.uuid for job in self.store.live.values() for share in job.shares}
+        needed = {share.uuid for job in self.store.holding.values() for share in job.shares}
         for uuid in self.claims.held - needed:
             self.claims.release(uuid)
-        if not any(job.state is JobState.WAITING for job in self.store.live.values()):
+        if not self.store.in_line:
             self.claims.forget_unwanted()
 
     def claim_standing(self) -> bool:
         """Bind the claims of all grants that stand; false if another world has one of their GPUs."""
-        needed = {share.uuid for job in self.store.live.values() for share in job.shares}
+        needed = {share.uuid for job in self.store.holding.values() for share in job.shares}
         return all([self.claims.take(uuid) for uuid in needed - self.claims.held])
 
     def _claims_changed(self) -> None:
@@ -271,13 +277,13 @@ class Arbiter:
         self.lines.refresh_soon()
 
     def _somebody_waits(self) -> bool:
-        return bool(self.answers.rehearsals) or any(job.state in IN_LINE for job in self.store.live.values())
+        return bool(self.answers.rehearsals or self.store.in_line)
 
     def _plan_once(self) -> bool:
         """Plan the outer queue and the queue inside each job; false if it must be done again."""
         assert self.look is not None
         now_at = time.time()
-        parents = {job.parent_id for job in self.store.live.values() if job.state in IN_LINE}
+        parents = {job.parent_id for job in self.store.in_line.values()}
         self.views.clear()
         self.plans.clear()
         for parent_id in sorted(parents | {None}, key=lambda it: it or 0):
@@ -322,15 +328,15 @@ class Arbiter:
     def _seconds_to_next_look(self) -> float | None:
         if self.leftovers:
             return LEFTOVER_SECONDS
-        if any(job.state is JobState.WAITING and job.parent_id is None for job in self.store.live.values()):
+        if self.store.in_line:
             return WATCH_SECONDS
-        if any(job.shares for job in self.store.live.values()):
+        if self.store.holding:
             return SAMPLE_SECONDS
         return None
 
     def _sample(self) -> None:
         self._sample_timer = None
-        if any(job.state is JobState.WAITING for job in self.store.live.values()):
+        if self.store.in_line:
             self.touch()
         else:
             self.begin_look()

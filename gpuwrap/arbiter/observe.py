@@ -6,7 +6,7 @@
 3. A nested job's processes count for the outer job in the outer view.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from ..host import processes
 from ..host.devices import Look
@@ -18,14 +18,11 @@ from .seats import Seat
 class Observer:
     """Attributes GPU processes, and keeps what it found out while the processes live."""
 
-    def __init__(self, live: Callable[[], Mapping[int, Job]], seats: Mapping[int, Seat]) -> None:
-        self._live = live
+    def __init__(self, live: Mapping[int, Job], holding: Mapping[int, Job], seats: Mapping[int, Seat]) -> None:
+        self._jobs = live
+        self._holding = holding
         self._seats = seats
         self._owners: dict[tuple[int, int], int | None] = {}
-
-    @property
-    def _jobs(self) -> Mapping[int, Job]:
-        return self._live()
 
     def outer_view(
         self, look: Look, others: Mapping[str, Claim], drained: frozenset[str], bounds: Bounds
@@ -111,7 +108,7 @@ class Observer:
     def _leaders(self) -> dict[int, tuple[int, int]]:
         """Map the pids of all processes known to be a job's to their start and the job; inner jobs win over outer ones."""
         leaders: dict[int, tuple[int, int]] = {}
-        for job in sorted(self._jobs.values(), key=lambda job: job.id):
+        for job in sorted(self._holding.values(), key=lambda job: job.id):
             if job.state in STARTED or job.state is JobState.GRANTED:
                 leaders[job.identity.pid] = (job.identity.start_ticks, job.id)
             seat = self._seats.get(job.id)
@@ -125,7 +122,7 @@ class Observer:
             if start == ancestor.start_ticks:
                 self._remember(stat, job_id)
                 return job_id
-        for job in self._jobs.values():
+        for job in self._holding.values():
             if job.shares and stat.start_ticks >= job.identity.start_ticks and processes.has_marker(stat.pid, marker(job)):
                 self._remember(stat, job.id)
                 return job.id

@@ -15,6 +15,8 @@ from .timers import Timer
 class Seat:
     """One job's place at the arbiter."""
 
+    pid: int
+    """Of the leader, or of the client that will become it."""
     connection: Connection | None = None
     pidfd: int | None = None
     watched: bool = False
@@ -27,6 +29,8 @@ class Seat:
     """When its wait limit passes; the first plan that saw the job is awaited in any case."""
     tty: int | None = None
     """Where its waiting is told: device of the terminal, negative for `-v` without one, None nowhere."""
+    background: bool = False
+    """Whether it was told by one plain line, as a background process of its terminal."""
     told: str | None = None
     """The last line it was sent."""
     offer_timer: Timer | None = None

@@ -10,6 +10,7 @@ import fcntl
 import os
 import pwd
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -164,6 +165,31 @@ def ancestors(pid: int) -> Iterator[Stat]:
             return
         yield stat
         pid = stat.parent
+
+
+class Lineages:
+    """Ancestors of many processes that mostly have one parent: a parent's own are remembered for a moment."""
+
+    FRESH_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[float, tuple[tuple[int, int], ...]]] = {}
+
+    def of(self, pid: int) -> tuple[tuple[int, int], ...]:
+        """Return (pid, start) of a process, its parent and so on."""
+        stat = read_stat(pid)
+        if stat is None:
+            return ()
+        parent = read_stat(stat.parent) if stat.parent else None
+        if parent is None:
+            return ((pid, stat.start_ticks),)
+        key, now = (parent.pid, parent.start_ticks), time.monotonic()
+        until, found = self._known.get(key, (0.0, ()))
+        if until < now:
+            found = tuple((ancestor.pid, ancestor.start_ticks) for ancestor in ancestors(parent.pid))
+            self._known = {known: value for known, value in self._known.items() if value[0] >= now}
+            self._known[key] = (now + self.FRESH_SECONDS, found)
+        return ((pid, stat.start_ticks), *found)
 
 
 def children(pid: int) -> list[int]:

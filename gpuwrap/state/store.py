@@ -3,8 +3,8 @@
 1. A job's state changes only through `move`, which names the state it expects and checks the row count.
 2. The arbiter is the only writer while it lives; no transaction spans a wait; every write is BEGIN IMMEDIATE, since a
    deferred one that turns into a write fails at once whatever the timeout [SQLite, BUSY_SNAPSHOT].
-3. `live` mirrors the rows in line or holding something; after a failed commit it is read anew, so that memory never runs
-   ahead of the disk.
+3. `live` mirrors the rows in line or holding something (`in_line` and `holding` are parts of it); after a failed commit it
+   is read anew, so that memory never runs ahead of the disk.
 4. synchronous=NORMAL: consistent after power loss, though the last commits may be missing; every job is dead by then,
    since the boot id has changed.
 """
@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import StoreError
-from ..lifecycle import Event, IllegalMove, JobState, after
+from ..lifecycle import IN_LINE, Event, IllegalMove, JobState, after
 from ..model import GiveWay, Identity, Job, Request, Result, ResultKind, Share
 from .paths import DATABASE, Folder
 from .schema import TABLES, VERSION
@@ -43,6 +43,8 @@ class Store:
         self._shown = DATABASE
         self._db = _connect(self.path, f"file:{self.path}?mode=rwc")
         self.live: dict[int, Job] = {}
+        self.in_line: dict[int, Job] = {}
+        self.holding: dict[int, Job] = {}
         with self._translated("open"):
             _refuse_newer(self._db)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -73,7 +75,11 @@ class Store:
             "SELECT job_id, uuid, gpu_index, bytes, whole FROM share ORDER BY job_id, gpu_index"
         ):
             shares.setdefault(job_id, []).append(Share(uuid, index, size, bool(whole)))
-        self.live = {row[0]: _job_from_row(row, tuple(shares.get(row[0], ()))) for row in rows}
+        self.live.clear()
+        self.in_line.clear()
+        self.holding.clear()
+        for row in rows:
+            self._mirror(_job_from_row(row, tuple(shares.get(row[0], ()))))
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -93,25 +99,6 @@ class Store:
                 self.reload()
             raise
 
-    @contextmanager
-    def part(self) -> Iterator[None]:
-        """A part of a batch that can fail alone: whatever it raises, its writes are undone and the rest stands."""
-        nested = self._db.in_transaction
-        if nested:
-            self._db.execute("SAVEPOINT part")
-        try:
-            yield
-        except StoreError:
-            raise  # the whole batch fails
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK TO part" if nested else "ROLLBACK")
-            self.reload()
-            raise
-        finally:
-            if nested and self._db.in_transaction:
-                self._db.execute("RELEASE part")
-
     def register(self, job: Job) -> Job:
         """Write a new job (its id is ignored) and return it with its number."""
         row = self._write(
@@ -121,7 +108,7 @@ class Store:
         )
         job = replace(job, id=row[0][0])
         self._record(job.id, None, job.state, "registered")
-        self.live[job.id] = job
+        self._mirror(job)
         return job
 
     def find_key(self, key: str) -> Job | None:
@@ -201,10 +188,9 @@ class Store:
         return (int(rows[0][0]) if rows else 0) + 1
 
     def _mirror(self, job: Job) -> None:
-        if job.state is JobState.ENDED and not job.shares:
-            self.live.pop(job.id, None)
-        else:
-            self.live[job.id] = job
+        _keep(self.live, job, job.state is not JobState.ENDED or bool(job.shares))
+        _keep(self.in_line, job, job.state in IN_LINE)
+        _keep(self.holding, job, bool(job.shares))
 
     def _record(self, job_id: int, before: JobState | None, now: JobState, why: str) -> None:
         self._write(
@@ -275,6 +261,13 @@ class Reader:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as err:
             raise _translate(err, "read") from err
+
+
+def _keep(jobs: dict[int, Job], job: Job, belongs: bool) -> None:
+    if belongs:
+        jobs[job.id] = job
+    else:
+        jobs.pop(job.id, None)
 
 
 def _connect(path: str, uri: str) -> sqlite3.Connection:

@@ -607,6 +607,15 @@ TWO_FIGURES(nvmlDeviceGetEncoderUtilization, "encoder", "sampling")
 TWO_FIGURES(nvmlDeviceGetDecoderUtilization, "decoder", "sampling")
 TWO_FIGURES(nvmlDeviceGetEccMode, "ecc", "ecc_pending")
 TWO_FIGURES(nvmlDeviceGetCudaComputeCapability, "major", "minor")
+TWO_FIGURES(nvmlDeviceGetDriverModel, "driver_model", "driver_model")
+TWO_FIGURES(nvmlDeviceGetDriverModel_v2, "driver_model", "driver_model")
+
+nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int size, void *values)
+{
+    (void)size, (void)values;
+    ENTER("nvmlDeviceGetFieldValues", device)
+    return NOT_SUPPORTED;
+}
 
 nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, int type, int counter, bytes_t *result)
 {

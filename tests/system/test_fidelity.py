@@ -1181,6 +1181,9 @@ class Terminal:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return {"state": "gone"}
+        if fields[0] in "ZX":
+            # bash without a line editor leaves it a zombie until the next line is typed.
+            return {"state": "gone"}
         ours = os.getpgid(self.screen.pid)
         return {
             "state": "T" if fields[0] == "T" else "S" if fields[0] in "SRD" else fields[0],
@@ -1193,10 +1196,20 @@ class Terminal:
 
     def becomes(self, pid: int, **wanted: Any) -> dict[str, Any]:
         """Wait until the program's stat has these values; the whole of it."""
-        return wait_until(
-            lambda: found if (found := self.stat(pid)).items() >= wanted.items() else None,
-            f"the program to become {wanted} in {self.shell}",
-        )
+        seen: dict[str, Any] = {}
+
+        def look() -> bool:
+            seen.clear()
+            seen.update(self.stat(pid))
+            return seen.items() >= wanted.items()
+
+        try:
+            wait_until(look, f"the program to become {wanted} in {self.shell}")
+        except AssertionError as failure:
+            with contextlib.suppress(Exception):
+                self.screen.expect("nothing", timeout=0)
+            raise AssertionError(f"{failure}; it is {seen}; the screen: {self.screen.before!r}") from None
+        return seen
 
     def child(self, name: str) -> int:
         """The pid of the shell's child that runs `name` by now, in the foreground."""
@@ -1499,7 +1512,7 @@ def test_nothing_is_drawn_when_a_job_starts_at_once(warm: World, counted: Counte
             pid = terminal.start("RUN VICTIM sleep")
             # Only the window: the program must be hung up by that alone.
             terminal.screen.ptyproc.fileobj.close()
-            wait_until(lambda: not psutil.pid_exists(pid), "the program to be hung up")
+            terminal.becomes(pid, state="gone")
             return found
         finally:
             terminal.close()

@@ -124,7 +124,7 @@ def granted(view: View, made: Plan) -> list[tuple[Job, Gpu, object]]:
 
 
 @given(views())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_promises_and_strangers_never_exceed_a_gpus_memory(view: View) -> None:
     made = plan(view, NOW)
     after = applied(view, made)
@@ -144,7 +144,7 @@ def test_promises_and_strangers_never_exceed_a_gpus_memory(view: View) -> None:
 
 
 @given(views())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_whole_grant_is_alone(view: View) -> None:
     made = plan(view, NOW)
     after = applied(view, made)
@@ -158,7 +158,7 @@ def test_a_whole_grant_is_alone(view: View) -> None:
 
 
 @given(views())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_grant_on_a_gpu_that_is_unknown_or_shut(view: View) -> None:
     for job, card, _ in granted(view, plan(view, NOW)):
         assert card.fault is None
@@ -176,7 +176,7 @@ def test_no_grant_on_a_gpu_that_is_unknown_or_shut(view: View) -> None:
 
 
 @given(views())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_job_gets_all_its_gpus_or_a_reason(view: View) -> None:
     made = plan(view, NOW)
     jobs = {job.id: job for job in view.jobs}
@@ -193,7 +193,7 @@ def test_every_job_gets_all_its_gpus_or_a_reason(view: View) -> None:
 
 
 @given(views())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_plan_of_an_applied_plan_is_empty_and_says_the_same(view: View) -> None:
     made = plan(view, NOW)
     again = plan(applied(view, made), NOW)
@@ -203,7 +203,7 @@ def test_the_plan_of_an_applied_plan_is_empty_and_says_the_same(view: View) -> N
 
 
 @given(views())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_lower_job_never_starts_while_a_higher_one_of_the_same_shape_waits(view: View) -> None:
     made = plan(view, NOW)
     started = {action.job_id for action in made.actions}
@@ -215,7 +215,7 @@ def test_a_lower_job_never_starts_while_a_higher_one_of_the_same_shape_waits(vie
 
 
 @given(views())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_at_most_one_job_is_kept_gpus_for_and_it_waits(view: View) -> None:
     made = plan(view, NOW)
     assert len(set(made.kept.values())) <= 1
@@ -226,7 +226,7 @@ def test_at_most_one_job_is_kept_gpus_for_and_it_waits(view: View) -> None:
 
 
 @given(views(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_fits_and_obstacle_agree(view: View, data: st.DataObject) -> None:
     job = data.draw(jobs_in_line(99, len(view.gpus)))
     shape = Shape.of(replace(job.request, allowed=None))
@@ -242,7 +242,7 @@ def test_fits_and_obstacle_agree(view: View, data: st.DataObject) -> None:
 
 
 @given(views())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_every_reason_is_one_printable_line(view: View) -> None:
     made = plan(view, NOW)
     teller = Teller(applied(view, made), NOW)
@@ -296,7 +296,7 @@ def test_a_wide_job_starts_although_small_ones_keep_coming(
 
 
 @given(st.lists(st.sampled_from((None, 50.0, 150.0)), min_size=1, max_size=12), st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_slips_in_never_moves_the_time_at_which_the_first_can_start(limits: list[float | None], seed: int) -> None:
     random = Random(seed)
     seen = tuple(gpu(index) for index in range(3))
