@@ -171,10 +171,8 @@ def parse(words: list[str], table: list[Option], *, permute: bool) -> tuple[dict
                 continue
             operands += words[at:]
             break
-        if word.startswith("--"):
-            at = _long(word, words, at, by_name, given)
-        else:
-            at = _short(word, words, at, by_name, given)
+        read = _long if word.startswith("--") else _short
+        at = read(word, words, at, by_name, given)
         if "help" in given and not permute:
             operands += words[at:]
             break

@@ -190,6 +190,13 @@ class World:
         """The rows of the event table, in order: job_id, at, from_state, to_state, why."""
         return self.rows("SELECT * FROM event ORDER BY rowid")
 
+    def last_words(self) -> str:
+        """The end of the arbiter's log, for messages of tests that failed."""
+        try:
+            return (self.folder / "arbiter.log").read_text(errors="replace")[-2000:]
+        except (AssertionError, OSError):
+            return ""
+
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """Ask the database, read-only; no rows while there is no database."""
         folder = self._folder_if_any()

@@ -233,7 +233,7 @@ class Answers:
         job = self._job_of(connection)
         if job is not None:
             seat = self._arbiter.seats[job.id]
-            seat.stopped = seat.background = False
+            seat.stopped = seat.background = seat.mute = False
             self._arbiter.touch()
 
     def _job_of(self, connection: Connection) -> Job | None:

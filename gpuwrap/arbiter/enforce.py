@@ -81,6 +81,7 @@ class Enforcer:
         seat.offer_timer = None
         stat = processes.read_stat(job.identity.pid)
         seat.stopped = stat is not None and stat.state in "Tt"
+        seat.mute = not seat.stopped  # frozen, or stuck in a disk that hangs: passed over until it answers
         self.release(job)
         self._arbiter.store.move(self._arbiter.store.live[job_id], Event.WITHDRAW, "the offer was not taken", shares=())
         self._arbiter.bell.queue(seat.connection, "again")

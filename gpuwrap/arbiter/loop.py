@@ -156,7 +156,7 @@ class Arbiter:
                 seat.connection.job_id = None
             seat.connection = connection
             connection.job_id = job.id
-            seat.stopped = False
+            seat.stopped = seat.mute = False
         if seat.pidfd is None:
             seat.pidfd = pidfd
         elif pidfd is not None:
@@ -314,10 +314,9 @@ class Arbiter:
         wanted = self._seconds_to_next_look()
         if self._sample_timer is None and wanted is not None:
             self._sample_timer = self.timers.after(wanted, self._sample)
-        elif self._sample_timer is not None and wanted is not None:
-            if self._sample_timer.at_mono > time.monotonic() + wanted + 0.001:
-                self._sample_timer.cancel()
-                self._sample_timer = self.timers.after(wanted, self._sample)
+        elif self._sample_timer is not None and wanted is not None and self._sample_timer.is_later_than(wanted):
+            self._sample_timer.cancel()
+            self._sample_timer = self.timers.after(wanted, self._sample)
         if self.store.live or self.answers.busy():
             if self._idle_timer is not None:
                 self._idle_timer.cancel()

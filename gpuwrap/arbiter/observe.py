@@ -78,7 +78,7 @@ class Observer:
             if job.state is not JobState.WAITING:
                 continue
             seat = self._seats.get(job.id)
-            if seat is None or seat.connection is None:
+            if seat is None or seat.connection is None or seat.mute:
                 absent.add(job.id)
             elif seat.stopped:
                 stopped.add(job.id)

@@ -23,6 +23,8 @@ class Seat:
     """Whether the pidfd is registered with the loop."""
     stopped: bool = False
     """Stopped at its terminal (Ctrl-Z) while it waits: passed over until it reports its SIGCONT."""
+    mute: bool = False
+    """Did not take its last offer, and has not said a word since: passed over until it does."""
     validated: bool = False
     """Whether the request was judged against the machine."""
     limit_mono: float | None = None

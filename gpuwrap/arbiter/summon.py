@@ -212,7 +212,7 @@ def _reap(child: int) -> None:
     try:
         os.waitpid(child, 0)
     except ChildProcessError:
-        pass  # our parent ignores SIGCHLD, and so do we: the kernel has reaped it
+        return  # our parent ignores SIGCHLD, and so do we: the kernel has reaped it, and told nobody
     if _signal.SIGCHLD in _signal.pthread_sigmask(_signal.SIG_BLOCK, ()):
         # Blocked by our parent: left pending it would reach the program, which has no child.
         _signal.sigtimedwait((_signal.SIGCHLD,), 0)

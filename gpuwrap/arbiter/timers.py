@@ -15,6 +15,10 @@ class Timer:
         self.at_mono = at_mono
         self.callback: Callable[[], None] | None = callback
 
+    def is_later_than(self, seconds: float) -> bool:
+        """Whether it is due later than `seconds` from now."""
+        return self.at_mono > time.monotonic() + seconds + 0.001
+
     def cancel(self) -> None:
         """Forget it."""
         self.callback = None

@@ -260,7 +260,10 @@ class Launch:
                 self.job = values["id"]
             elif kind in ("wait", "note"):
                 self._tell(kind, values)
-            # `again`: the offer was withdrawn, or taken too late; the job keeps its place
+            elif kind == "again":  # the offer was withdrawn, or taken too late; the job keeps its place
+                self.call.send(pack("continued"))
+            elif kind == "hush" and self.line is not None:  # another waiter of this terminal draws
+                self.line.erase()
             if kind != "offer":
                 message = self.call.receive()
 

@@ -16,7 +16,7 @@ import stat
 from ..errors import StateFolderError
 
 LOCAL_FILESYSTEMS = frozenset(
-    "ext2 ext3 ext4 xfs btrfs zfs f2fs jfs reiserfs bcachefs tmpfs ramfs overlay aufs nilfs2 ufs vfat exfat".split()
+    ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay")
 )
 FALLBACK_ROOT = "/var/tmp"
 

@@ -257,7 +257,7 @@ def shared_world() -> Iterator[World]:
 def warm(shared_world: World) -> World:
     """One world for all tests of this file, its arbiter up."""
     started = shared_world.run("true")
-    assert started.returncode == 0, started.stderr
+    assert started.returncode == 0, started.stderr + shared_world.last_words()
     if not STAND_IN:
         assert shared_world.arbiter_pid() is not None
     return shared_world
