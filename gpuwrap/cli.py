@@ -9,7 +9,7 @@ Every program is started through here: verbs and help are imported where they ar
 import os
 import sys
 
-from .errors import FAILED, USAGE, GpurunError
+from .errors import FAILED, SOME_FAILED, USAGE, GpurunError
 from .options import LAUNCH, VERBS, parse
 
 
@@ -22,8 +22,10 @@ def main() -> None:
     except GpurunError as err:
         complain(err, verb)
         status = err.status
-        if status == USAGE and verb is None:
-            status = FAILED  # a program's own 2 must not be mistaken for ours
+        if verb is None:
+            status = FAILED if status == USAGE else status  # a program's own 2 must not be mistaken for ours
+        elif status != USAGE:
+            status = SOME_FAILED
     except KeyboardInterrupt:
         die_of_interrupt()
     except BrokenPipeError:

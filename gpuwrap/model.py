@@ -185,8 +185,8 @@ class Leftover:
 class Gpu:
     """What the policy knows of one GPU: the sample, and what the arbiter made of it.
 
-    `used` maps job ids to the bytes their processes hold there (None: not known). `stale` is set when the figures are not
-    from a look made for this plan (the driver does not answer): nothing new is placed there.
+    `used` maps job ids to the bytes their processes hold there (None: not known). While the driver does not answer, `fault`
+    says so and the figures are None: nothing new is placed there.
     """
 
     uuid: str

@@ -18,6 +18,7 @@ PRIORITY_WORDS = {"low": -10, "normal": 0, "high": 10, "urgent": 50}
 PRIORITY_LOWEST, PRIORITY_HIGHEST = -100, 100
 # One named step: from this much above, work makes lower work give way.
 PRIORITY_STEP = 10
+SIMULATED_MOST = 64
 
 
 def parse_size(text: str) -> tuple[int | None, float | None]:
@@ -40,6 +41,24 @@ def parse_size(text: str) -> tuple[int | None, float | None]:
     if not 0 < size < 2**62:
         raise UsageError(f"memory {text}: out of range")
     return size, None
+
+
+def parse_simulated(spec: str) -> list[int]:
+    """Read simulated GPUs, `2x24G`, `24G` or `1x24G+2x80G`: the bytes of each. Raises UsageError."""
+    sizes: list[int] = []
+    for part in spec.split("+"):
+        count_text, times, size_text = part.rpartition("x")
+        count = parse_integer(count_text) if times else 1
+        try:
+            size, _percent = parse_size(size_text)
+        except UsageError:
+            size = None
+        if size is None or count is None or not 1 <= count <= SIMULATED_MOST:
+            raise UsageError(f"simulated GPUs {spec}: not understood: 2x24G, for example")
+        sizes += [size] * count
+    if len(sizes) > SIMULATED_MOST:
+        raise UsageError(f"simulated GPUs {spec}: at most {SIMULATED_MOST}")
+    return sizes
 
 
 def parse_duration(text: str, what: str = "time") -> float:

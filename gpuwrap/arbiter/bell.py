@@ -84,15 +84,27 @@ class Bell:
         self._outbox: list[tuple[Connection, bytes]] = []
         self.connections: dict[int, Connection] = {}
         self._listening: socket.socket | None = None
+        self._inode = 0
 
     def open(self) -> None:
         """Put the bell in its place; one that a dead arbiter left behind is removed."""
         self._unlink()
+        self._shut()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         sock.bind(self._folder.inside(BELL))
         sock.listen(BACKLOG)
+        self._inode = os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino
         self._listening = sock
         self._watcher.watch(sock.fileno(), self._accept)
+
+    def is_in_place(self) -> bool:
+        """Whether clients can still find the bell; true if it was taken away on purpose."""
+        if self._listening is None:
+            return True
+        try:
+            return os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino == self._inode
+        except OSError:
+            return False
 
     def close(self) -> bool:
         """Take the bell away, and look once more: false, and it stays open, if somebody has just rung it."""

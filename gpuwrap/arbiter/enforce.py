@@ -3,7 +3,8 @@
 1. A claim is bound before the grant is written; the grant is written before the offer is sent; `take` is answered by the
    guarded move to running, the point of no return.
 2. A grant ends when the leader has ended and nothing of the job holds its GPUs.
-3. Signals go out after the batch that recorded them is committed, and only through a pidfd of the recorded identity.
+3. What cannot be undone (signals, letting go of claims and descriptors) is done after the batch that recorded it is
+   committed; signals go only through a pidfd of the recorded identity.
 4. Asking to end is a sequence: the polite signal, SIGCONT, a deadline, SIGKILL to all that is known of the job, SIGCONT.
 """
 
@@ -173,15 +174,14 @@ class Enforcer:
         if seat is not None:
             self._settle_seat(job, started=job.started_at is not None)
         self._arbiter.job_ended(job)
+        self.after_commit.append(lambda: self._arbiter.answers.job_ended(job))
         self.release_if_let_go(job)
 
     def _settle_seat(self, job: Job, *, started: bool) -> None:
         seat = self._arbiter.seats[job.id]
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
-        if seat.pidfd is not None and seat.watched:
-            self._arbiter.unwatch(seat.pidfd)
-            seat.watched = False
+        self.after_commit.append(lambda: self._arbiter.unwatch_leader(job.id))
         if not started:
             return
         for survivor in self._find_survivors(job):
@@ -228,8 +228,7 @@ class Enforcer:
             return
         arbiter.leftovers.discard(job.id)
         self.release(job)
-        if seat is not None:
-            arbiter.leave_seat(job.id)
+        self.after_commit.append(lambda: arbiter.leave_seat(job.id))
 
     def _is_held(self, job: Job) -> bool:
         """Whether a survivor holds a GPU of the grant: the driver names it, a device file is open, or it is young."""

@@ -95,6 +95,9 @@ class Arbiter:
             with self.store.batch():
                 if not self.store.is_in_place():
                     self._retire()
+                elif not self.bell.is_in_place():
+                    log("bell", "somebody removed the bell: hanging up another")
+                    self.bell.open()
                 self.timers.run()
                 for fd, mask in ready:
                     callback = self._callbacks.get(fd)
@@ -106,8 +109,8 @@ class Arbiter:
             self._not_committed(err)
             return
         self.answers.committed()
-        self.bell.flush()
         self.enforcer.flush_now()
+        self.bell.flush()
 
     def _not_committed(self, err: StoreError | Poisoned) -> None:
         """The batch did not happen: say so to those who asked, and try the rest again soon."""
@@ -118,11 +121,8 @@ class Arbiter:
             self.answers.refuse_all(err)
         else:
             self.answers.refuse_poisoned(err)
-        self.forget_unwritten()
         self.bell.flush()
-        for job in self.store.holding.values():
-            if job.state is JobState.GRANTED and job.id in self.seats:
-                self.enforcer.offer(job)
+        self._resume_from_store()
         self.touch()
         time.sleep(RETRY_SECONDS)  # what woke us is still there and would wake us at once
 
@@ -144,6 +144,13 @@ class Arbiter:
         if seat.pidfd is not None and not seat.watched:
             self.watch(seat.pidfd, lambda _mask: self.enforcer.leader_ended(job_id))
             seat.watched = True
+
+    def unwatch_leader(self, job_id: int) -> None:
+        """The end of the leader has been noted."""
+        seat = self.seats.get(job_id)
+        if seat is not None and seat.pidfd is not None and seat.watched:
+            self.unwatch(seat.pidfd)
+            seat.watched = False
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -174,14 +181,21 @@ class Arbiter:
             seat.close(self)
         self.leftovers.discard(job_id)
 
-    def forget_unwritten(self) -> None:
-        """Leave the seats of jobs whose registration was undone."""
+    def _resume_from_store(self) -> None:
+        """After a batch was undone: nothing is awaited that did not happen, and what did happen is found again."""
         for job_id in [job_id for job_id in self.seats if job_id not in self.store.live]:
             self.leave_seat(job_id)
+        for job in self.store.live.values():
+            seat = self.seats.get(job.id) or self.adopt(job, None, processes.open_pidfd(job.identity))
+            if job.state is JobState.ENDED:
+                self.leftovers.add(job.id)
+            elif job.state is JobState.GRANTED:
+                self.enforcer.offer(job)
+            if job.state in STARTED or seat.connection is None:
+                self.watch_leader(job.id)
 
     def job_ended(self, job: Job) -> None:
-        """What else hangs on the end of a job: who waited for it, and who waited inside it."""
-        self.answers.job_ended(job)
+        """Who waited inside a job that has ended waits outside now."""
         for inner in [inner for inner in self.store.in_line.values() if inner.parent_id == job.id]:
             self.store.change(inner, parent_id=job.parent_id)
             if inner.id in self.seats:

@@ -150,7 +150,7 @@ class _Lock:
             except OSError as err:
                 raise GpurunError(f"cannot lock: {paths.LOCK}: {str(err.strerror).lower()}") from err
             if time.monotonic() > until:
-                raise GpurunError("the lock is held by an arbiter that does not answer")
+                raise GpurunError("cannot start an arbiter: the lock is held by one that does not answer")
             time.sleep(LOCK_POLL_SECONDS)  # it is just coming up, or just leaving
 
     def release(self) -> None:

@@ -48,9 +48,14 @@ def run(given: Given, words: list[str]) -> None:
 
 
 def simulated(given: Given) -> str | None:
-    """Return the spec of the simulated GPUs, from --sim or GPURUN_SIM; None on real ones."""
+    """Return the spec of the simulated GPUs, from --sim or GPURUN_SIM; None on real ones. Raises UsageError."""
     spec = given.get("sim") or os.environ.get("GPURUN_SIM")
-    return spec if isinstance(spec, str) and spec else None
+    if not isinstance(spec, str) or not spec:
+        return None
+    from ..units import parse_simulated
+
+    parse_simulated(spec)  # refused before there is a world of that name
+    return spec
 
 
 def read_request(given: Given) -> dict[str, object]:

@@ -7,38 +7,17 @@ nothing. Their UUIDs contain the inode of the state folder, so that the GPUs of 
 import os
 import time
 
-from ..errors import UsageError
 from ..model import GpuProcess, GpuSample
-from ..units import format_size, parse_integer, parse_size
+from ..units import format_size, parse_integer, parse_simulated
 from .devices import Look
 from .processes import read_stat
-
-MOST_GPUS = 64
-
-
-def parse_spec(spec: str) -> list[int]:
-    """Read `2x24G`, `24G` or `1x24G+2x80G`: the bytes of each GPU. Raises UsageError."""
-    sizes: list[int] = []
-    for part in spec.split("+"):
-        count_text, times, size_text = part.rpartition("x")
-        count = parse_integer(count_text) if times else 1
-        try:
-            size, _percent = parse_size(size_text)
-        except UsageError as err:
-            raise UsageError(f"simulated GPUs {spec}: 2x24G, for example", hint=None) from err
-        if size is None or count is None or count < 1:
-            raise UsageError(f"simulated GPUs {spec}: 2x24G, for example")
-        sizes += [size] * count
-        if len(sizes) > MOST_GPUS:
-            raise UsageError(f"simulated GPUs {spec}: at most {MOST_GPUS}")
-    return sizes
 
 
 class SimulatedDevices:
     """The simulated GPUs of one state folder; a look is over as soon as it is begun."""
 
     def __init__(self, spec: str, folder_path: str, inode: int) -> None:
-        self._sizes = parse_spec(spec)
+        self._sizes = parse_simulated(spec)
         self._root = os.path.join(folder_path, "sim")
         self._inode = inode
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -98,9 +98,7 @@ def home_of_user() -> str | None:
 def _open(path: str) -> Folder | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as err:
-        if isinstance(err, NotADirectoryError) and os.path.lexists(path):
-            raise StateFolderError(path, "not a folder") from err
+    except FileNotFoundError:
         return None
     except OSError as err:
         raise StateFolderError(path, str(err.strerror).lower()) from err

@@ -220,12 +220,13 @@ class Reader:
     """A verb's connection: reads only, works without an arbiter."""
 
     def __init__(self, folder: Folder) -> None:
-        """Open read-only. Raises StoreError; FileNotFoundError if there is no database (nothing was ever registered)."""
+        """Open read-only. Raises StoreError; FileNotFoundError if nothing was ever registered, or the first job just is."""
         path = folder.inside(DATABASE)
         os.stat(path)
         self._db = _connect(path, f"file:{path}?mode=ro")
         try:
-            _refuse_newer(self._db)
+            if _refuse_newer(self._db) == 0:
+                raise FileNotFoundError(path)
         except sqlite3.Error:
             # A full disk refuses the shared memory file that WAL needs; what was folded back can still be read.
             self._db = _connect(path, f"file:{path}?immutable=1")
@@ -277,10 +278,11 @@ def _connect(path: str, uri: str) -> sqlite3.Connection:
         raise _translate(err, "open") from err
 
 
-def _refuse_newer(db: sqlite3.Connection) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+def _refuse_newer(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise StoreError("open", DATABASE, f"made by a newer gpurun (version {version})", hint="update gpuwrap here")
+    return version
 
 
 _CAUSES = {

@@ -27,14 +27,11 @@ def job(number: int, request: Request, shares: tuple[Share, ...] = ()) -> Job:
 
 def view(gpus: int, waiting: int, distinct: bool) -> View:
     cards = tuple(
-        Gpu(f"GPU-{i}", i, "card", 80 * GIB, 78 * GIB if distinct else 20 * GIB, used={i + 1: 60 * GIB})
-        for i in range(gpus)
+        Gpu(f"GPU-{i}", i, "card", 80 * GIB, 78 * GIB if distinct else 20 * GIB, used={i + 1: 60 * GIB}) for i in range(gpus)
     )
     held = [job(i + 1, Request(memory_bytes=60 * GIB), (Share(f"GPU-{i}", i, 60 * GIB, False),)) for i in range(gpus)]
     line = [
-        job(
-            100 + i, Request(memory_bytes=(30 * GIB + i * MIB) if distinct else None, gpus=1 + i % 2 if distinct else 1)
-        )
+        job(100 + i, Request(memory_bytes=(30 * GIB + i * MIB) if distinct else None, gpus=1 + i % 2 if distinct else 1))
         for i in range(waiting)
     ]
     return View(cards, tuple(held + line), bounds=Bounds(300 * MIB))

@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Sequence
@@ -122,7 +123,10 @@ class Crowd:
 
     def states(self) -> dict[int, str]:
         """The state of each job by pid, from the database itself: as fast as can be."""
-        return {row["pid"]: row["state"] for row in self.world.rows("SELECT pid, state FROM job")}
+        try:
+            return {row["pid"]: row["state"] for row in self.world.rows("SELECT pid, state FROM job")}
+        except sqlite3.OperationalError:  # it is being made this moment
+            return {}
 
     def until_in_line(self, tags: Sequence[str], within: float = 60) -> None:
         """Wait until all of them are registered and none has been granted."""

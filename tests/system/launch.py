@@ -9,6 +9,7 @@ files). Environment and arguments go to execvp(3) of the C library as they are: 
 Both runs of a case have the same parent, the same files under the same names, and follow one another.
 """
 
+import ast
 import contextlib
 import ctypes
 import fcntl
@@ -203,7 +204,7 @@ def run(order: Order, prefix: list[str]) -> dict[str, Any]:
         "stops": stops,
         "out": texts[0],
         "err": texts[1],
-        "report": json.loads(texts[2]) if texts[2] else None,
+        "report": ast.literal_eval(texts[2]) if texts[2] else None,
         "seconds": time.monotonic() - began,
     }
 

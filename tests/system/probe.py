@@ -1,22 +1,22 @@
-"""A program that writes down everything about itself that a launcher could have changed, as JSON, into a file.
+"""A program that writes down everything about itself that a launcher could have changed, into a file.
 
 Run as `python -I -S probe.py REPORT [ARG]...`. It reads the kernel's record, not Python's copy of it: Python drops
 environment entries, and ignores SIGPIPE for itself (so signals are looked at with `cat /proc/self/status` instead).
-Texts are bytes read as Latin-1. Nothing is read from standard input and nothing printed.
+The report is a Python literal, its texts are bytes read as Latin-1. Nothing is read from standard input or printed.
+
+It is started hundreds of times, so it imports little: `_signal` instead of `signal`, no json, no contextlib.
 """
 
-import contextlib
+import _signal
 import ctypes
 import errno
 import fcntl
-import json
 import os
-import platform
-import signal
 import struct
 import sys
 import termios
-from typing import Any
+
+Facts = dict[str, object]
 
 # From linux/prctl.h: name, number, whether the value comes back through a pointer.
 PRCTL = (
@@ -81,19 +81,22 @@ def read(path: str) -> str | None:
         return f"({errno.errorcode[failure.errno or 0]})"
 
 
-def descriptors() -> dict[str, Any]:
+def descriptors() -> Facts:
     """Number to target, position and flags; the one that lists the folder has gone when it is asked for."""
-    found: dict[str, Any] = {}
+    found: Facts = {}
     for number in sorted(int(name) for name in os.listdir("/proc/self/fd")):
-        with contextlib.suppress(OSError):
+        try:
             target = os.readlink(f"/proc/self/fd/{number}".encode()).decode("latin-1")
+        except OSError:
+            pass
+        else:
             info = (read(f"/proc/self/fdinfo/{number}") or "").split("\n")
             found[str(number)] = [target, *(line for line in info if line.startswith(("pos:", "flags:")))]
     return found
 
 
 def io_priority() -> int:
-    number = {"x86_64": 252, "aarch64": 31}.get(platform.machine())
+    number = {"x86_64": 252, "aarch64": 31}.get(os.uname().machine)
     return -1 if number is None else int(ctypes.CDLL(None).syscall(number, 1, 0))
 
 
@@ -110,12 +113,18 @@ def controls() -> dict[str, int]:
     return found
 
 
-def terminal() -> dict[str, Any]:
-    found: dict[str, Any] = {"isatty": [os.isatty(number) for number in range(3)], "size": [], "modes": []}
+def terminal() -> Facts:
+    found: Facts = {
+        "isatty": [os.isatty(number) for number in range(3)],
+    }
+    sizes, modes = [], []
     for number in range(3):
-        with contextlib.suppress(OSError, termios.error):
-            found["size"].append(struct.unpack("4H", fcntl.ioctl(number, termios.TIOCGWINSZ, b"\0" * 8)))
-            found["modes"].append(repr(termios.tcgetattr(number)))
+        try:
+            sizes.append(struct.unpack("4H", fcntl.ioctl(number, termios.TIOCGWINSZ, b"\0" * 8)))
+            modes.append(repr(termios.tcgetattr(number)))
+        except (OSError, termios.error):
+            continue
+    found |= {"size": sizes, "modes": modes}
     try:
         descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError as failure:
@@ -134,10 +143,10 @@ def children() -> str:
         return "ECHILD"
 
 
-def facts() -> dict[str, Any]:
+def facts() -> Facts:
     """Everything, by name."""
     # First of all, before anything of ours opens one.
-    found: dict[str, Any] = {"descriptors": descriptors()}
+    found: Facts = {"descriptors": descriptors()}
     stat = (read("/proc/self/stat") or "").rpartition(")")[2].split()
     status = dict(line.split(":\t", 1) for line in (read("/proc/self/status") or "").split("\n") if ":\t" in line)
     found["pid"] = os.getpid()
@@ -155,8 +164,8 @@ def facts() -> dict[str, Any]:
     for name in FILES:
         found[name] = read(f"/proc/self/{name}")
     # Seconds left; the case that sets one says how much may have passed.
-    found["timers"] = [bool(signal.getitimer(which)[0]) for which in range(3)]
-    found["alarm_left"] = signal.getitimer(signal.ITIMER_REAL)[0]
+    found["timers"] = [bool(_signal.getitimer(which)[0]) for which in range(3)]
+    found["alarm_left"] = _signal.getitimer(_signal.ITIMER_REAL)[0]
     found["io_priority"] = io_priority()
     found["affinity"] = sorted(os.sched_getaffinity(0))
     found["scheduler"] = [os.sched_getscheduler(0), os.sched_getparam(0).sched_priority]
@@ -172,8 +181,8 @@ def facts() -> dict[str, Any]:
 def main() -> None:
     found = facts()
     half_written = sys.argv[1] + ".half"
-    with open(half_written, "w", encoding="utf-8") as file:
-        json.dump(found, file)
+    with open(half_written, "w", encoding="ascii") as file:
+        file.write(ascii(found))
     os.rename(half_written, sys.argv[1])
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from crowd import Crowd
-from proof import GIB, MAYBE, Asked, Faults, build_work, claims_on, each_ran_as_asked, left_over, no_gpu_is_given_twice
+from proof import GIB, MAYBE, Asked, build_work, claims_on, left_over, no_gpu_is_given_twice
 from waiting import wait_until
 from world import World, start_ticks
 
@@ -38,7 +38,8 @@ def kill_everything(world: World, spared: tuple[int, ...] = ()) -> None:
 
     def nothing_left() -> bool:
         left = [process for process in world.processes() if process.pid not in spared]
-        for process in left:
+        # Keeper and arbiter stand last: first of all they go, or it would see the others end.
+        for process in reversed(left):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         return not left
@@ -171,9 +172,7 @@ def test_after_everything_is_killed_at_once_the_next_command_repairs(make_world:
     assert crowd.started() == 2
 
 
-def test_after_all_of_gpurun_but_the_programs_is_killed_these_keep_their_gpus(
-    make_world: MakeWorld, tmp_path: Path
-) -> None:
+def test_after_all_of_gpurun_but_the_programs_is_killed_these_keep_their_gpus(make_world: MakeWorld, tmp_path: Path) -> None:
     crowd = Crowd(make_world("2x24G"), build_work(tmp_path), tmp_path)
     gate = tmp_path / "open"
     for tag in ("a", "b"):
@@ -258,13 +257,14 @@ def test_a_database_deleted_under_a_running_arbiter_costs_no_running_job_and_no_
     assert sorted(life.tag for life in lives) == ["beside", "both", "old"]
     assert no_gpu_is_given_twice(list(crowd.asked.values()), lives, 24 * GIB) == []
     assert not claims_on(crowd.uuids()) or not crowd.settle()
-    arbiters = [p for p in world.processes() if p.pid not in (world.arbiter_pid(), world.keeper_pid())]
-    assert not arbiters, "the arbiter of the deleted database did not leave"
+
+    def alone() -> bool:
+        return {process.pid for process in world.processes()} <= {world.arbiter_pid(), world.keeper_pid()}
+
+    wait_until(alone, "the arbiter of the deleted database to leave", 15)
 
 
-def test_clients_that_wait_while_the_database_is_deleted_are_registered_again(
-    make_world: MakeWorld, tmp_path: Path
-) -> None:
+def test_clients_that_wait_while_the_database_is_deleted_are_registered_again(make_world: MakeWorld, tmp_path: Path) -> None:
     crowd = Crowd(make_world("1x24G"), build_work(tmp_path), tmp_path)
     gate = tmp_path / "open"
     crowd.start(Asked("old"), f"until={gate}")
@@ -308,9 +308,7 @@ def test_a_corrupt_database_is_one_line_and_125(world: World, words: list[str]) 
     no_process_or_lock(world)
 
 
-@pytest.mark.parametrize(
-    "verb", [["ls"], ["ls", "--json"], ["kill", "1"], ["renice", "1", "1"], ["wait", "1"]], ids=" ".join
-)
+@pytest.mark.parametrize("verb", [["ls"], ["ls", "--json"], ["kill", "1"], ["renice", "1", "1"], ["wait", "1"]], ids=" ".join)
 def test_verbs_refuse_a_corrupt_database_in_one_line(world: World, verb: list[str]) -> None:
     closed_world_with_a_job(world)
     for path in world.folder.glob("state.db-*"):
@@ -323,9 +321,10 @@ def test_verbs_refuse_a_corrupt_database_in_one_line(world: World, verb: list[st
 
 def test_a_database_corrupted_in_the_middle_never_starts_a_program_unregistered(world: World, tmp_path: Path) -> None:
     closed_world_with_a_job(world)
-    for path in world.folder.glob("state.db-*"):
-        path.unlink()
+    with contextlib.closing(sqlite3.connect(world.database)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = world.database.stat().st_size
+    assert size > 4096
     with world.database.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (size - 4096))
@@ -467,20 +466,19 @@ def test_a_bell_of_a_dead_arbiter_is_no_obstacle(world: World) -> None:
 
 
 def test_a_bell_deleted_under_the_arbiter_does_not_lead_to_two_grants(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Whoever cannot be heard may be refused, in one line, but the GPU of the running job is never given away."""
     crowd = Crowd(make_world("1x24G"), build_work(tmp_path), tmp_path)
     gate = tmp_path / "open"
     crowd.start(Asked("old"), f"until={gate}")
     crowd.until_started(1)
     crowd.world.bell.unlink()
-    crowd.start(Asked("next"))
-    wait_until(lambda: crowd.clients["next"].poll() is not None or len(crowd.states()) == 2, "the next to register", 30)
-    assert not crowd.has_started("next")
+    done = crowd.world.run("-w", "2s", "--", crowd.work, crowd.log, "next", timeout=40)
+    assert_refused(done, done.returncode) if done.returncode == 125 else None
+    assert done.returncode in (124, 125)
+    assert crowd.started() == 1
     gate.touch()
     crowd.finish(40)
-    faults = Faults()
-    faults.add(each_ran_as_asked(list(crowd.asked.values()), crowd.lives()))
-    faults.add(no_gpu_is_given_twice(list(crowd.asked.values()), crowd.lives(), 24 * GIB))
-    faults.check("a deleted bell")
+    assert crowd.clients["old"].returncode == 0
 
 
 def test_a_closed_world_leaves_nothing(make_world: MakeWorld) -> None:

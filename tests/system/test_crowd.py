@@ -252,9 +252,7 @@ def test_gpurun_kill_of_a_range_ends_waiting_and_running_ones(crowd: Crowd, tmp_
 
 
 def run_bash(crowd: Crowd, script: str, **popen: Any) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        ["bash", "-c", script], env=crowd.world.env, capture_output=True, text=True, timeout=60, **popen
-    )
+    return subprocess.run(["bash", "-c", script], env=crowd.world.env, capture_output=True, text=True, timeout=60, **popen)
 
 
 def test_a_loop_of_background_jobs_in_a_shell_runs_each_once(crowd: Crowd) -> None:

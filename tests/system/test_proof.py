@@ -31,15 +31,11 @@ from proof import (
 from waiting import wait_until
 
 
-def line(
-    at: int, what: str, tag: str, *, job: object = 1, devices: str = "0", granted: str = "8", pid: int = 100
-) -> str:
+def line(at: int, what: str, tag: str, *, job: object = 1, devices: str = "0", granted: str = "8", pid: int = 100) -> str:
     return f"{at} {what} tag={tag} job={job} devices={devices} uuids=U granted={granted} pid={pid}\n"
 
 
-def life(
-    tag: str, start: int, end: int | None, *, devices: tuple[int, ...] = (0,), granted: int = 8, job: int = 1
-) -> Life:
+def life(tag: str, start: int, end: int | None, *, devices: tuple[int, ...] = (0,), granted: int = 8, job: int = 1) -> Life:
     pid = 100 + job
     return Life(tag, job, pid, devices, ("U",) * len(devices), (granted,) * len(devices), start, end)
 

@@ -162,11 +162,8 @@ def test_make_cron_and_a_shell_train_in_one_queue(crowd: Crowd, tmp_path: Path) 
         assert "gpurun" not in output, "without a terminal nothing is said"
     crowd.finish()
     crowd.prove("make, cron and a shell")
-    starts = [life.tag for life in crowd.lives() if crowd.asked[life.tag].memory is None]
-    assert starts[:4] == ["gate", "cron-1-20", "back-1-10", "make-w2-5"] or set(starts[1:3]) == {
-        "cron-1-20",
-        "back-1-10",
-    }
+    order = [life.tag for life in crowd.lives()]
+    assert set(order[1:3]) == {"cron-1-20", "back-1-10"}, order
     print(f"{len(crowd.lives())} programs, in this order: {' '.join(life.tag for life in crowd.lives())}")
 
 

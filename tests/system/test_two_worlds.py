@@ -95,9 +95,7 @@ def box(open_folder: Path) -> Box:
 
 
 @pytest.fixture(params=["two uids", "two folders"])
-def crowds(
-    request: pytest.FixtureRequest, make_world: MakeWorld, box: Box, open_folder: Path
-) -> Iterator[tuple[Crowd, Crowd]]:
+def crowds(request: pytest.FixtureRequest, make_world: MakeWorld, box: Box, open_folder: Path) -> Iterator[tuple[Crowd, Crowd]]:
     """A crowd in each of two worlds; their programs write one log."""
     first = make_world(None, **box.environment)
     if request.param == "two uids":
@@ -200,18 +198,17 @@ def test_a_crashed_world_gives_its_gpus_back(crowds: tuple[Crowd, Crowd], box: B
     start(theirs, box, "theirs", "for=10", gpus=2)
     theirs.until_in_line(["theirs"])
     before = time.monotonic_ns()
-    mine.kill("mine", signal.SIGKILL)
+    # The program last, or the arbiter would see it end and give its GPUs back in good order.
     for pid in (mine.world.keeper_pid(), mine.world.arbiter_pid()):
         assert pid
         os.kill(pid, signal.SIGKILL)
+    mine.kill("mine", signal.SIGKILL)
     theirs.finish()
     (life,) = [life for life in read_log(mine.log.read_text()) if life.tag == "theirs"]
     waited = (life.start_ns - before) / 1e9
     # 5 s for the successor of a crashed arbiter to come first; and the stand-in must see the dead process gone.
-    assert waited < 15
-    assert (
-        no_gpu_is_given_twice([*mine.asked.values(), *theirs.asked.values()], mine.lives(), 2**40, mine.killed_ns) == []
-    )
+    assert 4 < waited < 15
+    assert no_gpu_is_given_twice([*mine.asked.values(), *theirs.asked.values()], mine.lives(), 2**40, mine.killed_ns) == []
     print(f"free again after {waited:.1f} s")
 
 

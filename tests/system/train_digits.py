@@ -35,8 +35,7 @@ def main() -> None:
     log, tag, *rest = sys.argv[1:]
     say(log, "start", tag, begun)
     taken = [
-        Path(os.environ["GPURUN_SIM_DIR"], device, str(os.getpid()))
-        for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        Path(os.environ["GPURUN_SIM_DIR"], device, str(os.getpid())) for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",")
     ]
     for file in taken:
         file.write_text(str(3 * 2**30))

@@ -37,9 +37,7 @@ def test_equal_priority_is_granted_in_order_of_arrival() -> None:
 
 
 def test_places_count_those_that_stay_in_line() -> None:
-    result = made(
-        gpus(1), waiting(1), in_state(waiting(2), JobState.HELD), waiting(3), waiting(4), absent=frozenset({3})
-    )
+    result = made(gpus(1), waiting(1), in_state(waiting(2), JobState.HELD), waiting(3), waiting(4), absent=frozenset({3}))
     assert {number: reason.place for number, reason in result.reasons.items()} == {2: 1, 3: 2, 4: 3}
     assert [reason.rule for reason in result.reasons.values()] == [Rule.HELD, Rule.ABSENT, Rule.BUSY]
 
@@ -82,9 +80,7 @@ def test_small_jobs_do_not_pass_onto_a_gpu_kept_for_a_wide_one() -> None:
 
 
 def test_others_pass_on_gpus_that_the_first_does_not_need() -> None:
-    result = made(
-        gpus(4), running(1, share(0)), running(2, share(1)), running(3, share(2)), waiting(4, count=2), waiting(5)
-    )
+    result = made(gpus(4), running(1, share(0)), running(2, share(1)), running(3, share(2)), waiting(4, count=2), waiting(5))
     assert not result.actions
     allowed = frozenset({"GPU-0", "GPU-1"})
     result = made(gpus(3), running(1, share(0)), waiting(4, count=2, allowed=allowed), waiting(5))
@@ -114,9 +110,7 @@ def test_a_job_that_slips_in_prefers_gpus_that_are_not_kept() -> None:
 
 
 def test_what_slips_in_does_not_move_the_reservation_to_another_gpu() -> None:
-    holders = [
-        running(i + 1, share(i, 8 * GIB, whole=False), since=0, m=8, time_limit_seconds=1000.0) for i in range(2)
-    ]
+    holders = [running(i + 1, share(i, 8 * GIB, whole=False), since=0, m=8, time_limit_seconds=1000.0) for i in range(2)]
     slips = waiting(9, m=1, time_limit_seconds=10.0, allowed=frozenset({"GPU-0"}))
     view = View(gpus(2), (*holders, waiting(5), slips))
     first = plan(view, NOW)

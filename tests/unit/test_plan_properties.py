@@ -133,10 +133,7 @@ def test_promises_and_strangers_never_exceed_a_gpus_memory(view: View) -> None:
         assert card.free_bytes is not None
         held = [s for job in after.jobs for s in job.shares if s.uuid == card.uuid]
         to_come = sum(
-            max(0, s.bytes - (card.used.get(job.id) or 0))
-            for job in after.jobs
-            for s in job.shares
-            if s.uuid == card.uuid
+            max(0, s.bytes - (card.used.get(job.id) or 0)) for job in after.jobs for s in job.shares if s.uuid == card.uuid
         )
         if not any(s.whole for s in held):
             assert to_come + view.bounds.keep_free_bytes <= card.free_bytes

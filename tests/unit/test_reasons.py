@@ -48,8 +48,7 @@ def test_two_holders_are_both_named() -> None:
     holders = running(3, share(0), share(1)), in_state(running(4, share(2)), JobState.GRANTED, started_at=None)
     text = told(waiting(9), gpus(3), *holders)
     assert text == (
-        "a GPU, 1st in line: job 3 (python train.py, 2 h so far) has GPUs 0 and 1, "
-        "job 4 (python train.py, starting) has GPU 2"
+        "a GPU, 1st in line: job 3 (python train.py, 2 h so far) has GPUs 0 and 1, job 4 (python train.py, starting) has GPU 2"
     )
 
 
