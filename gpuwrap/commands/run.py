@@ -28,6 +28,8 @@ Given = dict[str, str | bool]
 ARBITER_GRACE_SECONDS = 10.0
 # What a lab's profile sets without meaning any GPU in particular.
 SAYS_NOTHING = ("", "-1", "NoDevFiles")
+# What Python sets LC_CTYPE to in the C locale [PEP 538].
+COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
 
 
 def run(given: Given, words: list[str]) -> None:
@@ -137,7 +139,7 @@ def find_program(name: bytes) -> bytes:
         try:
             mode = os.stat(path).st_mode
         except OSError as err:
-            if err.errno not in (errno.ENOENT, errno.ENOTDIR):
+            if err.errno != errno.ENOENT and (err.errno != errno.ENOTDIR or path is name):
                 refused = str(err.strerror).lower()
             continue
         if mode & 0o170000 == 0o040000:
@@ -376,14 +378,22 @@ def set_environment(values: dict[str, str], sim: str | None) -> None:
     for name, value in variables.items():
         os.unsetenv(name)  # putenv replaces one entry only, and there may be several of a name
         os.putenv(name, value)
-    if "LC_CTYPE" in os.environ and b"\0LC_CTYPE=" not in _initial_environment():
-        os.unsetenv("LC_CTYPE")  # set by Python under a bare environment [PEP 538]
+    if os.environ.get("LC_CTYPE") in COERCED_LOCALES:
+        _restore_locale()
 
 
-def _initial_environment() -> bytes:
-    """Return the environment as exec left it, a NUL before each entry: setenv does not reach what /proc shows."""
+def _restore_locale() -> None:
+    """Undo what Python may have done to LC_CTYPE in the C locale [PEP 538].
+
+    /proc shows the environment as exec left it: setenv does not reach it.
+    """
     with open("/proc/self/environ", "rb", buffering=0) as file:
-        return b"\0" + file.readall()
+        entries = file.readall().split(b"\0")
+    original = next((entry for entry in entries if entry.startswith(b"LC_CTYPE=")), None)
+    if original is None:
+        os.unsetenv("LC_CTYPE")
+    else:
+        os.putenv(b"LC_CTYPE", original.partition(b"=")[2])
 
 
 def _restore_python_signals() -> None:

@@ -193,6 +193,8 @@ def run(order: Order, prefix: list[str]) -> dict[str, Any]:
     texts = []
     for name in names:
         try:
+            # The program's umask may have left it without any permission.
+            os.chmod(name, 0o600)
             with open(name, "rb") as file:
                 texts.append(file.read().decode("latin-1"))
         except FileNotFoundError:

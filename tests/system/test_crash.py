@@ -73,7 +73,7 @@ def disturb(crowd: Crowd, victim: str, dice: random.Random) -> bool:
     pids = {"arbiter": [arbiter], "keeper": [keeper], "both": [keeper, arbiter]}[victim]
     if not all(pids):
         return False
-    crowd.kill_of_gpurun(pids, unsure_seconds=3)
+    crowd.kill_of_gpurun(pids)
     return True
 
 

@@ -665,7 +665,7 @@ def test_an_environment_with_nothing_at_all_is_left_so(fresh: Callable[..., Worl
     made = [folder for folder in (home / ".local", state) if not folder.exists()]
     for folder in made:
         folder.mkdir(mode=0o700)
-    apart = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    apart = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount"]
     mount = 'mount -t tmpfs -o mode=0700 none "$0" && exec "$@"'
     wrapper = [*apart, "/bin/sh", "-c", mount, str(state)]
     try:
@@ -1483,6 +1483,41 @@ def test_stopped_while_waiting_it_keeps_its_place_and_starts_after_fg(
         assert terminal.status() == ("0" if shell == "fish" else "130")
     finally:
         terminal.close()
+
+
+@only_gpurun
+def test_a_signal_ends_the_wait_as_it_would_end_the_program(
+    fresh: Callable[..., World], record_property: Callable[[str, object], None]
+) -> None:
+    """By the same signal; the job is taken out of the line. A signal that was ignored before stays so."""
+    world = fresh("1x24G")
+    holder = world.start("sleep", "1000")
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM, signal.SIGKILL, 40]
+
+    def ignoring(number: int) -> Callable[[], object]:
+        return lambda: signal.signal(number, signal.SIG_IGN)
+
+    ending = {number: world.start("sleep", "1000") for number in numbers}
+    staying = {n: world.start("true", preexec_fn=ignoring(n)) for n in numbers if n != signal.SIGKILL}
+    everybody = {child.pid for child in (*ending.values(), *staying.values())}
+
+    def in_line() -> set[int]:
+        return {job["pid"] for job in world.jobs(all=False) if job["state"] == "waiting"}
+
+    wait_until(lambda: in_line() == everybody, f"{len(everybody)} jobs to wait")
+    for number, child in (*ending.items(), *staying.items()):
+        child.send_signal(number)
+    assert {number: child.wait(20) for number, child in ending.items()} == {number: -number for number in numbers}
+    left = {child.pid for child in staying.values()}
+    wait_until(lambda: in_line() == left, "the ended ones to leave the line")
+    ended = [job for job in world.jobs() if job["state"] == "ended"]
+    assert [job["result"]["kind"] for job in ended] == ["cancelled"] * len(numbers)
+    assert [child.poll() for child in staying.values()] == [None] * len(staying)
+    # Those that ignored it run in their turn.
+    holder.kill()
+    assert [child.wait(20) for child in staying.values()] == [0] * len(staying)
+    record_property("counted", f"{len(numbers)} of {len(numbers)} equal")
 
 
 @pytest.mark.needs("bash")
