@@ -6,8 +6,10 @@
    means that the holder crashed, and its successor gets `CRASH_SECONDS` to come first.
 3. Whoever releases while others want the GPU lets them go first.
 
-Limits: one network namespace; anybody may squat on the name; a world that was not connected when a holder crashed does
-not know that it should wait.
+4. The sockets are held by the keeper too (`pouch`): while either lives, the claims do.
+
+Limits: one network namespace; anybody may squat on the name; if arbiter and keeper are killed at once, a world that was not
+connected at that moment does not know that it should wait.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from ..host.processes import user_name
 from ..model import Claim
 from .bell import Watcher
+from .pouch import Pouch, empty
 from .timers import Timers
 
 CRASH_SECONDS = 5.0
@@ -33,6 +36,7 @@ class Claims:
         self._watcher = watcher
         self._timers = timers
         self._on_change = on_change
+        self.pouch = Pouch()
         self._held: dict[str, socket.socket] = {}
         self._peers: dict[str, list[socket.socket]] = {}
         self._holders: dict[str, socket.socket] = {}
@@ -66,6 +70,7 @@ class Claims:
         self._accept(uuid, sock)
         self._watcher.unwatch(sock.fileno())
         sock.close()
+        self.pouch.fill(self._held)
         peers = self._peers.pop(uuid, [])
         for peer in peers:
             with contextlib.suppress(OSError):
@@ -88,10 +93,23 @@ class Claims:
         except OSError:
             sock.close()
             return False
+        self._hold(uuid, sock)
+        self.pouch.fill(self._held)
+        return True
+
+    def _hold(self, uuid: str, sock: socket.socket) -> None:
         self._held[uuid] = sock
         self._peers[uuid] = []
         self._watcher.watch(sock.fileno(), lambda _mask: self._accept(uuid, sock))
-        return True
+
+    def inherit(self, inner: socket.socket) -> None:
+        """Take over the claims of a predecessor that was killed, from the pouch that its keeper kept."""
+        for uuid, sock in empty(inner).items():
+            sock.setblocking(False)
+            sock.set_inheritable(False)
+            self._hold(uuid, sock)
+        inner.close()
+        self.pouch.fill(self._held)
 
     def _accept(self, uuid: str, sock: socket.socket) -> None:
         while True:

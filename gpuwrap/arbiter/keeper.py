@@ -1,7 +1,7 @@
 """The keeper: one line of shell that waits on a pipe and becomes the next arbiter if this one dies.
 
 A leaving arbiter writes a line first, and the keeper ends. A broken pipe makes it exec the arbiter's command line, so it
-needs no memory of its own to speak of (0.4 MiB [run]) and nothing that could fail meanwhile.
+needs no memory of its own to speak of (0.4 MiB [run]) and nothing that could fail meanwhile. It holds the claims' pouch.
 """
 
 import contextlib
@@ -13,14 +13,17 @@ from .bell import Watcher
 
 SCRIPT = 'read _ && exit; exec "$@"'
 SHELL = "/bin/sh"
+# Where the keeper, and so the next arbiter, finds the claims' pouch.
+KEPT_FD = 3
 
 
 class Keeper:
     """The keeper of this arbiter; replaced if it dies."""
 
-    def __init__(self, watcher: Watcher, command: list[str], on_death: Callable[[], None]) -> None:
+    def __init__(self, watcher: Watcher, command: list[str], kept_fd: int, on_death: Callable[[], None]) -> None:
         self._watcher = watcher
         self._command = command
+        self._kept_fd = kept_fd
         self._on_death = on_death
         self._pipe = -1
         self._pidfd = -1
@@ -29,7 +32,7 @@ class Keeper:
     def start(self) -> None:
         """Start a keeper."""
         reading, self._pipe = os.pipe()
-        actions = [(os.POSIX_SPAWN_DUP2, reading, 0)]
+        actions = [(os.POSIX_SPAWN_DUP2, reading, 0), (os.POSIX_SPAWN_DUP2, self._kept_fd, KEPT_FD)]
         self.pid = os.posix_spawn(SHELL, ["sh", "-c", SCRIPT, "keeper", *self._command], os.environ, file_actions=actions)
         os.close(reading)
         self._pidfd = os.pidfd_open(self.pid)

@@ -78,7 +78,7 @@ class Arbiter:
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
         self.lines = Lines(self)
-        self.keeper = Keeper(self, keeper_command, self._keeper_died)
+        self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._keeper_died)
         self.watch(devices.fileno(), lambda _mask: self._look_over())
 
     # --- the loop -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 import contextlib
 import os
 import resource
+import socket
 import sys
 import time
 from typing import NoReturn
@@ -20,6 +21,7 @@ from ..lifecycle import STARTED, JobState
 from ..state import paths
 from ..state.store import Store
 from ..wire import pack
+from .keeper import KEPT_FD
 from .log import log
 from .loop import Arbiter
 from .summon import arbiter_command, knock
@@ -36,10 +38,10 @@ CRASHES_BORNE = 2
 def main(words: list[str]) -> NoReturn:
     """Be the arbiter of a state folder. `words`: the folder's path, the simulated GPUs' spec or "", "keeper" if it was one."""
     path, sim, *rest = words
-    by_keeper = rest == ["keeper"]
+    pouch = _inherited_pouch() if rest == ["keeper"] else None
     _settle_process()
     try:
-        serve(path, sim or None, by_keeper)
+        serve(path, sim or None, pouch)
     except GpurunError as err:
         log("start", err.text)
         _report(pack("failed", text=err.text, hint=err.hint))
@@ -47,8 +49,12 @@ def main(words: list[str]) -> NoReturn:
     sys.exit(0)
 
 
-def serve(path: str, sim: str | None, by_keeper: bool) -> None:
-    """Take the lock, recover, serve, leave. Raises GpurunError if it cannot even begin."""
+def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
+    """Take the lock, recover, serve, leave. Raises GpurunError if it cannot even begin.
+
+    `pouch`: what a keeper kept of its arbiter's claims, None if a client summoned us.
+    """
+    by_keeper = pouch is not None
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     folder = paths.Folder(path, fd)
     lock = _Lock(folder)
@@ -60,10 +66,13 @@ def serve(path: str, sim: str | None, by_keeper: bool) -> None:
     command = [*arbiter_command(path, sim), "keeper"]
     arbiter = Arbiter(folder, store, devices, command, sim_root)
     arbiter.on_retire = lock.release
+    if pouch is not None:
+        arbiter.claims.inherit(pouch)
     with store.batch():
         store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
         recover(arbiter)
     arbiter.enforcer.flush_now()
+    arbiter.let_go_of_claims()
     if by_keeper and store.keeper_starts_since(time.time() - CRASH_WINDOW_SECONDS) > CRASHES_BORNE:
         log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
         return
@@ -122,6 +131,15 @@ def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
         seat.reapers = arbiter.enforcer.reapers(job)
     elif job.state is JobState.GRANTED:
         arbiter.enforcer.offer(job)  # to nobody yet: its client comes back, or the offer runs out
+
+
+def _inherited_pouch() -> socket.socket | None:
+    try:
+        pouch = socket.socket(fileno=KEPT_FD)
+    except OSError:
+        return None
+    pouch.set_inheritable(False)
+    return pouch
 
 
 class _Lock:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import uuid
@@ -23,7 +22,7 @@ from crowd import Crowd
 from proof import Asked, Faults, build_work, claims_on, each_ran_as_asked, no_gpu_is_given_twice, read_log
 from standin import Box, Gpu, NoCompiler, build
 from waiting import wait_until
-from world import World
+from world import World, installed_command
 
 MakeWorld = Callable[..., World]
 
@@ -54,7 +53,7 @@ def everybodys_command() -> Iterator[str]:
     """A gpurun that any uid may run: the one under test, or the checkout installed where everybody may read."""
     if os.geteuid() != 0:
         pytest.skip("only root may run something as another user")
-    own = os.path.join(sysconfig.get_path("scripts"), "gpurun")
+    own = installed_command()
     if may_run(own):
         yield own
         return
@@ -147,8 +146,7 @@ def test_jobs_of_two_worlds_never_overlap_though_one_arbiter_is_killed(
         for name, crowd in zip("ab", crowds, strict=True):
             start(crowd, box, f"{name}{number:02}", f"for={for_ms}", f"after={late_ms}", f"take={8 * 2**30}")
     crowds[0].until_started(each // 2, within=60)
-    arbiter = crowds[0].world.arbiter_pid()
-    assert arbiter
+    arbiter = wait_until(crowds[0].world.arbiter_pid, "the first arbiter to come up")
     os.kill(arbiter, signal.SIGKILL)
     for crowd in crowds:
         crowd.finish(within=200)
