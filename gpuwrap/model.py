@@ -117,6 +117,22 @@ class Job:
     result: Result | None = None
     parent_id: int | None = None
     """The running job inside which it was asked for: it is granted GPUs of that job's grant, apart from the outer queue."""
+    stub: bool = False
+    """Whether a stub stands between its caller and the program: it can be run again, and paused behind the stub."""
+    signals: str | None = None
+    """How it is asked to end (`--signal`), None the default."""
+    retries: int = 0
+    """How often it is run again after a failure."""
+    yields_to: int | None = None
+    """The job for which it was paused, or is being evicted; None if nobody's, or by hand."""
+    paused_at: float | None = None
+    """Since when it is paused or suspended."""
+    returned_at: float | None = None
+    """When it last went on after a pause."""
+    fingerprint: str | None = None
+    """What its command is known by, to learn its memory need."""
+    learned_bytes: int | None = None
+    """What a command seen before needs on each GPU (its peak and a margin), None for one that is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +230,26 @@ class Bounds:
 
     keep_free_bytes: int = 0
     jobs_per_gpu: int | None = None
+    min_run_seconds: float = 300.0
+    """How long a job runs at least before it is evicted."""
+    min_return_seconds: float = 300.0
+    """How long a job runs at least after each return from a pause before it is paused again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yielding:
+    """What one running job could be made to do at this moment, as the arbiter found out by looking at its processes.
+
+    `pause_seconds`: for how long it may be paused from now on (0: not at all, and `no_pause` says why and what would
+    change it). `short_only`: only for newcomers whose time limit is within `pause_seconds` (several CUDA processes: their
+    collective timeouts run on). `can_evict`: it allows to be ended and run again, and has a stub; else `no_evict`.
+    """
+
+    pause_seconds: float = 0.0
+    short_only: bool = False
+    no_pause: str | None = None
+    can_evict: bool = False
+    no_evict: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +265,8 @@ class View:
     stopped: frozenset[int] = frozenset()
     absent: frozenset[int] = frozenset()
     bounds: Bounds = Bounds()
+    yielding: Mapping[int, Yielding] = field(default_factory=dict)
+    """Of running and paused jobs that some waiting job outranks by a step; empty if no job in line outranks any by a step."""
 
 
 class Rule(Enum):
@@ -280,6 +318,10 @@ class Reason:
     obstacles: tuple[Obstacle, ...] = ()
     behind: int | None = None
     kept: tuple[int, ...] = ()
+    yielding: tuple[int, ...] = ()
+    """Jobs that are giving way to it now (being evicted)."""
+    cannot_yield: tuple[tuple[int, str], ...] = ()
+    """Jobs of lower rank in its way that cannot give way to it, and why not, each in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +332,30 @@ class Grant:
     shares: tuple[Share, ...]
 
 
-Action = Grant
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Action: make a running job stop computing, so that `newcomer_id` can run beside what it holds."""
+
+    job_id: int
+    newcomer_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Action: let a paused job go on."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Action: end a job so that it can be run again when there is room; it makes room for `newcomer_id`."""
+
+    job_id: int
+    newcomer_id: int
+
+
+Action = Grant | Pause | Resume | Evict
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The database's tables. Versions only ever add columns and tables; a newer database is refused by the store.
 
 `job` holds every job ever registered; `share` the grants that stand, gone as soon as nothing of the job holds them;
-`event` every move; `arbiter` when arbiters started (a few rows); `setting` what verbs changed for good (drained GPUs).
+`event` every move; `peak` what commands were seen to need, by fingerprint; `arbiter` when arbiters started (a few rows); `setting` what verbs changed for good (drained GPUs).
 Reasons for waiting are never stored.
 """
 
@@ -40,6 +40,14 @@ CREATE TABLE IF NOT EXISTS job (
     result_signal INTEGER,
     result_text TEXT,
     parent_id INTEGER,
+    stub INTEGER NOT NULL DEFAULT 0,
+    signals TEXT,
+    retries INTEGER NOT NULL DEFAULT 0,
+    yields_to INTEGER,
+    paused_at REAL,
+    returned_at REAL,
+    fingerprint TEXT,
+    learned_bytes INTEGER,
     devices TEXT
 );
 CREATE INDEX IF NOT EXISTS job_live ON job (state) WHERE state != 'ended';
@@ -59,6 +67,11 @@ CREATE TABLE IF NOT EXISTS event (
     to_state TEXT NOT NULL,
     why TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS peak (
+    fingerprint TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL,
+    at REAL NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS arbiter (
     id INTEGER PRIMARY KEY,
     started_at REAL NOT NULL,

@@ -27,7 +27,8 @@ from .schema import TABLES, VERSION
 _JOB_COLUMNS = (
     "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
     "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, "
-    "ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, devices"
+    "ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub, signals, retries, "
+    "yields_to, paused_at, returned_at, fingerprint, learned_bytes, devices"
 )  # fmt: skip
 _BUSY_SECONDS = 5.0
 _ARBITER_ROWS_KEPT = 20
@@ -182,6 +183,31 @@ class Store:
         rows = self._read("SELECT count(*) FROM arbiter WHERE by_keeper AND started_at >= ?", (at,))
         return int(rows[0][0])
 
+    def learned_peak(self, fingerprint: str) -> int | None:
+        """Return the peak use on one GPU that was seen of a command, None if it was never seen."""
+        rows = self._read("SELECT bytes FROM peak WHERE fingerprint = ?", (fingerprint,))
+        return int(rows[0][0]) if rows else None
+
+    def learn_peak(self, fingerprint: str, size: int) -> None:
+        """Remember a command's peak use on one GPU."""
+        self._write(
+            "INSERT INTO peak (fingerprint, bytes, at) VALUES (?, ?, ?)"
+            " ON CONFLICT (fingerprint) DO UPDATE SET bytes = excluded.bytes, at = excluded.at",
+            (fingerprint, size, time.time()),
+        )
+
+    def paused_seconds_since(self, job_id: int, at: float) -> float:
+        """Return for how long a job was paused since a wall-clock time, the present pause included."""
+        rows = self._read("SELECT at, to_state FROM event WHERE job_id = ? ORDER BY id", (job_id,))
+        total, begun = 0.0, None
+        for moment, state in rows:
+            if state in ("paused", "suspended"):
+                begun = moment if begun is None else begun
+            elif begun is not None:
+                total += max(0.0, moment - max(begun, at))
+                begun = None
+        return total + (max(0.0, time.time() - max(begun, at)) if begun is not None else 0.0)
+
     def next_id(self) -> int:
         """Return the number that the next job will get."""
         rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'job'", ())
@@ -333,7 +359,8 @@ def _row_from_job(job: Job) -> tuple[Any, ...]:
         request.memory_percent, int(request.exclusive), _text_from_uuids(request.allowed), request.give_way.value,
         request.time_limit_seconds, identity.boot_id, identity.pid_namespace, identity.pid, identity.start_ticks,
         b"\0".join(job.argv), job.cwd, job.submitted_at, job.granted_at, job.started_at, job.ended_at, job.attempt,
-        job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id,
+        job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id, int(job.stub), job.signals,
+        job.retries, job.yields_to, job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,
     )  # fmt: skip
 
 
@@ -341,7 +368,8 @@ def _job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
     (
         job_id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way,
         time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, ended_at,
-        attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, _devices,
+        attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
+        signals, retries, yields_to, paused_at, returned_at, fingerprint, learned_bytes, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
@@ -350,6 +378,7 @@ def _job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         job_id, key, name, user, JobState(state), priority, request,
         Identity(boot_id, pid_namespace, pid, start_ticks), tuple(argv.split(b"\0")), cwd, submitted_at, shares,
         granted_at, started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
+        bool(stub), signals, retries, yields_to, paused_at, returned_at, fingerprint, learned_bytes,
     )  # fmt: skip
 
 
