@@ -15,6 +15,7 @@ from ..lifecycle import STARTED, JobState
 from ..model import GpuSample, Job, Request
 from ..units import GIB, format_size
 from .bell import Connection
+from .learning import fingerprint, needed_bytes
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -45,6 +46,9 @@ class Admission:
         parent = self._find_parent(connection.pid)
         request = self._read_request(values, parent)
         argv = processes.command_line(connection.pid)[int(values.get("offset", 0)) :]
+        cwd = processes.working_folder(connection.pid)
+        known_as = fingerprint(argv, cwd)
+        peak = self._arbiter.store.learned_peak(known_as)
         return Job(
             id=0,
             key=key,
@@ -55,9 +59,11 @@ class Admission:
             request=request,
             identity=identity,
             argv=argv,
-            cwd=processes.working_folder(connection.pid),
+            cwd=cwd,
             submitted_at=time.time(),
             parent_id=parent.id if parent else None,
+            fingerprint=known_as,
+            learned_bytes=needed_bytes(peak) if peak is not None else None,
         )
 
     def _find_parent(self, pid: int) -> Job | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import FAILED, GpurunError, StoreError
 from ..host import processes
 from ..lifecycle import IN_LINE, STARTED, JobState
-from ..model import Grant, Job, ResultKind
+from ..model import Grant, Job, Plan, ResultKind, View
 from ..policy.plan import plan
 from ..wire import PROTOCOL
 from .admission import Admission, Refused
@@ -47,6 +47,8 @@ class Answers:
         self._limited: set[int] = set()
         self._watchers: dict[Connection, set[int]] = {}
         self.rehearsals: list[tuple[Connection, Job]] = []
+        self.renicings: list[tuple[Connection, list[list[object]]]] = []
+        self._effects: dict[int, str] = {}
         self._kinds: dict[str, Callable[[Connection, Values], None]] = {
             "register": self._register,
             "rehearse": self._rehearse,
@@ -251,6 +253,7 @@ class Answers:
             elif seat.limit_mono is not None and seat.limit_mono <= now and job.state in IN_LINE:
                 words = self._arbiter.lines.explain(job)
                 self._arbiter.enforcer.cancel(job, ResultKind.WAIT_LIMIT, words[1] if words else "no GPU was free")
+        self._answer_renicings()
         rehearsals, self.rehearsals = self.rehearsals, []
         for connection, job in rehearsals:
             self._arbiter.bell.queue(connection, "done", text=self._rehearsed(job))
@@ -312,7 +315,24 @@ class Answers:
                 text += f", {self._place(changed)}"
             done.append([job.id, True, text])
         self._arbiter.touch()
-        self._arbiter.bell.queue_long(connection, json.dumps(done))
+        self.renicings.append((connection, done))  # answered after the next plan, with what it does
+
+    def note_effects(self, made: Plan, view: View) -> None:
+        """Remember what a plan does for jobs whose priority was just changed: the plan after it knows no more of it."""
+        for _connection, done in self.renicings:
+            for job_id, well, _text in done:
+                if well and isinstance(job_id, int) and job_id not in self._effects:
+                    self._effects[job_id] = effect(made, job_id, view)
+
+    def _answer_renicings(self) -> None:
+        renicings, self.renicings = self.renicings, []
+        effects, self._effects = self._effects, {}
+        for connection, done in renicings:
+            told = [
+                [job_id, well, f"{text}, {effects[job_id]}" if effects.get(job_id) else text]  # type: ignore[index,call-overload]
+                for job_id, well, text in done
+            ]
+            self._arbiter.bell.queue_long(connection, json.dumps(told))
 
     def _place(self, job: Job) -> str:
         line = sorted(
@@ -376,3 +396,8 @@ class Answers:
         if stat is not None and stat.state in "Tt":
             seat.stopped = True
             self._arbiter.touch()
+
+
+def effect(made: Plan, job_id: int, _view: View) -> str:
+    """Say what a plan does for a job."""
+    return "starts" if any(action.job_id == job_id for action in made.actions) else ""

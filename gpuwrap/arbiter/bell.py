@@ -139,6 +139,12 @@ class Bell:
         if connection is not None:
             self._outbox.append((connection, pack(kind, **values)))
 
+    def send_now(self, connection: Connection | None, kind: str, /, **values: object) -> None:
+        """Send before the batch is committed, what is true whether it will be or not."""
+        if connection is not None and connection.fd in self.connections:
+            connection.unsent.append(pack(kind, **values))
+            self._send(connection)
+
     def queue_long(self, connection: Connection, text: str) -> None:
         """Answer a verb with a text of any length, in pieces: `more`…, `done`."""
         pieces = [text[at : at + CHUNK // 4] for at in range(0, len(text), CHUNK // 4)] or [""]

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
-from ..model import Grant, Identity, Job, Result, ResultKind, Share
+from ..model import Action, Grant, Identity, Job, Pause, Result, ResultKind, Resume, Share
 from ..units import format_of, format_size
+from .learning import worth_learning
 from .log import log
 from .observe import marker
 
@@ -40,6 +41,17 @@ class Enforcer:
         self.after_commit: list[Callable[[], None]] = []
 
     # --- granting -----------------------------------------------------------------------------------------------
+
+    def apply(self, action: Action) -> bool:
+        """Carry out one action; false if the plan must be made anew, since it met with a surprise."""
+        if isinstance(action, Grant):
+            return self.grant(action)
+        job = self._arbiter.store.live[action.job_id]
+        if isinstance(action, Pause):
+            return self._arbiter.pausing.pause(job, action.newcomer_id, f"for job {action.newcomer_id}") is None
+        if isinstance(action, Resume):
+            self._arbiter.pausing.resume(job, "there is room again")
+        return True
 
     def grant(self, grant: Grant) -> bool:
         """Grant and offer; false if the plan must be made anew, since the client stopped or a GPU was claimed meanwhile."""
@@ -173,6 +185,9 @@ class Enforcer:
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:
             self._settle_seat(job, started=job.started_at is not None)
+        if worth_learning(job):
+            self._arbiter.store.learn_peak(job.fingerprint or "", job.peak_bytes or 0)
+        self.after_commit.append(lambda: self._arbiter.pausing.clean_up(job))
         self._arbiter.job_ended(job)
         self.after_commit.append(lambda: self._arbiter.answers.job_ended(job))
         self.release_if_let_go(job)
@@ -296,6 +311,8 @@ class Enforcer:
             self.after_commit.append(lambda: _signal_all([job.identity], number))
             return f"sent {signal.Signals(number).name.removeprefix('SIG')}"
         seat.ended_by = f"killed by {by}"
+        if job.state is JobState.PAUSED:
+            self._arbiter.pausing.let_go(job)
         if job.state is not JobState.STOPPING:
             job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
         if number == signal.SIGKILL:

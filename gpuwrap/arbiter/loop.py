@@ -12,15 +12,18 @@ import os
 import select
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..errors import StoreError
 from ..host import processes
 from ..host.devices import Devices, Look
 from ..lifecycle import IN_LINE, STARTED, JobState
-from ..model import Bounds, Gpu, Job, Plan, ResultKind, View
+from ..model import Bounds, Gpu, Job, Plan, ResultKind, View, Yielding
 from ..policy.plan import plan
 from ..state.paths import Folder
+from ..state.settings import Settings
 from ..state.store import Store
+from ..units import PRIORITY_STEP
 from .answers import Answers, Poisoned
 from .bell import Bell, Connection
 from .claims import Claims
@@ -29,6 +32,7 @@ from .keeper import Keeper
 from .lines import Lines
 from .log import log
 from .observe import Observer
+from .pausing import Pausing
 from .seats import Seat
 from .timers import Timer, Timers
 
@@ -37,6 +41,8 @@ SAMPLE_SECONDS = 2.0
 # How often the GPUs are looked at while a job waits for what no descriptor reports: strangers, memory, the driver.
 WATCH_SECONDS = 1.0
 LEFTOVER_SECONDS = 0.25
+# How often pauses are looked after: what Ctrl-C sends to a frozen job waits as long.
+PAUSED_SECONDS = 0.5
 RETRY_SECONDS = 0.2
 # Plans in a row for one wake: each repeats because a client turned out to be stopped or a GPU to be claimed.
 MOST_PLANS = 200
@@ -46,9 +52,17 @@ class Arbiter:
     """The one process that decides in a world."""
 
     def __init__(
-        self, folder: Folder, store: Store, devices: Devices, keeper_command: list[str], sim_root: str | None
+        self,
+        folder: Folder,
+        store: Store,
+        devices: Devices,
+        settings: Settings,
+        keeper_command: list[str],
+        sim_root: str | None,
     ) -> None:
         self.folder = folder
+        self.folder_inode = os.fstat(folder.fd).st_ino
+        self.settings = settings
         self.store = store
         self.devices = devices
         self.sim_root = sim_root
@@ -61,7 +75,7 @@ class Arbiter:
         self.look: Look | None = None
         self.views: dict[int | None, View] = {}
         self.plans: dict[int | None, Plan] = {}
-        self.bounds = Bounds()
+        self.bounds = _bounds(settings)
         self.drained: frozenset[str] = frozenset()
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
@@ -74,6 +88,7 @@ class Arbiter:
         self.on_retire: Callable[[], None] = lambda: None
         self.claims = Claims(self, self.timers, self._claims_changed)
         self.enforcer = Enforcer(self)
+        self.pausing = Pausing(self)
         self.observer = Observer(store.live, store.holding, self.seats)
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
@@ -279,19 +294,21 @@ class Arbiter:
             self.plans.clear()
             self.lines.refresh_soon()
             return
-        if self.look is None or self.look.begun_mono < self._dirty_since:
-            self.begin_look()
-        if self.look is None or self.look.begun_mono < self._dirty_since:
-            return
-        self._dirty_since = None
         for _ in range(MOST_PLANS):
-            if self._plan_once():
+            if self.look is None or self.look.begun_mono < self._dirty_since:
+                self.begin_look()
+            if self.look is None or self.look.begun_mono < self._dirty_since:
+                return
+            self._dirty_since = None
+            if not self._plan_once():
+                self._dirty_since = self.look.begun_mono  # once more, from the same look
+            if self._dirty_since is None:
                 break
         self.answers.planned()
         self.lines.refresh_soon()
 
     def _somebody_waits(self) -> bool:
-        return bool(self.answers.rehearsals or self.store.in_line)
+        return bool(self.answers.rehearsals or self.answers.renicings or self.store.in_line or self._somebody_is_paused())
 
     def _plan_once(self) -> bool:
         """Plan the outer queue and the queue inside each job; false if it must be done again."""
@@ -305,21 +322,36 @@ class Arbiter:
             if view is None:
                 continue
             self.views[parent_id] = view
-            self.plans[parent_id] = plan(view, now_at)
-            for grant in self.plans[parent_id].actions:
-                if not self.enforcer.grant(grant):
-                    return False
+            self.plans[parent_id] = made = plan(view, now_at)
+            self.answers.note_effects(made, view)
+            if not all([self.enforcer.apply(action) for action in made.actions]):
+                return False
         return True
 
     def view(self, parent_id: int | None, look: Look) -> View | None:
         """Build the view of one queue: the outer one (None), or the one inside a job; None if nothing may start there."""
         jobs = self.store.live
         if parent_id is None:
-            return self.observer.outer_view(look, self.claims.others, self.drained, self.bounds)
+            view = self.observer.outer_view(look, self.claims.others, self.drained, self.bounds)
+            return replace(view, yielding=self._yielding())
         parent = jobs.get(parent_id)
         if parent is None or parent.state not in STARTED or parent.state in (JobState.PAUSED, JobState.SUSPENDED):
             return None  # requests inside a paused job are passed over
         return self.observer.inner_view(parent, look, self.bounds)
+
+    def _yielding(self) -> dict[int, Yielding]:
+        """Find out what jobs could be made to do, where some waiting job outranks one by a step, and for the paused ones."""
+        outer = [job for job in self.store.in_line.values() if job.parent_id is None and job.state is JobState.WAITING]
+        highest = max((job.priority for job in outer), default=None)
+        return {
+            job.id: self.pausing.yielding(job)
+            for job in self.store.holding.values()
+            if job.parent_id is None
+            and (
+                job.state in (JobState.PAUSED, JobState.SUSPENDED)
+                or (job.state is JobState.RUNNING and highest is not None and highest >= job.priority + PRIORITY_STEP)
+            )
+        }
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -341,15 +373,21 @@ class Arbiter:
     def _seconds_to_next_look(self) -> float | None:
         if self.leftovers:
             return LEFTOVER_SECONDS
+        if self._somebody_is_paused():
+            return PAUSED_SECONDS
         if self.store.in_line:
             return WATCH_SECONDS
         if self.store.holding:
             return SAMPLE_SECONDS
         return None
 
+    def _somebody_is_paused(self) -> bool:
+        return any(job.state is JobState.PAUSED for job in self.store.holding.values())
+
     def _sample(self) -> None:
         self._sample_timer = None
-        if self.store.in_line:
+        self.pausing.look_after()
+        if self.store.in_line or self._somebody_is_paused():
             self.touch()
         else:
             self.begin_look()
@@ -385,3 +423,12 @@ class Arbiter:
 
     def _keeper_died(self) -> None:
         self.timers.after(RETRY_SECONDS, self.keeper.start)
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        keep_free_bytes=settings["keep_free"],
+        jobs_per_gpu=settings["jobs_per_gpu"] or None,
+        min_run_seconds=settings["min_run"],
+        min_return_seconds=settings["min_return"],
+    )

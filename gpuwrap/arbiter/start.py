@@ -19,6 +19,7 @@ from ..host import processes
 from ..host.devices import Devices
 from ..lifecycle import STARTED, JobState
 from ..state import paths
+from ..state.settings import read_settings
 from ..state.store import Store
 from ..wire import pack
 from .keeper import KEPT_FD
@@ -64,7 +65,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
     store = Store(folder)
     devices, sim_root = _open_devices(folder, sim)
     command = [*arbiter_command(path, sim), "keeper"]
-    arbiter = Arbiter(folder, store, devices, command, sim_root)
+    arbiter = Arbiter(folder, store, devices, read_settings(), command, sim_root)
     arbiter.on_retire = lock.release
     if pouch is not None:
         arbiter.claims.inherit(pouch)
@@ -75,6 +76,8 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
     arbiter.let_go_of_claims()
     if by_keeper and store.keeper_starts_since(time.time() - CRASH_WINDOW_SECONDS) > CRASHES_BORNE:
         log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
+        with store.batch():
+            arbiter.pausing.thaw_everything()
         return
     arbiter.bell.open()
     arbiter.keeper.start()

@@ -11,7 +11,7 @@ import os
 import pwd
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -200,8 +200,33 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
 
 
-def descendants(pids: Iterable[int]) -> Iterator[Stat]:
-    """Yield all living descendants of some processes, the children of every thread included."""
+def is_arbiter(pid: int) -> bool:
+    """Whether a process is an arbiter: one summoned inside a job may hang below a subreaper of it, but is no part of it."""
+    return _read(f"/proc/{pid}/comm") == b"gpurun-arbiter\n"
+
+
+def everybody() -> Iterator[Stat]:
+    """Yield every process of the machine that can be seen."""
+    for name in os.listdir("/proc"):
+        stat = read_stat(int(name)) if name.isdigit() else None
+        if stat is not None:
+            yield stat
+
+
+def pending_signals(pid: int) -> int:
+    """Return the mask of signals that wait for a process or its main thread [proc(5), SigPnd and ShdPnd]."""
+    mask = 0
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        if line.startswith((b"SigPnd:", b"ShdPnd:")):
+            mask |= int(line.split()[1], 16)
+    return mask
+
+
+def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: False) -> Iterator[Stat]:
+    """Yield all living descendants of some processes, the children of every thread included.
+
+    With `skip` those for which it is true are left out, with all that is below them.
+    """
     pending = list(pids)
     seen = set(pending)
     while pending:
@@ -214,7 +239,7 @@ def descendants(pids: Iterable[int]) -> Iterator[Stat]:
             for text in _read(f"/proc/{pid}/task/{thread}/children").split():
                 child = int(text)
                 stat = read_stat(child) if child not in seen else None
-                if stat is not None:
+                if stat is not None and not skip(child):
                     seen.add(child)
                     pending.append(child)
                     yield stat

@@ -1,7 +1,8 @@
 """The database's tables. Versions only ever add columns and tables; a newer database is refused by the store.
 
 `job` holds every job ever registered; `share` the grants that stand, gone as soon as nothing of the job holds them;
-`event` every move; `peak` what commands were seen to need, by fingerprint; `arbiter` when arbiters started (a few rows); `setting` what verbs changed for good (drained GPUs).
+`event` every move; `peak` what commands were seen to need, by fingerprint;
+`arbiter` when arbiters started (a few rows); `setting` what verbs changed for good (drained GPUs).
 Reasons for waiting are never stored.
 """
 

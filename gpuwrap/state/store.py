@@ -26,9 +26,10 @@ from .schema import TABLES, VERSION
 
 _JOB_COLUMNS = (
     "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
-    "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, "
-    "ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub, signals, retries, "
-    "yields_to, paused_at, returned_at, fingerprint, learned_bytes, devices"
+    "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
+    "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
+    "result_text, parent_id, stub, signals, retries, yields_to, paused_at, returned_at, fingerprint, "
+    "learned_bytes, devices"
 )  # fmt: skip
 _BUSY_SECONDS = 5.0
 _ARBITER_ROWS_KEPT = 20

@@ -1,0 +1,284 @@
+"""Pausing and resuming jobs, by the means that nobody around them notices.
+
+1. The means is decided at that moment, from one look at the job's processes: a cgroup v2 group of its own, frozen; SIGSTOP
+   where no terminal and no parent can see it; SIGSTOP behind a stub in the terminal's foreground; else not at all. A bare
+   SIGSTOP is noticed by shells, and a stopped member of an orphaned process group is hung up by the kernel [run].
+2. A pause is a state to be kept: it is looked at with each sample, renewed once if others undid it, then given up.
+3. Whatever was paused can be found again without memory: the group by its name, stopped processes by their state.
+4. A frozen job with a signal pending that it wants to handle is thawed to receive it.
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ..host import processes
+from ..host.freezer import Group, may_have_group
+from ..lifecycle import STARTED, Event, JobState
+from ..model import GiveWay, Identity, Job, Yielding
+from ..units import format_duration
+from .bell import Connection
+from .log import log
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+DAY_SECONDS = 86400.0
+# How long what was found out about a job's means holds: a background job may be brought to the foreground.
+FRESH_SECONDS = 1.0
+_WOKEN_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
+
+
+class Means(Enum):
+    """How a job can be paused."""
+
+    FREEZE = "freeze"
+    STOP = "stop"
+    STOP_BEHIND_STUB = "stop behind the stub"
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found out about a job, and when."""
+
+    yielding: Yielding
+    means: Means | None
+    at_mono: float
+
+
+class Pausing:
+    """Pauses, resumes, and keeps pauses as they are."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self._found: dict[int, Found] = {}
+        self._renewed: set[int] = set()
+        self._refused: dict[int, str] = {}
+
+    # --- finding out --------------------------------------------------------------------------------------------
+
+    def yielding(self, job: Job) -> Yielding:
+        """Say what a running or paused job could be made to do now."""
+        found = self._found.get(job.id)
+        if found is None or found.at_mono + FRESH_SECONDS < time.monotonic() or job.state is JobState.PAUSED:
+            found = self._found[job.id] = self._find_out(job)
+        return found.yielding
+
+    def forget(self, job_id: int) -> None:
+        """The job has ended."""
+        for memory in (self._found, self._refused):
+            memory.pop(job_id, None)
+        self._renewed.discard(job_id)
+
+    def _find_out(self, job: Job) -> Found:
+        can_evict = job.stub and job.request.give_way is GiveWay.REQUEUE
+        no_evict = None if can_evict else "may not be restarted (-r)"
+        seconds, short_only, no_pause, means = 0.0, False, None, None
+        if job.request.give_way is GiveWay.NEVER:
+            no_pause = "never gives way (--give-way never)"
+        elif job.id in self._refused:
+            no_pause = self._refused[job.id]
+        else:
+            seconds, short_only = self._seconds_left(job)
+            if seconds <= 0:
+                no_pause = "was paused for as long as it may be within a day"
+            elif job.state is not JobState.PAUSED:
+                means, no_pause = self._means(job)
+        if no_pause is not None:
+            seconds = 0.0
+        return Found(Yielding(seconds, short_only, no_pause, can_evict, no_evict), means, time.monotonic())
+
+    def _seconds_left(self, job: Job) -> tuple[float, bool]:
+        """Return for how long a job may be paused from now on, and whether that is only for short newcomers."""
+        settings = self._arbiter.settings
+        paused = self._arbiter.store.paused_seconds_since(job.id, time.time() - DAY_SECONDS)
+        left = float(settings["pause_limit"]) - paused
+        gang = len({pid for pid, _size in self._arbiter.holders(job)}) > 1
+        if gang:
+            this_time = time.time() - job.paused_at if job.paused_at is not None else 0.0
+            left = min(left, float(settings["gang_pause_limit"]) - this_time)
+        return max(0.0, left), gang
+
+    def _means(self, job: Job) -> tuple[Means | None, str | None]:
+        leader = job.identity.pid
+        if may_have_group(leader):
+            return Means.FREEZE, None
+        members = self._members(job)
+        if all(stat.tty == 0 for stat in members) and _all_orphaned({stat.group for stat in members}):
+            return Means.STOP, None
+        stat = processes.read_stat(leader)
+        if job.stub and stat is not None and (stat.tty == 0 or stat.group == stat.foreground):
+            return Means.STOP_BEHIND_STUB, None
+        if job.stub:
+            return None, "runs in the background of a terminal: no pause goes unnoticed there (loginctl enable-linger)"
+        return None, "runs in a terminal: no pause goes unnoticed there (loginctl enable-linger, or -r)"
+
+    def _members(self, job: Job) -> list[processes.Stat]:
+        """All processes known to be the job's, the leader first; never an arbiter that one of them summoned."""
+        seat = self._arbiter.seats.get(job.id)
+        roots = [job.identity, *(seat.kin.values() if seat else ())]
+        found: dict[int, processes.Stat] = {}
+        for root in roots:
+            stat = processes.read_stat(root.pid)
+            if stat is not None and stat.start_ticks == root.start_ticks:
+                found[stat.pid] = stat
+        for stat in processes.descendants(list(found), skip=processes.is_arbiter):
+            found.setdefault(stat.pid, stat)
+        return [stat for stat in found.values() if stat.state not in "ZX"]
+
+    def _group(self, job: Job) -> Group | None:
+        return Group.of(job.identity.pid, f"gpurun-{self._arbiter.folder_inode:x}-{job.id}")
+
+    # --- doing --------------------------------------------------------------------------------------------------
+
+    def pause(self, job: Job, newcomer_id: int | None, why: str) -> str | None:
+        """Pause a running job now. Returns None if it stands still, else why it does not."""
+        found = self._found[job.id] = self._find_out(job)
+        if found.means is None:
+            return found.yielding.no_pause
+        if not self._stop(job, found.means):
+            return self._refuse(job, "could not be stopped")
+        self._arbiter.store.move(
+            job, Event.PAUSE, f"{why} ({found.means.value})", yields_to=newcomer_id, paused_at=time.time(),
+            times_given_way=job.times_given_way + (newcomer_id is not None),
+        )  # fmt: skip
+        self._renewed.discard(job.id)
+        log("pause", f"job {job.id}: {found.means.value}, for job {newcomer_id}")
+        self._arbiter.touch()
+        return None
+
+    def resume(self, job: Job, why: str) -> None:
+        """Let a paused job go on."""
+        self.let_go(job)
+        self._arbiter.store.move(job, Event.RESUME, why, yields_to=None, paused_at=None, returned_at=time.time())
+        self._found.pop(job.id, None)
+        log("resume", f"job {job.id}: {why}")
+        self._arbiter.touch()
+
+    def let_go(self, job: Job) -> None:
+        """Thaw and continue whatever of a job stands still, whoever stopped it."""
+        group = self._group(job)
+        if group is not None and group.exists():
+            group.thaw()
+        if job.stub:
+            self._arbiter.bell.queue(self._connection(job), "resuming")
+        for stat in self._members(job):
+            if stat.state == "T" and not (job.stub and stat.pid == job.identity.pid):
+                processes.send_signal(self._identity(job, stat), signal.SIGCONT)
+
+    def clean_up(self, job: Job) -> None:
+        """Remove what pausing left behind, once the job has ended."""
+        self.forget(job.id)
+        group = Group.of(os.getpid(), f"gpurun-{self._arbiter.folder_inode:x}-{job.id}")
+        if group is not None and group.exists():
+            group.remove()
+
+    def _stop(self, job: Job, means: Means) -> bool:
+        if means is Means.FREEZE:
+            group = self._group(job)
+            gathered = group is not None and group.gather(lambda: [stat.pid for stat in self._members(job)])
+            return gathered and group is not None and group.freeze()
+        if means is Means.STOP_BEHIND_STUB:
+            self._arbiter.bell.send_now(self._connection(job), "pausing")
+        return self._stop_all(job)
+
+    def _stop_all(self, job: Job) -> bool:
+        """SIGSTOP until no running member is left: each may fork before its turn comes."""
+        for _ in range(50):
+            running = [
+                stat
+                for stat in self._members(job)
+                if stat.state not in "Tt" and not (job.stub and stat.pid == job.identity.pid)
+            ]
+            if not running:
+                return True
+            for stat in running:
+                processes.send_signal(self._identity(job, stat), signal.SIGSTOP)
+            time.sleep(0.001)  # the signal is acted on when the process next enters or leaves the kernel
+        self.let_go(job)
+        return False
+
+    def _identity(self, job: Job, stat: processes.Stat) -> Identity:
+        return Identity(job.identity.boot_id, job.identity.pid_namespace, stat.pid, stat.start_ticks)
+
+    def _connection(self, job: Job) -> Connection | None:
+        seat = self._arbiter.seats.get(job.id)
+        return seat.connection if seat is not None else None
+
+    def _refuse(self, job: Job, why: str) -> str:
+        self._refused[job.id] = why
+        self._found.pop(job.id, None)
+        return why
+
+    # --- keeping ------------------------------------------------------------------------------------------------
+
+    def look_after(self) -> None:
+        """See that every pause is as it was left, and that nobody stays paused beyond its bound."""
+        for job in [job for job in self._arbiter.store.holding.values() if job.state is JobState.PAUSED]:
+            if self._wants_to_die(job):
+                self.resume(job, "a signal waits for it")
+            elif not self._stands_still(job):
+                self._renew(job)
+
+    def _stands_still(self, job: Job) -> bool:
+        group = self._group(job)
+        if group is not None and group.exists() and group.is_frozen():
+            return True
+        return all(
+            stat.state in "Tt" for stat in self._members(job) if not (job.stub and stat.pid == job.identity.pid)
+        )
+
+    def _renew(self, job: Job) -> None:
+        """Others undid the pause (tmux and fg send SIGCONT [run]): once is an accident, twice is a wish."""
+        means, _ = self._means(job)
+        if job.id not in self._renewed and means is not None and self._stop(job, means):
+            self._renewed.add(job.id)
+            return
+        self._refuse(job, "somebody lets it go on whenever it is paused")
+        self.resume(job, "somebody let it go on")
+
+    def _wants_to_die(self, job: Job) -> bool:
+        group = self._group(job)
+        if group is None or not group.exists():
+            return False
+        return any(processes.pending_signals(stat.pid) & _mask(_WOKEN_BY) for stat in self._members(job))
+
+    def by_hand(self, job: Job, by: str) -> str | None:
+        """Pause a running job because somebody asked; None if done."""
+        self._refused.pop(job.id, None)
+        return self.pause(job, None, f"paused by {by}")
+
+    def describe(self, job: Job) -> str:
+        """Say for whom a job is paused and since when."""
+        since = format_duration(time.time() - (job.paused_at or time.time()))
+        whom = f" for job {job.yields_to}" if job.yields_to is not None else " by hand"
+        return f"paused{whom}, {since}"
+
+    def thaw_everything(self) -> None:
+        """Before an arbiter gives up: nobody stays stopped."""
+        for job in list(self._arbiter.store.holding.values()):
+            if job.state in STARTED and job.state in (JobState.PAUSED, JobState.SUSPENDED):
+                self.resume(job, "the arbiter gives up")
+
+
+def _mask(numbers: tuple[int, ...]) -> int:
+    mask = 0
+    for number in numbers:
+        mask |= 1 << (number - 1)
+    return mask
+
+
+def _all_orphaned(groups: set[int]) -> bool:
+    """Whether no member of these process groups has a parent in another group of its session [POSIX, orphaned process group].
+
+    A stopped member of a group that becomes orphaned is hung up; of one that is orphaned already nothing more can happen.
+    """
+    everybody = {stat.pid: stat for stat in processes.everybody()}
+    for stat in everybody.values():
+        parent = everybody.get(stat.parent)
+        if stat.group in groups and parent is not None and parent.session == stat.session and parent.group != stat.group:
+            return False
+    return True

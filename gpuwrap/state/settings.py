@@ -1,0 +1,124 @@
+"""Settings: the arbiter's limits, never launch options.
+
+Three files may set them, the later winning: the system's, the user's (where platformdirs says, from the password entry's
+home, which the arbiter has as HOME), and `settings.toml` in GPURUN_DIR. An unknown key is an error with the nearest name.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import GpurunError, UsageError
+from ..options import nearest
+from ..units import parse_duration, parse_size
+
+FILE = "settings.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: how its value is read, its default as one would write it, and what it is for."""
+
+    read: Callable[[Any], Any]
+    default: Any
+    help: str
+
+
+def _duration(value: Any) -> float:
+    return parse_duration(_text(value), "duration")
+
+
+def _size(value: Any) -> int:
+    size, _percent = parse_size(_text(value)) if value not in (0, "0") else (0, None)
+    if size is None:
+        raise UsageError(f"{value}: a size, not a percentage")
+    return size
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UsageError(f"{value}: a count, 0 for no limit")
+    return value
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in words:
+            raise UsageError(f"{value}: one of {', '.join(words)}")
+        return str(value)
+
+    return read
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{value}: text in quotes, with a unit")
+    return value
+
+
+SETTINGS: dict[str, Setting] = {
+    "min_run": Setting(_duration, "5m", "how long a job runs at least before it is evicted"),
+    "min_return": Setting(_duration, "5m", "how long a job runs at least after a pause before it is paused again"),
+    "pause_limit": Setting(_duration, "4h", "how long a job is paused at most in 24 hours"),
+    "gang_pause_limit": Setting(_duration, "5m", "the same for a job of several CUDA processes, and each time"),
+    "jobs_per_gpu": Setting(_count, 0, "how many jobs share a GPU at most; 0: as many as fit"),
+    "keep_free": Setting(_size, "0", "memory kept free on every GPU"),
+    "without_gpu": Setting(_one_of("refuse", "run"), "refuse", "without a driver: refuse, or run after one line of warning"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All values, and for each that a file sets the file."""
+
+    values: dict[str, Any]
+    sources: dict[str, str]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+def files() -> list[str]:
+    """Return the files that may exist, in the order in which they are read."""
+    import platformdirs  # 16 ms: only the arbiter and doctor pay for it
+
+    folders = [
+        platformdirs.site_config_dir("gpurun", appauthor=False),
+        platformdirs.user_config_dir("gpurun", appauthor=False),
+    ]
+    chosen = os.environ.get("GPURUN_DIR")
+    if chosen:
+        folders.append(os.path.abspath(chosen))
+    return [os.path.join(folder, FILE) for folder in folders]
+
+
+def read_settings() -> Settings:
+    """Read all files. Raises GpurunError that names file and setting."""
+    values = {name: setting.read(setting.default) for name, setting in SETTINGS.items()}
+    sources: dict[str, str] = {}
+    for path in files():
+        for name, value in _read_file(path).items():
+            setting = SETTINGS.get(name)
+            if setting is None:
+                near = nearest(name, list(SETTINGS))
+                raise GpurunError(f"cannot use settings: {path}: {name}: unknown", hint=near and f"did you mean {near}?")
+            try:
+                values[name] = setting.read(value)
+            except UsageError as err:
+                raise GpurunError(f"cannot use settings: {path}: {name}: {err.text}") from err
+            sources[name] = path
+    return Settings(values, sources)
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except OSError as err:
+        raise GpurunError(f"cannot read settings: {path}: {str(err.strerror).lower()}") from err
+    except tomllib.TOMLDecodeError as err:
+        raise GpurunError(f"cannot use settings: {path}: {err}") from err
