@@ -293,7 +293,8 @@ class Answers:
             if isinstance(job, int):
                 done.append([job, False, "no such job"])
             elif job.state is JobState.ENDED and job.id not in self._arbiter.leftovers:
-                done.append([job.id, False, "has already ended"])
+                strays = self._arbiter.enforcer.kill_strays(job, number)
+                done.append([job.id, strays is not None, strays or "has already ended"])
             else:
                 done.append([job.id, True, self._arbiter.enforcer.kill(job, number, by)])
         self._arbiter.bell.queue_long(connection, json.dumps(done))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .loop import Arbiter
 
 OFFER_SECONDS = 5.0
+STALE_SECONDS = 1.0
 KILL_SECONDS = 10.0
 # A leftover younger than this counts as holding its job's GPUs even if it does not show there: it may still be importing.
 YOUNG_SECONDS = 60.0
@@ -83,6 +84,7 @@ class Enforcer:
         seat = self._arbiter.seats[job.id]
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
+        seat.offered_mono = time.monotonic()
         self._arbiter.bell.queue(seat.connection, "offer")
         seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self._withdraw(job.id))
 
@@ -91,7 +93,9 @@ class Enforcer:
         if job is None or job.state is not JobState.GRANTED:
             return
         seat = self._arbiter.seats[job_id]
-        seat.offer_timer = None
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+            seat.offer_timer = None
         stat = processes.read_stat(job.identity.pid)
         seat.stopped = stat is not None and stat.state in "Tt"
         seat.mute = not seat.stopped  # frozen, or stuck in a disk that hangs: passed over until it answers
@@ -100,9 +104,15 @@ class Enforcer:
         self._arbiter.bell.queue(seat.connection, "again")
 
     def take(self, job: Job) -> None:
-        """The client takes its offer: from now on it is the program."""
+        """The client takes its offer: from now on it is the program.
+
+        An offer that lay for a while is made anew instead: a stranger may have come to the GPU meanwhile.
+        """
         arbiter = self._arbiter
         seat = arbiter.seats[job.id]
+        if seat.offered_mono + STALE_SECONDS < time.monotonic():
+            self._withdraw(job.id)
+            return
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
             seat.offer_timer = None
@@ -336,6 +346,30 @@ class Enforcer:
             seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
         pids = ", ".join(str(identity.pid) for identity in identities)
         return f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s"
+
+    def kill_strays(self, job: Job, number: int | None) -> str | None:
+        """End what a job that let go of its GPUs left running (an ssh-agent, a tmux); None if there is nothing.
+
+        Its marker in their environment is all that still links them to it, so this reads every process once.
+        """
+        entries = marker(job)
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        strays = [
+            Identity(boot, namespace, stat.pid, stat.start_ticks)
+            for stat in processes.everybody()
+            if stat.start_ticks >= job.identity.start_ticks
+            and stat.state not in "ZX"
+            and stat.pid not in self._arbiter.leaders
+            and processes.has_marker(stat.pid, entries)
+        ]
+        if not strays or boot != processes.boot_id():
+            return None
+        first = number if number is not None else signal.SIGTERM
+        self.after_commit.append(lambda: _signal_all(strays, first))
+        if number is None:
+            self._arbiter.timers.after(KILL_SECONDS, lambda: _signal_all(strays, signal.SIGKILL))
+        pids = ", ".join(str(stray.pid) for stray in strays)
+        return f"had ended; sent {signal.Signals(first).name.removeprefix('SIG')} to what it left behind (pid {pids})"
 
     def _kill_all(self, job_id: int) -> None:
         """SIGKILL the leader and everything known to be the job's."""

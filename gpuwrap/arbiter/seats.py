@@ -36,6 +36,7 @@ class Seat:
     told: str | None = None
     """The last line it was sent."""
     offer_timer: Timer | None = None
+    offered_mono: float = 0.0
     kill_timer: Timer | None = None
     ended_by: str | None = None
     reapers: tuple[Identity, ...] = ()

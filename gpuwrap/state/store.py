@@ -119,12 +119,12 @@ class Store:
         return self.find(rows[0][0]) if rows else None
 
     def find(self, job_id: int) -> Job | None:
-        """Return a job by number, ended or not."""
+        """Return a job by number, ended or not; one whose grant is over with the GPUs it had."""
         job = self.live.get(job_id)
         if job is not None:
             return job
         rows = self._read(f"SELECT {_JOB_COLUMNS} FROM job WHERE id = ?", (job_id,))
-        return _job_from_row(rows[0], ()) if rows else None
+        return _job_from_row(rows[0], _shares_from_text(rows[0][-1])) if rows else None
 
     def move(self, job: Job, event: Event, why: str, **changes: Any) -> Job:
         """Move a job, guarded by the state it is in, and write the event. Raises IllegalMove."""
