@@ -6,11 +6,15 @@
 Every program is started through here: verbs and help are imported where they are needed.
 """
 
+import errno
 import os
 import sys
 
 from .errors import FAILED, SOME_FAILED, USAGE, GpurunError
-from .options import LAUNCH, VERBS, parse
+from .options import LAUNCH, VERBS, parse, signals_as_options
+
+# What a write to a full disk, a dead device or a closed descriptor ends with.
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
 def main() -> None:
@@ -19,6 +23,8 @@ def main() -> None:
     verb = words[0] if words and words[0] in VERBS else None
     try:
         status = run_verb(verb, words[1:]) if verb else launch(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except GpurunError as err:
         complain(err, verb)
         status = err.status
@@ -29,10 +35,20 @@ def main() -> None:
     except KeyboardInterrupt:
         die_of_interrupt()
     except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more while it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        abandon_output()  # whoever read it has enough
         status = 0
+    except OSError as err:
+        if err.errno not in UNWRITABLE:
+            raise
+        abandon_output()
+        complain(GpurunError(f"cannot write: standard output: {str(err.strerror).lower()}"), verb)
+        status = SOME_FAILED if verb else FAILED
     sys.exit(status)
+
+
+def abandon_output() -> None:
+    """Throw away what was not written yet: Python would complain once more while it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def launch(words: list[str]) -> int:
@@ -62,6 +78,7 @@ def run_verb(verb: str, words: list[str]) -> int:
     from .errors import UsageError
 
     record = VERBS[verb]
+    words = signals_as_options(words) if record.signals else words
     given, operands = parse(words, record.options, permute=True)
     if "help" in given:
         from .commands.help import print_verb_help
@@ -70,7 +87,6 @@ def run_verb(verb: str, words: list[str]) -> int:
     if record.later:
         raise UsageError(f"{verb}: not yet known to this version")
     status: int = import_module(f"gpuwrap.commands.{verb}").main(given, operands)
-    sys.stdout.flush()
     return status
 
 
@@ -94,7 +110,6 @@ def complain(err: GpurunError, verb: str | None) -> None:
     if err.hint:
         lines.append(err.hint)
     printable = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
-    sys.stdout.flush()
     os.write(2, ("\n".join(printable) + "\n").encode("utf-8", "replace"))
 
 

@@ -214,9 +214,7 @@ class World:
                 if process.pid not in found and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                     found[process.pid] = process
         arbiter, keeper = self.arbiter_pid(), self.keeper_pid()
-        return sorted(
-            found.values(), key=lambda process: ((process.pid == keeper) + 2 * (process.pid == arbiter), process.pid)
-        )
+        return sorted(found.values(), key=lambda process: ((process.pid == keeper) + 2 * (process.pid == arbiter), process.pid))
 
     def _folder_if_any(self) -> Path | None:
         try:

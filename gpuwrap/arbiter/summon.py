@@ -236,6 +236,10 @@ def _become_arbiter(folder: paths.Folder, sim: str | None, report: int) -> None:
     try:
         if os.fork():
             os._exit(0)
+        import resource
+
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         command, environment = arbiter_command(folder.path, sim), arbiter_environment()
         os.setsid()
         os.umask(0o077)

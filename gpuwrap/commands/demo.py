@@ -37,7 +37,8 @@ def main(given: Given, operands: list[str]) -> int:
         raise UsageError(f"{operands[0]}: demo takes no operand")
     with tempfile.TemporaryDirectory(prefix="gpurun-demo-") as folder:
         story = Story(Path(folder), fast="fast" in given)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # by way of cleaning up
         try:
             story.play()
         finally:

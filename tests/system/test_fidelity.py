@@ -933,9 +933,9 @@ def test_ignored_pipe_signal_stays_below_python(warm: World, counted: Counted) -
 
 def test_an_alarm_set_before_ends_the_program(warm: World, counted: Counted) -> None:
     cases = [
-        Case("alarm", ["/bin/sleep", "20"], [["alarm", 0.7]]),
-        Case("alarm ignored", ["/bin/sleep", "1.2"], [["alarm", 0.7], ["ignore", [signal.SIGALRM]]]),
-        Case("alarm blocked", ["/bin/sleep", "1.2"], [["alarm", 0.7], ["block", [signal.SIGALRM]]]),
+        Case("alarm", ["/bin/sleep", "20"], [["alarm", 0.3]]),
+        Case("alarm ignored", ["/bin/sleep", "0.6"], [["alarm", 0.3], ["ignore", [signal.SIGALRM]]]),
+        Case("alarm blocked", ["/bin/sleep", "0.6"], [["alarm", 0.3], ["block", [signal.SIGALRM]]]),
     ]
     pairs = launch(warm, cases)
     assert [pair.bare.status for pair in pairs] == [signal.SIGALRM, 0, 0]
@@ -969,10 +969,10 @@ def test_pythons_way_to_start_a_child_makes_no_difference(warm: World, counted: 
 @pytest.mark.needs("setsid", "timeout", "nohup", "xargs", "nice", "stdbuf", "bash", "setpriv", "prlimit", "ionice")
 def test_other_prefix_commands_around_it_work_as_ever(warm: World, counted: Counted) -> None:
     lines = {
-        "timeout": "timeout 0.5 RUN sleep 20; echo $?",
-        "timeout with a signal": "timeout -s USR1 0.5 RUN sleep 20; echo $?",
-        "timeout --foreground": "timeout --foreground -k 1 0.5 RUN sleep 20; echo $?",
-        "inside timeout": "RUN timeout 0.5 sleep 20; echo $?",
+        "timeout": "timeout 0.2 RUN sleep 20; echo $?",
+        "timeout with a signal": "timeout -s USR1 0.2 RUN sleep 20; echo $?",
+        "timeout --foreground": "timeout --foreground -k 1 0.2 RUN sleep 20; echo $?",
+        "inside timeout": "RUN timeout 0.2 sleep 20; echo $?",
         "setsid": "setsid -w RUN sh -c 'exit 5'; echo $?",
         "nohup": "nohup RUN grep SigIgn /proc/self/status </dev/null 2>&1; echo $?",
         "xargs": "seq 6 | xargs -n 1 -P 3 RUN sh -c 'exit $0' ; echo $?",
