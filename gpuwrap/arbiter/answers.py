@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FAILED, GpurunError, StoreError
 from ..host import processes
-from ..lifecycle import IN_LINE, STARTED, JobState
+from ..lifecycle import IN_LINE, STARTED, Event, JobState
 from ..model import Grant, Job, Plan, ResultKind, View
 from ..policy.plan import plan
 from ..wire import PROTOCOL
@@ -57,6 +57,8 @@ class Answers:
             "continued": self._continued,
             "kill": self._kill,
             "renice": self._renice,
+            "pause": self._pause,
+            "resume": self._resume,
             "watch": self._watch,
             "explain": self._explain,
             "leave": self._leave,
@@ -299,6 +301,42 @@ class Answers:
                 done.append([job.id, True, self._arbiter.enforcer.kill(job, number, by)])
         self._arbiter.bell.queue_long(connection, json.dumps(done))
 
+    def _pause(self, connection: Connection, values: Values) -> None:
+        """Hold waiting jobs in line, pause running ones."""
+        by = processes.user_name(connection.uid)
+        done: list[list[object]] = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+            elif job.state is JobState.WAITING:
+                self._arbiter.store.move(job, Event.HOLD, f"held by {by}")
+                done.append([job.id, True, f"held in line: gpurun resume {job.id} lets it go"])
+            elif job.state is JobState.RUNNING:
+                refusal = self._arbiter.pausing.pause(job, None, f"paused by {by}", by_hand=True)
+                done.append([job.id, refusal is None, refusal or "paused"])
+            else:
+                done.append([job.id, False, _cannot_be(job, "paused")])
+        self._arbiter.touch()
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def _resume(self, connection: Connection, values: Values) -> None:
+        """Let held and paused jobs go on."""
+        by = processes.user_name(connection.uid)
+        done: list[list[object]] = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+            elif job.state is JobState.HELD:
+                changed = self._arbiter.store.move(job, Event.RELEASE, f"let go by {by}")
+                done.append([job.id, True, f"waits again, {self._place(changed)}"])
+            elif job.state is JobState.PAUSED:
+                self._arbiter.pausing.resume(job, f"resumed by {by}")
+                done.append([job.id, True, "goes on"])
+            else:
+                done.append([job.id, False, _cannot_be(job, "resumed")])
+        self._arbiter.touch()
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
     def _renice(self, connection: Connection, values: Values) -> None:
         done: list[list[object]] = []
         for job in self._jobs(values):
@@ -402,3 +440,8 @@ class Answers:
 def effect(made: Plan, job_id: int, _view: View) -> str:
     """Say what a plan does for a job."""
     return "starts" if any(action.job_id == job_id for action in made.actions) else ""
+
+
+def _cannot_be(job: Job, done: str) -> str:
+    state = "has already ended" if job.state is JobState.ENDED else f"is {job.state.value}"
+    return f"cannot be {done}: it {state}"

@@ -134,8 +134,13 @@ class Pausing:
 
     # --- doing --------------------------------------------------------------------------------------------------
 
-    def pause(self, job: Job, newcomer_id: int | None, why: str) -> str | None:
-        """Pause a running job now. Returns None if it stands still, else why it does not."""
+    def pause(self, job: Job, newcomer_id: int | None, why: str, *, by_hand: bool = False) -> str | None:
+        """Pause a running job now. Returns None if it stands still, else why it does not.
+
+        Who asks by hand is believed to know better than an earlier refusal.
+        """
+        if by_hand:
+            self._refused.pop(job.id, None)
         found = self._found[job.id] = self._find_out(job)
         if found.means is None:
             return found.yielding.no_pause
@@ -245,11 +250,6 @@ class Pausing:
         if group is None or not group.exists():
             return False
         return any(processes.pending_signals(stat.pid) & _mask(_WOKEN_BY) for stat in self._members(job))
-
-    def by_hand(self, job: Job, by: str) -> str | None:
-        """Pause a running job because somebody asked; None if done."""
-        self._refused.pop(job.id, None)
-        return self.pause(job, None, f"paused by {by}")
 
     def describe(self, job: Job) -> str:
         """Say for whom a job is paused and since when."""
