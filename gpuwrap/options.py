@@ -64,11 +64,17 @@ LAUNCH = [
 
 
 class Verb:
-    """One verb: its usage line's operands, what it does in a few words, and its options."""
+    """One verb: its usage line's operands, what it does in a few words, and its options.
 
-    __slots__ = ("later", "operands", "options", "summary")
+    `signals`: it takes `-9` and `-KILL` as kill(1) does.
+    """
 
-    def __init__(self, operands: str, summary: str, *options: Option, later: bool = False) -> None:
+    __slots__ = ("later", "operands", "options", "signals", "summary")
+
+    def __init__(
+        self, operands: str, summary: str, *options: Option, later: bool = False, signals: bool = False
+    ) -> None:
+        self.signals = signals
         self.operands = operands
         self.summary = summary
         self.options = [*options, SIM, HELP]
@@ -83,13 +89,17 @@ VERBS = {
         "[JOB]...",
         "jobs, and why they wait",
         Option("-a --all", None, "ended ones too"),
+        Option("-w --watch", None, "stay on the screen; q leaves"),
+        Option("-u --user", "USER", "only the jobs of USER"),
         JSON,
     ),
     "kill": Verb(
         "JOB...",
         "end jobs, waiting or running",
-        Option("-s --signal", "SIGNAL", "send this signal instead, as kill(1)"),
+        Option("-s --signal", "SIGNAL", "send this signal instead; -9 and -KILL too, as kill(1)"),
         ALL,
+        Option("-y --yes", None, "do not ask"),
+        signals=True,
     ),
     "renice": Verb(
         "PRIORITY JOB...",
@@ -97,21 +107,21 @@ VERBS = {
         Option("--by", "N", "change by N instead"),
         ALL,
     ),
-    "pause": Verb("JOB...", "make jobs pause", later=True),
-    "resume": Verb("JOB...", "let paused jobs go on", later=True),
-    "why": Verb("[JOB]", "explain why a job waits", later=True),
-    "gpus": Verb("", "GPUs: memory, jobs, health", later=True),
+    "pause": Verb("JOB...", "hold waiting jobs in line, pause running ones", ALL),
+    "resume": Verb("JOB...", "let held and paused jobs go on", ALL),
+    "why": Verb("[JOB]", "why a job waits, and what would help"),
+    "gpus": Verb("[drain|undrain LIST]", "GPUs: memory, jobs, health", JSON),
     "set": Verb("JOB...", "change what a waiting job asks for", later=True),
     "again": Verb("JOB...", "run an ended job's command again from here", later=True),
     "logs": Verb("JOB...", "show and follow output", later=True),
     "wait": Verb("JOB...", "wait for jobs, return the status", ALL),
     "history": Verb("", "what ran", later=True),
     "top": Verb("", "live screen", later=True),
-    "doctor": Verb("", "check the set-up", later=True),
+    "doctor": Verb("", "check the set-up"),
     "demo": Verb(
         "", "the story on simulated GPUs, in under a minute", Option("--fast", None, "without pauses for the reader")
     ),
-    "completion": Verb("SHELL", "print the completion for bash, zsh or fish", later=True),
+    "completion": Verb("SHELL", "print the completion for bash, zsh or fish"),
 }
 
 # What people type who know another tool: the option that does it here.
@@ -177,6 +187,18 @@ def parse(words: list[str], table: list[Option], *, permute: bool) -> tuple[dict
             operands += words[at:]
             break
     return given, operands
+
+
+def signals_as_options(words: list[str]) -> list[str]:
+    """Turn `-9` and `-KILL` into `--signal=…`, as kill(1) reads them; what follows `--` is left alone."""
+    read: list[str] = []
+    for at, word in enumerate(words):
+        if word == "--":
+            return read + words[at:]
+        name = word[1:]
+        signal = word[:1] == "-" and (name.isdigit() or (len(name) > 1 and name[0].isalpha() and name.isupper()))
+        read.append(f"--signal={name}" if signal else word)
+    return read
 
 
 def _long(word: str, words: list[str], at: int, by_name: dict[str, Option], given: dict[str, str | bool]) -> int:

@@ -2,24 +2,50 @@
 
 1. The JSON's keys are frozen surface: only ever added to; absent is null; never cut, never coloured.
 2. In tables nothing of a user's text reaches the terminal raw.
+3. A terminal gets lines that fit: where the reasons do not fit beside the jobs they stand indented below them. A pipe gets
+   one line for each row, never cut.
 """
 
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
+from unicodedata import combining, east_asian_width
 
-from .lifecycle import JobState
-from .model import Job
+from .lifecycle import IN_LINE, JobState
+from .model import Job, ResultKind
 from .policy.reasons import command, safe
-from .units import format_duration, format_size
+from .units import format_duration, format_of, format_size
 
 Why = tuple[str, str, list[str]]
+
+# As many alike rows are shown as one.
+FOLDED = 3
+# A terminal as wide as this has the reasons beside the jobs.
+WIDE = 120
+INDENT = " " * 8
+# Programs whose first script, module or code says what is run.
+INTERPRETERS = (
+    "python", "pypy", "bash", "sh", "dash", "zsh", "perl", "ruby", "node", "julia", "Rscript", "torchrun", "accelerate",
+    "deepspeed", "env", "uv", "conda", "srun", "mpirun", "nice", "timeout", "time",
+)  # fmt: skip
+SCRIPTS = (".py", ".sh", ".pl", ".rb", ".js", ".jl", ".R", ".r", ".pyz")
+_BOLD, _DIM, _RED, _GREEN, _YELLOW, _CYAN = "1", "2", "31", "32", "33", "36"
+_COLOURS = {
+    JobState.RUNNING: _GREEN,
+    JobState.GRANTED: _GREEN,
+    JobState.WAITING: _YELLOW,
+    JobState.HELD: _CYAN,
+    JobState.PAUSED: _CYAN,
+    JobState.SUSPENDED: _CYAN,
+    JobState.STOPPING: _RED,
+}
 
 
 def job_as_json(job: Job, why: Why | None) -> dict[str, Any]:
     """One job of `ls --json`."""
     result = job.result
-    in_line = job.state in (JobState.WAITING, JobState.HELD)
+    in_line = job.state in IN_LINE
     return {
         "id": job.id,
         "name": job.name,
@@ -52,35 +78,171 @@ def timestamp(at: float | None) -> str | None:
     return None if at is None else datetime.fromtimestamp(at).astimezone().isoformat(timespec="milliseconds")
 
 
-def jobs_as_table(jobs: list[Job], why: dict[int, Why], now_at: float, width: int | None) -> list[str]:
-    """Lines of `ls`: a header and a line a job; cut to `width` columns, None for a pipe: never cut."""
-    rows: list[tuple[str, ...]] = [("JOB", "STATE", "PRIO↑", "GPUS", "MEM", "TIME", "COMMAND")]
-    rows += [_job_row(job, why.get(job.id), now_at) for job in jobs]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    numeric = (0, 2)
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(widths[column]) if column in numeric else cell.ljust(widths[column])
-            for column, cell in enumerate(row[:-1])
-        ]
-        line = "  ".join([*cells, row[-1]]).rstrip()
-        lines.append(line if width is None or len(line) <= width else line[: max(1, width - 1)] + "…")
+class Screen(NamedTuple):
+    """Where a table goes: `width` None is a pipe, which is never cut; `colour` only ever adds."""
+
+    width: int | None = None
+    colour: bool = False
+
+    @classmethod
+    def of_stdout(cls) -> "Screen":
+        """The screen on stdout; NO_COLOR [no-color.org] and TERM=dumb take the colour away."""
+        width = terminal_width()
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "dumb") == "dumb"
+        return cls(width, width is not None and not plain)
+
+
+def jobs_as_table(rows: Sequence[list[Job]], why: Mapping[int, Why], now_at: float, screen: Screen) -> list[str]:
+    """Lines of `ls`: a header and each row, alike jobs in one; reasons beside them or below."""
+    users = {job.user for row in rows for job in row}
+    cells = [_cells(row, now_at, several_users=len(users) > 1) for row in rows]
+    header = ["JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["USER"] if len(users) > 1 else []), "COMMAND"]
+    reasons = [_reason(row, why) for row in rows]
+    return _table(header, cells, reasons, [_colour_of(row[0]) for row in rows], (0, 2), screen)
+
+
+def _table(
+    header: list[str],
+    rows: list[list[str]],
+    notes: list[str],
+    colours: list[str],
+    numeric: tuple[int, ...],
+    screen: Screen,
+) -> list[str]:
+    """Align cells; `notes` end a row, or stand below it on a terminal that is not wide. `colours` are of the second cell."""
+    beside = any(notes) and (screen.width is None or screen.width >= WIDE)
+    if beside:
+        header, rows = [*header, "WHY"], [[*row, note] for row, note in zip(rows, notes, strict=True)]
+    widths = [max(columns(row[at]) for row in [header, *rows]) for at in range(len(header) - 1)]
+    used = sum(widths) + 2 * len(widths)
+    if screen.width is not None and used >= screen.width:
+        screen = Screen(screen.width)  # too narrow to look good
+
+    def line(row: list[str], paint: Callable[[int, str], str]) -> str:
+        cells = [paint(at, _pad(cell, widths[at], right=at in numeric)) for at, cell in enumerate(row[:-1])]
+        last = row[-1] if screen.width is None else cut(row[-1], max(screen.width - used, 1))
+        text = "  ".join([*cells, paint(len(row) - 1, last)]).rstrip()
+        return text if screen.width is None or used < screen.width else cut(text, screen.width)
+
+    def painted(code: str) -> Callable[[int, str], str]:
+        return lambda at, text: _paint(text, code if at == 1 else _DIM if beside and at == len(header) - 1 else "", screen)
+
+    lines = [line(header, lambda _at, text: _paint(text, _BOLD, screen)).rstrip()]
+    for row, note, code in zip(rows, notes, colours, strict=True):
+        lines.append(line(row, painted(code)))
+        if note and not beside:
+            assert screen.width is not None
+            lines.append(INDENT + _paint(cut(note, max(screen.width - len(INDENT), 1)), _DIM, screen))
     return lines
 
 
-def _job_row(job: Job, why: Why | None, now_at: float) -> tuple[str, ...]:
-    in_line = job.state in (JobState.WAITING, JobState.HELD)
-    if in_line or not job.shares:
-        gpus = f"{job.request.gpus}×" if job.request.gpus else "none"
-    else:
-        gpus = ",".join(str(share.index) for share in job.shares)
-    what = safe(job.name, 30) + ": " + command(job.argv) if job.name else command(job.argv)
-    if in_line and why is not None:
-        what += f"  ({why[1]})"
-    elif job.state is JobState.ENDED:
-        what += f"  ({result_words(job)})"
-    return (str(job.id), job.state.value, str(job.priority), gpus, _memory(job), _time(job, now_at), what)
+def fold(jobs: Iterable[Job]) -> list[list[Job]]:
+    """Put alike jobs together, where there are at least `FOLDED` of them; in order of the first of each row."""
+    alike: dict[object, list[Job]] = {}
+    for job in jobs:
+        result = job.result
+        how = None if result is None else (result.kind, result.code, result.signal, result.text)
+        where = () if job.state in IN_LINE else tuple(share.uuid for share in job.shares)
+        key = (job.state, job.priority, _asked(job), where, how, job.user, job.parent_id, _head(job.argv))
+        alike.setdefault(key, []).append(job)
+    rows = [row for group in alike.values() for row in ([group] if len(group) >= FOLDED else [[job] for job in group])]
+    return sorted(rows, key=lambda row: row[0].id)
+
+
+def _asked(job: Job) -> tuple[object, ...]:
+    """A request as plain values: hashing a Request hashes its enum, which is Python code."""
+    request = job.request
+    return (
+        request.gpus, request.memory_bytes, request.memory_percent, request.exclusive, request.allowed,
+        request.give_way.value, request.time_limit_seconds,
+    )  # fmt: skip
+
+
+def _head(argv: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """A command up to its arguments: the program, and what an interpreter is given to run."""
+    program = argv[0].rpartition(b"/")[2].decode("ascii", "replace").rstrip("0123456789.")
+    if program not in INTERPRETERS:
+        return argv[:1]
+    for at, word in enumerate(argv[1:], 1):
+        if word in (b"-m", b"-c"):
+            return argv[: at + 2]
+        if word.endswith(tuple(suffix.encode() for suffix in SCRIPTS)):
+            return argv[: at + 1]
+    return argv[:1]
+
+
+def _cells(row: list[Job], now_at: float, *, several_users: bool) -> list[str]:
+    job = row[0]
+    number = str(job.id) if len(row) == 1 else f"{job.id}-{row[-1].id}"
+    what = _command_of(row)
+    user = [safe(job.user, 16)] if several_users else []
+    return [number, state_words(job), str(job.priority), _gpus(job), _memory(job), _time(job, now_at), *user, what]
+
+
+def _command_of(row: list[Job]) -> str:
+    job = row[0]
+    if len(row) == 1:
+        return safe(job.name, 30) + ": " + command(job.argv) if job.name else command(job.argv)
+    same = list(job.argv)
+    for other in row[1:]:
+        same = same[: next((at for at, (a, b) in enumerate(zip(same, other.argv, strict=False)) if a != b), len(other.argv))]
+    text = command(tuple(same))
+    if any(len(other.argv) != len(same) for other in row) and not text.endswith("…"):
+        text += " …"
+    name = _name_of(row)
+    return f"{len(row)}×  " + (f"{name}: {text}" if name else text)
+
+
+def _name_of(row: list[Job]) -> str:
+    """The name of alike jobs: one, or a glob that `kill` and others take; none if they have no beginning in common."""
+    names = [job.name for job in row if job.name]
+    if len(names) < len(row):
+        return ""
+    least, most = min(names), max(names)
+    same = next((at for at, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), len(least))
+    first: str = least[:same]
+    return safe(first, 30) + ("" if len(set(names)) == 1 else "*") if first else ""
+
+
+def state_words(job: Job) -> str:
+    """A job's state in a word; of one that ended, how."""
+    if job.state is not JobState.ENDED or job.result is None:
+        return job.state.value
+    result = job.result
+    if result.kind is ResultKind.SIGNAL and result.signal is not None:
+        return f"signal {result.signal}"
+    if result.kind is ResultKind.EXIT:
+        return f"exit {result.code}"
+    return str(result.kind.value)
+
+
+def _reason(row: list[Job], why: Mapping[int, Why]) -> str:
+    job = row[0]
+    if job.state is JobState.ENDED:
+        text = job.result.text if job.result is not None else None
+        at = datetime.fromtimestamp(job.ended_at).strftime("%H:%M ") if job.ended_at and text else ""
+        return at + safe(text, 80) if text else ""
+    told = why.get(job.id)
+    if told is None:
+        return ""
+    return f"first: {told[1]}" if len(row) > 1 and told[0] not in ("held", "stopped") else told[1]
+
+
+def _colour_of(job: Job) -> str:
+    if job.state is not JobState.ENDED:
+        return _COLOURS.get(job.state, "")
+    return "" if job.result is not None and job.result.code == 0 else _RED
+
+
+def _gpus(job: Job) -> str:
+    request = job.request
+    if not request.gpus:
+        return "none"
+    if job.state not in IN_LINE and job.shares:
+        return ",".join(str(share.index) for share in job.shares)
+    if request.allowed is not None:
+        return f"{request.gpus} of {len(request.allowed)}"
+    return "any" if request.gpus == 1 else f"any {request.gpus}"
 
 
 def _memory(job: Job) -> str:
@@ -97,18 +259,66 @@ def _time(job: Job, now_at: float) -> str:
     return format_duration(now_at - (job.started_at or job.submitted_at))
 
 
-def result_words(job: Job) -> str:
-    """How a job ended, in a few words."""
-    result = job.result
-    if result is None:
-        return "ended"
-    if result.signal is not None and result.kind.value == "signal":
-        words = f"signal {result.signal}"
-    elif result.code is not None:
-        words = f"exit {result.code}"
-    else:
-        words = result.kind.value
-    return f"{words}, {safe(result.text, 60)}" if result.text else words
+# --- GPUs -------------------------------------------------------------------------------------------------------
+
+GPU_KEYS = ("index", "uuid", "name", "total_bytes", "free_bytes", "state", "jobs", "foreign", "claim")
+
+
+def gpu_as_json(gpu: Mapping[str, Any]) -> dict[str, Any]:
+    """One GPU of `gpus --json`, of what the arbiter told of it."""
+    return {key: gpu[key] for key in GPU_KEYS}
+
+
+def gpus_as_table(gpus: Sequence[Mapping[str, Any]], screen: Screen) -> list[str]:
+    """Lines of `gpus`: a header and a row for each GPU; each of its users has a line, in a pipe they share one."""
+    header, rows, codes = ["GPU", "NAME", "FREE", "USED BY"], [], []
+    for gpu in gpus:
+        notes = [safe(note, 200) for note in gpu["notes"]] or ["free"]
+        if screen.width is None:
+            notes = ["; ".join(notes)]
+        rows.append([str(gpu["index"]), safe(gpu["name"], 30), _free(gpu), notes[0]])
+        rows += [["", "", "", note] for note in notes[1:]]
+        codes += [_GREEN if gpu["state"] == "free" else _RED if gpu["state"] == "unhealthy" else ""] * len(notes)
+    return _table(header, rows, [""] * len(rows), codes, (0,), screen)
+
+
+def _free(gpu: Mapping[str, Any]) -> str:
+    free, total = gpu["free_bytes"], gpu["total_bytes"]
+    if free is None or total is None:
+        return "unknown" if total is None else f"? of {format_size(total)}"
+    return format_of(free, total)
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------
+
+
+def columns(text: str) -> int:
+    """How many columns a text takes: East Asian wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def cut(text: str, width: int) -> str:
+    """A text that takes at most `width` columns, with `…` where it was cut."""
+    if columns(text) <= width:
+        return text
+    while text and columns(text) > width - 1:
+        text = text[: max(0, len(text) - max(1, (columns(text) - width) // 2))]
+    return text.rstrip() + "…"
+
+
+def _pad(text: str, width: int, *, right: bool) -> str:
+    space = " " * (width - columns(text))
+    return space + text if right else text + space
+
+
+def _paint(text: str, code: str, screen: Screen) -> str:
+    """Colour a cell, and not the spaces around it."""
+    word = text.strip()
+    if not (screen.colour and code and word):
+        return text
+    return text.replace(word, f"\x1b[{code}m{word}\x1b[0m", 1)
 
 
 def terminal_width() -> int | None:

@@ -110,6 +110,11 @@ def parse_priority(text: str) -> int:
         return word
     number = parse_integer(text)
     if number is None:
+        from .options import nearest  # only for mistakes
+
+        near = nearest(text.lower(), list(PRIORITY_WORDS))
+        if near:
+            raise UsageError(f"priority {text}: did you mean {near}?")
         raise UsageError(f"priority {text}: low, normal, high, urgent or a number from -100 to 100, higher runs first")
     if not PRIORITY_LOWEST <= number <= PRIORITY_HIGHEST:
         raise UsageError(f"priority {text}: -100 to 100, higher runs first")

@@ -156,10 +156,10 @@ def choose_devices(
         if not chosen:
             raise Refused(f"CUDA_VISIBLE_DEVICES {visible}: no such GPU")
     if only is not None:
-        named = _named(samples, only)
+        named = named_gpus(samples, only)
         chosen = [sample for sample in chosen if sample in named]
     if never is not None:
-        unwanted = _named(samples, never)
+        unwanted = named_gpus(samples, never)
         chosen = [sample for sample in chosen if sample not in unwanted]
     return frozenset(sample.uuid for sample in chosen)
 
@@ -168,7 +168,8 @@ def _is_visible_as(sample: GpuSample, word: str) -> bool:
     return word == str(sample.index) or (len(word) > 4 and sample.uuid.startswith(word))
 
 
-def _named(samples: list[GpuSample], text: str) -> list[GpuSample]:
+def named_gpus(samples: list[GpuSample], text: str) -> list[GpuSample]:
+    """Return the GPUs of a LIST: index, UUID prefix or name glob. Raises Refused."""
     named: list[GpuSample] = []
     for word in text.split(","):
         word = word.strip()

@@ -61,6 +61,9 @@ class Answers:
             "resume": self._resume,
             "watch": self._watch,
             "explain": self._explain,
+            "why": self._why,
+            "gpus": self._gpus,
+            "drain": self._drain,
             "leave": self._leave,
             "ping": lambda connection, _values: self._arbiter.bell.queue(connection, "done", text=""),
         }
@@ -238,6 +241,7 @@ class Answers:
         if job is not None:
             seat = self._arbiter.seats[job.id]
             seat.stopped = seat.background = seat.mute = False
+            seat.told = None  # it may be in the foreground now, or no longer: tell it anew
             self._arbiter.touch()
 
     def _job_of(self, connection: Connection) -> Job | None:
@@ -423,8 +427,41 @@ class Answers:
     def _explain(self, connection: Connection, values: Values) -> None:
         for job_id in [int(text) for text in values["jobs"].split()]:
             self._note_stop(job_id)
-        words = self._arbiter.lines.explain_all([int(text) for text in values["jobs"].split()])
+        listed = values.get("listed") == "1"
+        words = self._arbiter.lines.explain_all([int(text) for text in values["jobs"].split()], listed=listed)
         self._arbiter.bell.queue_long(connection, json.dumps(words))
+
+    def _why(self, connection: Connection, values: Values) -> None:
+        job = self._arbiter.store.live.get(int(values["job"]))
+        if job is not None:
+            self._note_stop(job.id)
+        words = self._arbiter.lines.tell(job) if job is not None else None
+        self._arbiter.bell.queue_long(connection, json.dumps(words))
+
+    def _gpus(self, connection: Connection, values: Values) -> None:
+        if self._look_stale(connection, "gpus", values):
+            return
+        try:
+            gpus = self._arbiter.inventory.gpus()
+        except GpurunError as err:
+            self._refuse(connection, err)
+            return
+        self._arbiter.bell.queue_long(connection, json.dumps(gpus))
+
+    def _drain(self, connection: Connection, values: Values) -> None:
+        if self._look_stale(connection, "drain", values):
+            return
+        done = self._arbiter.inventory.drain(values["list"], values["drained"] == "1")
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def _look_stale(self, connection: Connection, kind: str, values: Values) -> bool:
+        """Put a request about GPUs off until they have been looked at again."""
+        if self._arbiter.inventory.is_fresh():
+            return False
+        self._before_first_look.append((connection, kind, values))
+        self._asked.pop()
+        self._arbiter.begin_look()
+        return True
 
     def _note_stop(self, job_id: int) -> None:
         """Look whether a waiting client is stopped at its terminal: only an offer would have found out."""

@@ -12,6 +12,7 @@ from ..host import processes
 from ..lifecycle import JobState
 from ..model import Job, View
 from ..policy.reasons import Teller
+from ..policy.story import Lister, Storyteller
 from .timers import Timer
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 FIRST_SECONDS = 0.25
 # "2 h so far" grows; nothing else on the line does without an event.
 REFRESH_SECONDS = 30.0
+# So many waiting jobs are looked at each time, whether they have come to the foreground.
+FEW = 64
+# What no job's end changes: the line says what to do. (For the rest there is `why`.)
+STRANGE = ("foreign", "leftover", "unexplained", "drained", "unhealthy", "unknown", "compute-mode")
 
 
 class Lines:
@@ -28,7 +33,7 @@ class Lines:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._timer: Timer | None = None
-        self._tellers: dict[int | None, tuple[View, Teller]] = {}
+        self._tellers: dict[tuple[int | None, type[Teller]], tuple[View, Teller]] = {}
 
     def refresh_soon(self) -> None:
         """Tell what has changed, in a moment."""
@@ -43,17 +48,21 @@ class Lines:
     def _refresh(self) -> None:
         self._timer = None
         drawers: dict[int, list[Job]] = {}
+        # A shell's fg tells nobody that it is in the foreground now: a few are looked at again.
+        few = len(self._arbiter.store.in_line) <= FEW
         for job in self._arbiter.store.in_line.values():
             seat = self._arbiter.seats.get(job.id)
-            if seat is None or seat.tty is None or seat.connection is None or seat.background:
+            if seat is None or seat.tty is None or seat.connection is None or (seat.background and not few):
                 continue
             stat = processes.read_stat(job.identity.pid)
             if stat is None or stat.state in "Tt":
                 continue
             if seat.tty > 0 and stat.foreground == stat.group:
+                if seat.background:
+                    seat.background, seat.told = False, None
                 drawers.setdefault(seat.tty, []).append(job)
-            else:
-                seat.background = True
+            elif not seat.background:
+                seat.background, seat.told = True, None
                 self._tell(job, "note", self.text(job))
         for jobs in drawers.values():
             self._draw(sorted(jobs, key=lambda job: (-job.priority, job.id)))
@@ -77,26 +86,35 @@ class Lines:
             self._arbiter.bell.queue(seat.connection, kind, text=text)
 
     def text(self, job: Job) -> str:
-        """Say in one line what a job waits for, its number first, and what would help."""
+        """Say in one line what a job waits for, its number first, and in a second what would help."""
         words = self.explain(job)
         if words is None:
             return f"job {job.id} waits for a GPU"
         rule, text, helps = words
         if rule in ("held", "stopped"):
             return f"job {job.id}: {text}"
-        return f"job {job.id} waits for {text}" + (f"; {helps[0]}" if helps else "")
+        return f"job {job.id} waits for {text}" + (f"\n{helps[0]}" if helps and rule in STRANGE else "")
 
-    def explain_all(self, job_ids: list[int]) -> dict[int, tuple[str, str, list[str]]]:
-        """Explain many jobs: one Teller for each queue."""
+    def explain_all(self, job_ids: list[int], *, listed: bool = False) -> dict[int, tuple[str, str, list[str]]]:
+        """Explain many jobs: one Teller for each queue; briefly if they stand in a list of all jobs."""
         found = {}
         for job_id in job_ids:
             job = self._arbiter.store.live.get(job_id)
-            words = self.explain(job) if job is not None else None
+            words = self.explain(job, Lister if listed else Teller) if job is not None else None
             if words is not None:
                 found[job_id] = words
         return found
 
-    def explain(self, job: Job) -> tuple[str, str, list[str]] | None:
+    def tell(self, job: Job) -> tuple[list[str], list[str]] | None:
+        """Tell why a job waits in whole sentences, and what would help; None before the first plan."""
+        plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
+        reason = plan.reasons.get(job.id) if plan is not None else None
+        if reason is None or view is None:
+            return None
+        teller = Storyteller(view, time.time())
+        return teller.sentences(reason, job), teller.help_lines(reason, job)
+
+    def explain(self, job: Job, kind: type[Teller] = Teller) -> tuple[str, str, list[str]] | None:
         """Return the rule, the sentence and what would help, as of the last plan; None before the first."""
         plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
         if job.state is JobState.HELD and (plan is None or view is None):
@@ -104,7 +122,7 @@ class Lines:
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
             return None
-        teller = self._tellers.get(job.parent_id)
+        teller = self._tellers.get((job.parent_id, kind))
         if teller is None or teller[0] is not view:
-            teller = self._tellers[job.parent_id] = (view, Teller(view, time.time()))
+            teller = self._tellers[job.parent_id, kind] = (view, kind(view, time.time()))
         return reason.rule.value, teller[1].sentence(reason, job), teller[1].help_lines(reason, job)

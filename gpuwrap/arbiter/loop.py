@@ -28,6 +28,7 @@ from .answers import Answers, Poisoned
 from .bell import Bell, Connection
 from .claims import Claims
 from .enforce import Enforcer
+from .inventory import Inventory
 from .keeper import Keeper
 from .lines import Lines
 from .log import log
@@ -93,6 +94,8 @@ class Arbiter:
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
         self.lines = Lines(self)
+        self.inventory = Inventory(self)
+        self.inventory.read_drained()
         self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._keeper_died)
         self.watch(devices.fileno(), lambda _mask: self._look_over())
 
@@ -208,6 +211,7 @@ class Arbiter:
                 self.enforcer.offer(job)
             if job.state in STARTED or seat.connection is None:
                 self.watch_leader(job.id)
+        self.inventory.read_drained()
 
     def job_ended(self, job: Job) -> None:
         """Who waited inside a job that has ended waits outside now."""

@@ -27,16 +27,29 @@ AT_ONCE = 4000
 class World:
     """The world a verb speaks of."""
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: Given, *, create: bool = False) -> None:
         self.sim = simulated(given)
-        self.folder: Folder | None = open_folder(self.sim, create=False)
-        self.reader: Reader | None = None
-        if self.folder is not None:
-            try:
-                self.reader = Reader(self.folder)
-            except FileNotFoundError:
-                self.reader = None
+        self.folder: Folder | None = open_folder(self.sim, create=create)
+        self.reader: Reader | None = self._read()
         self._call: Call | None = None
+
+    def _read(self) -> Reader | None:
+        if self.folder is None:
+            return None
+        try:
+            return Reader(self.folder)
+        except FileNotFoundError:
+            return None
+
+    def refresh(self) -> None:
+        """Look again: what was not there may be there now, and no arbiter is kept from leaving by our connection."""
+        if self._call is not None:
+            self._call.drop()
+            self._call = None
+        if self.folder is None:
+            self.folder = open_folder(self.sim, create=False)
+        self.reader = self.reader or self._read()
+        self.repair()
 
     def repair(self) -> None:
         """Summon an arbiter if jobs are there and none answers: they may all have ended meanwhile."""
@@ -85,15 +98,15 @@ class World:
             answers += self.ask(kind, jobs=numbers, **values) or []
         return answers
 
-    def explain(self, jobs: list[Job]) -> dict[int, tuple[str, str, list[str]]]:
-        """Return why jobs wait (rule, sentence, what would help) as far as an arbiter can tell."""
+    def explain(self, jobs: list[Job], *, listed: bool = False) -> dict[int, tuple[str, str, list[str]]]:
+        """Return why jobs wait (rule, sentence, what would help) as far as an arbiter can tell; briefly if `listed`."""
         numbers = [job.id for job in jobs if job.state in (JobState.WAITING, JobState.HELD)]
         found: dict[int, tuple[str, str, list[str]]] = {}
         if not numbers or not self.has_arbiter():
             return found
         for at in range(0, len(numbers), AT_ONCE):
             text = " ".join(str(number) for number in numbers[at : at + AT_ONCE])
-            for number, (rule, sentence, helps) in (self.ask("explain", jobs=text) or {}).items():
+            for number, (rule, sentence, helps) in (self.ask("explain", jobs=text, listed=listed) or {}).items():
                 found[int(number)] = (rule, sentence, helps)
         return found
 

@@ -1,8 +1,13 @@
 """kill: end jobs, waiting or running."""
 
+import os
 import signal
+import sys
 
-from ..errors import UsageError
+from ..errors import SOME_FAILED, UsageError
+from ..lifecycle import IN_LINE, JobState
+from ..model import Job
+from ..options import nearest
 from .asking import Given, World, require_jobs
 from .report import report
 
@@ -13,8 +18,23 @@ def main(given: Given, operands: list[str]) -> int:
     number = signal_number(str(given["signal"])) if "signal" in given else None
     world = World(given)
     jobs, missing = world.select(operands, everything="all" in given)
+    if "all" in given and "yes" not in given and not _may_end(jobs):
+        sys.stderr.write("gpurun: kill: nothing was done\n")
+        return SOME_FAILED
     done = world.ask_about("kill", [job.id for job in jobs], signal=number) if jobs else []
     return report("kill", done, missing)
+
+
+def _may_end(jobs: list[Job]) -> bool:
+    """Ask, if more than one runs and somebody sits there to answer."""
+    waiting = sum(job.state in IN_LINE for job in jobs)
+    running = sum(job.state is not JobState.ENDED for job in jobs) - waiting
+    if running <= 1 or not (os.isatty(0) and os.isatty(2)):
+        return True
+    also = f", {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
+    sys.stderr.write(f"gpurun: {running} jobs run{also}: end them all? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def signal_number(text: str) -> int:
@@ -25,4 +45,6 @@ def signal_number(text: str) -> int:
     try:
         return int(signal.Signals["SIG" + word.removeprefix("SIG")])
     except KeyError:
-        raise UsageError(f"signal {text}: no such signal") from None
+        near = nearest(word.removeprefix("SIG"), [known.name.removeprefix("SIG") for known in signal.Signals])
+        meant = f": did you mean {near}?" if near else ""
+        raise UsageError(f"signal {text}: no such signal{meant}") from None

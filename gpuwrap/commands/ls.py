@@ -1,18 +1,39 @@
-"""ls: jobs, and why they wait."""
+"""ls: jobs, and why they wait.
+
+Jobs named on the command line each have a row; otherwise alike ones share one, and only the first of them is explained.
+"""
 
 import json
+import os
 import sys
 import time
 
-from ..errors import NoSuchJob
-from ..render import job_as_json, jobs_as_table, terminal_width
+from ..errors import NoSuchJob, UsageError
+from ..model import Job
+from ..render import Screen, fold, job_as_json, jobs_as_table
 from .asking import Given, World
 
 
 def main(given: Given, operands: list[str]) -> int:
     """List jobs; exit 1 if a job was named that is none."""
     world = World(given)
+    if "watch" in given:
+        return _watch(world, given, operands)
     world.repair()
+    jobs, missing = find(world, given, operands)
+    if "json" in given:
+        why = world.explain(jobs)
+        print(json.dumps({"jobs": [job_as_json(job, why.get(job.id)) for job in jobs]}))
+    else:
+        print("\n".join(table(world, jobs, bool(operands), Screen.of_stdout())))
+    sys.stdout.flush()
+    for err in missing:
+        sys.stderr.write(f"gpurun: ls: {err.text}\n")
+    return 1 if missing else 0
+
+
+def find(world: World, given: Given, operands: list[str]) -> tuple[list[Job], list[NoSuchJob]]:
+    """Return the jobs asked for, and an error for each word that names none."""
     missing: list[NoSuchJob] = []
     if operands:
         jobs, missing = world.select(operands, everything=False)
@@ -20,13 +41,28 @@ def main(given: Given, operands: list[str]) -> int:
         jobs = world.reader.jobs(ended="all" in given)
     else:
         jobs = []
-    why = world.explain(jobs)
+    user = given.get("user")
+    return [job for job in jobs if user is None or job.user == user], missing
+
+
+def table(world: World, jobs: list[Job], named: bool, screen: Screen) -> list[str]:
+    """Return the lines to show."""
+    if not jobs:
+        return [] if named else ["no jobs"]
+    rows = [[job] for job in jobs] if named else fold(jobs)
+    return jobs_as_table(rows, world.explain([row[0] for row in rows], listed=not named), time.time(), screen)
+
+
+def _watch(world: World, given: Given, operands: list[str]) -> int:
     if "json" in given:
-        print(json.dumps({"jobs": [job_as_json(job, why.get(job.id)) for job in jobs]}))
-    elif jobs:
-        print("\n".join(jobs_as_table(jobs, why, time.time(), terminal_width())))
-    elif not operands:
-        print("no jobs")
-    for err in missing:
-        sys.stderr.write(f"gpurun: ls: {err.text}\n")
-    return 1 if missing else 0
+        raise UsageError("--watch goes without --json")
+    if not os.isatty(1):
+        raise UsageError("--watch: needs a terminal on standard output")
+    from .watching import watch
+
+    def lines(screen: Screen) -> list[str]:
+        world.refresh()
+        return table(world, find(world, given, operands)[0], bool(operands), screen)
+
+    watch(lines, "gpurun ls")
+    return 0

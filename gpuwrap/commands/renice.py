@@ -1,7 +1,10 @@
 """renice: change the priority of jobs, at once."""
 
+import sys
+
 from ..errors import UsageError
-from ..units import parse_integer, parse_priority
+from ..options import nearest
+from ..units import PRIORITY_WORDS, parse_integer, parse_priority
 from .asking import Given, World, require_jobs
 from .report import report
 
@@ -19,6 +22,7 @@ def main(given: Given, operands: list[str]) -> int:
     else:
         if not operands:
             raise UsageError("PRIORITY missing", hint=f"usage: gpurun {USAGE}")
+        _refuse_swapped(operands)
         values["priority"] = parse_priority(operands.pop(0))
     require_jobs(operands, given, USAGE)
     world = World(given)
@@ -26,7 +30,22 @@ def main(given: Given, operands: list[str]) -> int:
     done = world.ask_about("renice", [job.id for job in jobs], **values) if jobs else []
     status = report("renice", done, missing)
     if missing and "by" not in given:
-        import sys
-
         sys.stderr.write(f"usage: gpurun {USAGE}\n")
     return status
+
+
+def _refuse_swapped(operands: list[str]) -> None:
+    """Say so if the job came before the priority; of two numbers nobody can tell, but the echo shows what was done."""
+    first, last = operands[0], operands[-1]
+    mistyped = parse_integer(first) is not None or nearest(first.lower(), list(PRIORITY_WORDS)) is not None
+    if len(operands) > 1 and not mistyped and not _is_priority(first) and _is_priority(last):
+        jobs = " ".join(operands[:-1])
+        raise UsageError(f"priority {first}: the priority comes first: gpurun renice {last} {jobs}")
+
+
+def _is_priority(word: str) -> bool:
+    try:
+        parse_priority(word)
+    except UsageError:
+        return False
+    return True

@@ -262,6 +262,8 @@ class Launch:
             elif kind == "end":
                 self._end(values)
             elif kind == "refused":
+                if self.line is not None:
+                    self.line.erase()
                 raise _refusal(values)
             elif kind == "job":
                 self.job = values["id"]

@@ -2,7 +2,9 @@
 
 1. It is drawn in place only while we are in the foreground of the terminal; a background writer prints one plain line,
    with SIGTTOU blocked, since `stty tostop` would stop it otherwise [run].
-2. It never wraps, and is erased before the program starts and before we die of a signal.
+2. It never wraps: what would help stands on a line of its own below. It is erased before the program starts, and before we
+   die of a signal or stop. The cursor rests on its first column: after a resize, which may have wrapped it, everything from
+   there on is ours to erase, whether the terminal moves text or not.
 3. Text from commands and names was made harmless by the arbiter; here only its width is cut.
 """
 
@@ -19,6 +21,7 @@ class Line:
         self.text = ""
         self.drawn = False
         self._told = False
+        self._caught = False
 
     def show(self, text: str, *, plain: bool) -> None:
         """Draw the line in place, or print it once as a plain line if we cannot or must not draw."""
@@ -26,32 +29,34 @@ class Line:
         if plain or not in_foreground():
             if not self._told:
                 self._told = True
-                write(f"gpurun: {text}\n")
+                write("gpurun: " + text.replace("\n", "; ") + "\n")
             return
-        if not self._told and not self.drawn:
+        if not self._caught:
+            self._caught = True
             self._catch()
         self._draw()
 
     def redraw(self) -> None:
-        """Draw again after a stop, if we are in the foreground again."""
-        if self.text and not self._told and in_foreground():
+        """Draw again after a stop or a resize, if we are in the foreground."""
+        if self.text and self._caught and in_foreground():
             self._draw()
 
     def erase(self) -> None:
         """Leave the screen as it was."""
         if self.drawn:
             self.drawn = False
-            write("\r\x1b[K")
+            write("\r\x1b[J")
 
     def _draw(self) -> None:
-        line = f"gpurun: {self.text}"
         try:
-            columns = os.get_terminal_size(2).columns
+            columns = os.get_terminal_size(2).columns or 80
         except OSError:
             columns = 80
-        if columns and len(line) >= columns:
-            line = line[: max(columns - 2, 1)] + "…"
-        write(f"\r\x1b[K{line}")
+        first, _, second = f"gpurun: {self.text}".partition("\n")
+        text = _cut(first, columns)
+        if second:
+            text += "\n" + _cut(second, columns) + "\x1b[A"
+        write(f"\r\x1b[J{text}\r")
         self.drawn = True
 
     def _catch(self) -> None:
@@ -61,6 +66,12 @@ class Line:
                 _signal.signal(number, self._die)
         if _signal.getsignal(_signal.SIGTSTP) == _signal.SIG_DFL:
             _signal.signal(_signal.SIGTSTP, self._stop)
+        if _signal.getsignal(_signal.SIGWINCH) == _signal.SIG_DFL:
+            _signal.signal(_signal.SIGWINCH, self._resized)
+
+    def _resized(self, _number: int, _frame: object) -> None:
+        if self.drawn:
+            self.redraw()
 
     def _die(self, number: int, _frame: object) -> None:
         self.erase()
@@ -74,6 +85,20 @@ class Line:
         _signal.signal(number, _signal.SIG_DFL)
         os.kill(os.getpid(), number)
         _signal.signal(number, self._stop)
+
+
+def _cut(line: str, columns: int) -> str:
+    """Cut a line so that it stays off the last column, where terminals differ; wide characters take two."""
+    if len(line) < columns and line.isascii():
+        return line
+    from unicodedata import combining, east_asian_width
+
+    used = 0
+    for at, letter in enumerate(line):
+        used += 0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1
+        if used >= columns - 1:
+            return line if used < columns and at + 1 == len(line) else line[:at] + "…"
+    return line
 
 
 def in_foreground() -> bool:

@@ -273,9 +273,9 @@ class Teller:
         if reason.rule is Rule.JOBS_PER_GPU:
             lines.append(f"the setting jobs_per_gpu is {self._view.bounds.jobs_per_gpu}")
         if reason.rule is Rule.MEMORY:
-            lines.append(f"gpurun set {job.id} -m SIZE asks for less")
+            lines.append("started with a smaller -m SIZE it might fit")
         if reason.rule is Rule.BUSY and not job.request.shares and self._would_share(reason):
-            lines.append(f"gpurun set {job.id} -m SIZE shares a GPU with others that fit")
+            lines.append("started with -m SIZE it would share a GPU with others that fit")
         if reason.rule in _OURS and reason.place > 1:
             ahead = [each.priority for each in self._view.jobs if each.state in IN_LINE and each.id != job.id]
             first = max(ahead, default=job.priority) + 1

@@ -209,6 +209,15 @@ class Store:
                 begun = None
         return total + (max(0.0, time.time() - max(begun, at)) if begun is not None else 0.0)
 
+    def setting(self, name: str) -> str:
+        """Return what a verb changed for good; empty if it never did."""
+        rows = self._read("SELECT value FROM setting WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else ""
+
+    def set(self, name: str, value: str) -> None:
+        """Change something for good."""
+        self._write("INSERT OR REPLACE INTO setting (name, value) VALUES (?, ?)", (name, value))
+
     def next_id(self) -> int:
         """Return the number that the next job will get."""
         rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'job'", ())
@@ -261,6 +270,11 @@ class Reader:
                 _refuse_newer(self._db)
             except sqlite3.Error as err:
                 raise _translate(err, "open") from err
+
+    @property
+    def version(self) -> int:
+        """The database's version."""
+        return int(self._fetch("PRAGMA user_version", ())[0][0])
 
     def jobs(self, *, ended: bool) -> list[Job]:
         """Return jobs by number: the live ones and those whose grant still stands, with `ended` all."""

@@ -165,14 +165,14 @@ def test_fewer_gpus_than_asked_for_is_told() -> None:
 
 def test_help_says_how_to_share_and_how_to_go_first() -> None:
     sharer = running(1, share(0, GIB, whole=False), m=1)
-    assert helped(waiting(3), gpus(1), sharer) == ["gpurun set 3 -m SIZE shares a GPU with others that fit"]
+    assert helped(waiting(3), gpus(1), sharer) == ["started with -m SIZE it would share a GPU with others that fit"]
     assert helped(waiting(3), gpus(1), running(1, share(0))) == []
     assert helped(waiting(3), gpus(1), running(1, share(0)), waiting(2, priority=5)) == [
         "gpurun renice 6 3 puts it first in line"
     ]
     assert helped(waiting(3), gpus(1), running(1, share(0)), waiting(2, priority=100)) == []
     assert helped(waiting(3, m=8), gpus(1), running(1, share(0, 20 * GIB, whole=False), m=20)) == [
-        "gpurun set 3 -m SIZE asks for less"
+        "started with a smaller -m SIZE it might fit"
     ]
 
 

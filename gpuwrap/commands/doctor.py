@@ -1,0 +1,250 @@
+"""doctor: is everything here that gpurun needs, and what to do about what is not.
+
+Each line begins with `ok`, `note` (works, but you may want to know), `bad` (something does not work) or `unproven` (cannot
+be seen from here). A bad one is followed by what to do. It asks nobody and starts nothing but a look at the GPUs.
+"""
+
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from .. import __version__
+from ..arbiter.summon import knock
+from ..errors import SOME_FAILED, GpurunError, UsageError
+from ..host import freezer, processes
+from ..host.devices import Devices, Look
+from ..state import paths, settings
+from ..state.store import Reader
+from ..units import format_size
+from .asking import Given
+from .run import simulated
+
+LOOK_SECONDS = 5.0
+# Less than this on the state folder's disk and registering may soon fail.
+LOW_BYTES = 64 * 2**20
+
+
+class Finding(NamedTuple):
+    """One line: `verdict` is ok, note, bad or unproven; `help` what to do."""
+
+    verdict: str
+    subject: str
+    text: str
+    help: str = ""
+
+
+def main(given: Given, operands: list[str]) -> int:
+    """Check everything; exit 1 if something is bad."""
+    if operands:
+        raise UsageError(f"{operands[0]}: doctor takes no operand")
+    sim = simulated(given)
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _program,
+        lambda: _driver(sim),
+        lambda: _gpus(sim),
+        lambda: _state(sim),
+        _settings,
+        _claims,
+        _exit_status,
+        _freezer,
+        _linger,
+    ]
+    bad = False
+    for check in checks:
+        for found in _guarded(check):
+            bad |= found.verdict == "bad"
+            print(f"{found.verdict:<8}  {found.subject:<12}  {found.text}")
+            if found.help:
+                print(f"{'':<24}{found.help}")
+            sys.stdout.flush()
+    return SOME_FAILED if bad else 0
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """One check that fails must not hide the others."""
+    try:
+        yield from check()
+    except GpurunError as err:
+        yield Finding("bad", "gpurun", err.text, err.hint or "")
+    except OSError as err:
+        yield Finding("bad", "gpurun", str(err))
+
+
+def _program() -> Iterator[Finding]:
+    yield Finding("ok", "gpurun", f"{__version__}, Python {sys.version.split()[0]}, {os.path.dirname(sys.executable)}")
+    marker = os.environ.get("GPURUN_JOB")
+    if marker:
+        yield Finding("note", "gpurun", f"GPURUN_JOB={marker}: started inside a job, or in what it left (tmux, at)")
+
+
+def _driver(sim: str | None) -> Iterator[Finding]:
+    if sim is not None:
+        yield Finding("note", "driver", f"not asked: simulated GPUs ({sim})")
+        return
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            line = file.readline().strip().removeprefix("NVRM version: ")
+    except OSError:
+        help = "install NVIDIA's driver, or try gpurun demo; in a container: --gpus all"
+        yield Finding("bad", "driver", "no NVIDIA kernel module is loaded (/proc/driver/nvidia/version)", help)
+        return
+    yield Finding("ok", "driver", " ".join(line.split()))
+
+
+def _gpus(sim: str | None) -> Iterator[Finding]:
+    look = _look(sim)
+    if look is None:
+        yield Finding("bad", "NVML", f"the driver does not answer within {LOOK_SECONDS:.0f} s", "try nvidia-smi; then reboot")
+        return
+    if look.fault is not None:
+        yield Finding("bad", "NVML", look.fault, "nvidia-smi must work first; gpurun demo needs no GPU")
+        return
+    for sample in look.samples:
+        name = f"GPU {sample.index}"
+        size = "memory unknown" if sample.total_bytes is None else format_size(sample.total_bytes)
+        if sample.fault is not None:
+            yield Finding("bad", name, f"{sample.name}: {sample.fault}", f"meanwhile: gpurun gpus drain {sample.index}")
+        elif sample.processes is None:
+            help = "gpurun cannot see who computes there, and counts it as taken"
+            yield Finding("bad", name, f"{sample.name}, {size}: the driver does not name its processes", help)
+        else:
+            yield Finding("ok", name, f"{sample.name}, {size}")
+    if not look.samples:
+        yield Finding("bad", "NVML", "the driver has no GPU", "nvidia-smi -L must list one")
+
+
+def _look(sim: str | None) -> Look | None:
+    devices: Devices
+    if sim is not None:
+        from ..host.simulated import SimulatedDevices
+
+        folder = paths.open_folder(sim)
+        assert folder is not None
+        devices = SimulatedDevices(sim, folder.path, os.fstat(folder.fd).st_ino)
+    else:
+        from ..host.gpus import NvidiaDevices
+
+        devices = NvidiaDevices()
+    try:
+        devices.begin_look()
+        ready, _, _ = select.select([devices.fileno()], [], [], LOOK_SECONDS)
+        return devices.finish_look() if ready else None
+    except BlockingIOError:
+        return None
+    finally:
+        devices.close()
+
+
+def _state(sim: str | None) -> Iterator[Finding]:
+    try:
+        folder = paths.open_folder(sim, create=True)
+    except GpurunError as err:
+        yield Finding("bad", "state", err.text, err.hint or "set GPURUN_DIR to a private folder on a local disk")
+        return
+    assert folder is not None
+    kind = paths.filesystem_of(folder.path)
+    if kind not in paths.LOCAL_FILESYSTEMS:
+        yield Finding("bad", "state", f"{folder.path}: {kind} is no local filesystem", "set GPURUN_DIR to a local folder")
+    elif not os.environ.get("GPURUN_DIR") and folder.path.startswith(paths.FALLBACK_ROOT):
+        text = f"{folder.path} ({kind}), since the home folder is not local or not writable"
+        yield Finding("note", "state", text, "GPURUN_DIR moves it; all of your shells and cron need the same one")
+    else:
+        yield Finding("ok", "state", f"{folder.path} ({kind})")
+    space = os.statvfs(folder.path)
+    if space.f_bavail * space.f_frsize < LOW_BYTES:
+        yield Finding("bad", "disk", f"{format_size(space.f_bavail * space.f_frsize)} left", "free some space")
+    try:
+        reader = Reader(folder)
+        live = len(reader.jobs(ended=False))
+        yield Finding("ok", "database", f"version {reader.version}, {live} live job{'' if live == 1 else 's'}")
+    except FileNotFoundError:
+        live = 0
+        yield Finding("ok", "database", "none yet: the first job makes it")
+    sock = knock(folder, 5.0)
+    if sock is not None:
+        sock.close()
+        yield Finding("ok", "arbiter", "is up")
+    elif live:
+        yield Finding("bad", "arbiter", "none is up although jobs are there", "gpurun ls starts one, which repairs")
+    else:
+        yield Finding("ok", "arbiter", "none is up, none is needed: no job is there")
+
+
+def _settings() -> Iterator[Finding]:
+    try:
+        read = settings.read_settings()
+    except GpurunError as err:
+        yield Finding("bad", "settings", err.text.removeprefix("cannot use settings: "), err.hint or "mend that line")
+        return
+    changed = ", ".join(f"{name} ({path})" for name, path in read.sources.items())
+    yield Finding("ok", "settings", changed or "none changed; read from: " + ", ".join(settings.files()))
+
+
+def _claims() -> Iterator[Finding]:
+    """Abstract sockets must be there, and how far they reach is worth knowing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        try:
+            sock.bind(f"\0gpurun/doctor-{os.getpid()}")
+        except OSError as err:
+            help = "without claims another user's gpurun may take the same GPU: run the queue of one user only"
+            yield Finding("bad", "claims", f"abstract sockets cannot be had: {err.strerror}", help)
+            return
+    held = _claimed()
+    namespace = os.readlink("/proc/self/ns/net")
+    yield Finding("ok", "claims", f"seen by every user of this network namespace ({namespace}); {held} held now")
+    if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
+        help = "start it with --network host --pid host, or give each container GPUs of its own"
+        yield Finding("note", "claims", "this is a container: gpuruns outside of it are not seen", help)
+
+
+def _claimed() -> int:
+    try:
+        with open("/proc/net/unix") as file:
+            return len({line.split()[-1] for line in file if "@gpurun/GPU" in line or "@gpurun/MIG" in line})
+    except OSError:
+        return 0
+
+
+def _exit_status() -> Iterator[Finding]:
+    """Let a child end, reap it, and ask the kernel how it ended, as for a job that is no child of ours."""
+    child = os.fork()
+    if child == 0:
+        os._exit(7)
+    pidfd = os.pidfd_open(child)
+    identity = processes.identify(child)
+    os.waitpid(child, 0)
+    status = processes.exit_status(pidfd, identity) if identity is not None else None
+    os.close(pidfd)
+    if status is not None and os.waitstatus_to_exitcode(status) == 7:
+        yield Finding("ok", "exit status", f"this kernel ({os.uname().release}) tells it of every job")
+        return
+    text = f"this kernel ({os.uname().release}) tells it only of some jobs; others end as unknown"
+    yield Finding("note", "exit status", text, "Linux 6.15 tells it of all; the program's own caller always gets it")
+
+
+def _freezer() -> Iterator[Finding]:
+    if freezer.mount_point() is None:
+        help = "boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1)"
+        yield Finding("note", "freezer", "no cgroup v2 is mounted: jobs with a terminal cannot be paused unnoticed", help)
+        return
+    folder = freezer.folder_of(os.getpid())
+    if freezer.may_have_group(os.getpid()):
+        yield Finding("ok", "freezer", f"jobs started here can be frozen: {folder}")
+        return
+    help = "log in through systemd (user@UID.service), or have the cgroup delegated; -r makes jobs that can be ended instead"
+    where = folder or "our cgroup is outside of what is mounted here"
+    yield Finding("note", "freezer", f"jobs started here cannot be frozen: not ours to write: {where}", help)
+
+
+def _linger() -> Iterator[Finding]:
+    user = processes.user_name(os.getuid())
+    if not os.path.isdir("/run/systemd/system"):
+        yield Finding("unproven", "linger", "no systemd runs here")
+    elif os.path.exists(f"/var/lib/systemd/linger/{user}"):
+        yield Finding("ok", "linger", "processes outlive the last logout, and their cgroups with them")
+    else:
+        help = f"loginctl enable-linger {user} lets jobs be frozen that outlive the last logout"
+        yield Finding("note", "linger", "not enabled", help)

@@ -1,0 +1,128 @@
+"""A screen that stays: redrawn in place each second, and the terminal left as it was, however we end (but by KILL).
+
+1. One write a frame, over the old one: nothing is cleared first, so nothing flickers.
+2. Whatever was changed about the terminal (other screen, cursor, echo) is undone before we stop or die of a signal.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import time
+from collections.abc import Callable
+
+from ..render import Screen, columns, cut
+
+SECONDS = 1.0
+# The alternate screen, no cursor, no wrapping; and back [xterm, Control Sequences].
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+# Terminals that know synchronized updates show a frame at once; others ignore it.
+BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"
+FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+
+
+def watch(lines: Callable[[Screen], list[str]], title: str) -> None:
+    """Show lines until `q` is typed; dies of the signal that ends it."""
+    with _Terminal() as terminal:
+        while True:
+            screen = Screen.of_stdout()
+            screen = screen._replace(width=(screen.width or 80) - 1)  # erasing beyond the last column takes it along
+            rows = os.get_terminal_size(1).lines or 24
+            terminal.write(_frame(lines(screen), screen.width or 80, rows, title))
+            if terminal.key_within(SECONDS) in (b"q", b"Q", b"\x04"):
+                return
+
+
+def _frame(lines: list[str], width: int, rows: int, title: str) -> str:
+    head = cut(f"{title}  {time.strftime('%H:%M:%S')}", max(width - 8, 1))
+    shown = [head + "q leaves".rjust(width - columns(head)), "", *lines]
+    if len(shown) > rows:
+        hidden = len(shown) - rows + 1
+        shown = [*shown[: rows - 1], f"… and {hidden} more lines"]
+    body = "\x1b[K\r\n".join(shown)
+    return f"{BEGIN}\x1b[H{body}\x1b[K\x1b[J{END}"
+
+
+class _Terminal:
+    """The terminal while it is ours."""
+
+    def __init__(self) -> None:
+        self._saved: list[object] | None = None
+        self._entered = False
+        self._wake_reading, self._wake_writing = os.pipe()
+        os.set_blocking(self._wake_writing, False)
+
+    def __enter__(self) -> "_Terminal":
+        for number in FATAL:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._die)
+        signal.signal(signal.SIGTSTP, self._stop)
+        signal.signal(signal.SIGCONT, lambda *_: self._wake())
+        signal.signal(signal.SIGWINCH, lambda *_: self._wake())
+        self._enter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def write(self, text: str) -> None:
+        """Write all of a frame."""
+        rest = text.encode("utf-8", "replace")
+        while rest:
+            rest = rest[os.write(1, rest) :]
+
+    def key_within(self, seconds: float) -> bytes:
+        """Wait for a key, a new size, or until it is time for the next frame."""
+        watched = [self._wake_reading]
+        if self._saved is not None:
+            watched.append(0)
+        ready, _, _ = select.select(watched, [], [], seconds)
+        if self._wake_reading in ready:
+            os.read(self._wake_reading, 4096)
+        if 0 in ready:
+            key = os.read(0, 1)
+            if not key:
+                raise SystemExit(0)  # the terminal has gone
+            return key
+        return b""
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_writing, b"w")
+
+    def _enter(self) -> None:
+        if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():
+            self._saved = termios.tcgetattr(0)
+            mode = termios.tcgetattr(0)
+            mode[3] &= ~(termios.ICANON | termios.ECHO)
+            termios.tcsetattr(0, termios.TCSADRAIN, mode)
+        self.write(ENTER)
+        self._entered = True
+
+    def _leave(self) -> None:
+        if not self._entered:
+            return
+        self._entered = False
+        with contextlib.suppress(OSError):
+            self.write(LEAVE)
+        if self._saved is not None:
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(0, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type]
+        sys.stdout.flush()
+
+    def _die(self, number: int, _frame: object) -> None:
+        self._leave()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _stop(self, number: int, _frame: object) -> None:
+        self._leave()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, self._stop)
+        self._enter()
+        self._wake()

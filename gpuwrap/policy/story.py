@@ -1,0 +1,86 @@
+"""The long answer of `why`: which rule keeps a job waiting, who stands in the way, and when that ends at the earliest."""
+
+from collections.abc import Sequence
+from math import inf
+
+from ..model import Job, Obstacle, Reason, Rule
+from .plan import ends_at
+from .reasons import Teller, command
+
+_RULES = {
+    Rule.HELD: "it is held by hand",
+    Rule.STOPPED: "it is stopped at its terminal; it keeps its place and is passed over",
+    Rule.ABSENT: "its gpurun is not connected just now; it keeps its place and is passed over",
+    Rule.BUSY: "it asks for whole GPUs, and a whole GPU is free only when no other job computes there",
+    Rule.MEMORY: "a GPU is shared only where its promises leave room for one more",
+    Rule.FOREIGN: "a process that is not in the queue uses the GPU, and gpurun disturbs no stranger",
+    Rule.CLAIMED: "another user's or another folder's gpurun has the GPU",
+    Rule.LEFTOVER: "a GPU is free only when nothing of the job before holds it",
+    Rule.UNHEALTHY: "nothing starts on a GPU that is not healthy",
+    Rule.DRAINED: "nothing starts on a drained GPU",
+    Rule.UNKNOWN: "memory of which the driver says nothing counts as taken",
+    Rule.UNEXPLAINED: "memory that nobody admits to holding counts as taken",
+    Rule.JOBS_PER_GPU: "the setting jobs_per_gpu limits how many share a GPU",
+    Rule.COMPUTE_MODE: "the GPU's compute mode limits who may compute there",
+}
+
+
+class Lister(Teller):
+    """Tells reasons beside a list of jobs: a number is enough, the list says the rest."""
+
+    def _holder(self, job_id: int) -> str:
+        return f"job {job_id}"
+
+
+class Storyteller(Teller):
+    """Tells one job's reason in sentences."""
+
+    def sentences(self, reason: Reason, job: Job) -> list[str]:
+        """Return the rule, the holders and the earliest end, as far as there is something to say."""
+        told = [f"job {job.id} ({command(job.argv)}) waits: {self._rule(reason, job)}"]
+        if reason.rule in (Rule.HELD, Rule.STOPPED, Rule.ABSENT):
+            return told
+        holders = self.sentence(reason, job)
+        told.append(f"it waits for {holders}")
+        end = self._earliest(reason, job)
+        return [*told, end] if end else told
+
+    def _rule(self, reason: Reason, job: Job) -> str:
+        if reason.rule is Rule.BEHIND and reason.behind is not None:
+            first = f"job {reason.behind}, which is before it in line"
+            return f"what is free is kept for {first}, and others pass only if they cannot delay that one"
+        if reason.rule is Rule.BUSY and job.request.shares:
+            return "what was granted whole is shared with nobody"
+        return _RULES.get(reason.rule, reason.rule.value)
+
+    def _earliest(self, reason: Reason, job: Job) -> str:
+        """Say when it can start at the earliest, judging by time limits; no end rather than a bad one."""
+        mine = [each for each in reason.obstacles if each.job_ids]
+        if not mine:
+            return ""
+        free = len(self._places(job)) - len(reason.obstacles)
+        missing = max(1, reason.gpus - max(0, free))
+        if len(mine) < missing:
+            return ""
+        end, holders = sorted((self._end_of(each), each.job_ids) for each in mine)[missing - 1]
+        if end == inf or end <= self._now_at:
+            unlimited = sorted({number for each in mine for number in each.job_ids if self._is_unlimited(number)})
+            if not unlimited:
+                return ""
+            named, has = (f"job {unlimited[0]}", "has") if len(unlimited) == 1 else ("these jobs", "have")
+            return f"nobody can say until when: {named} {has} no time limit"
+        before = reason.place - 1
+        turn = "its turn comes" if not before else f"the next turn, with {before} before it in line, comes"
+        return f"{turn} by {self._clock(end)} at the latest (limit of {_named(holders)})"
+
+    def _end_of(self, obstacle: Obstacle) -> float:
+        ends = [ends_at(self._jobs[number], self._now_at) for number in obstacle.job_ids if number in self._jobs]
+        return max(ends, default=inf)
+
+    def _is_unlimited(self, number: int) -> bool:
+        job = self._jobs.get(number)
+        return job is not None and ends_at(job, self._now_at) == inf
+
+
+def _named(job_ids: Sequence[int]) -> str:
+    return f"job {job_ids[0]}" if len(job_ids) == 1 else "jobs " + ", ".join(str(number) for number in job_ids)
