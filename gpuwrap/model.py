@@ -125,6 +125,8 @@ class Job:
     """How often it is run again after a failure."""
     yields_to: int | None = None
     """The job for which it was paused, or is being evicted; None if nobody's, or by hand."""
+    requeue: bool = False
+    """Whether it is being asked to end in order to be run again (evicted), and not for good."""
     paused_at: float | None = None
     """Since when it is paused or suspended."""
     returned_at: float | None = None

@@ -6,7 +6,7 @@
    plan: otherwise the job for which GPUs are kept would change when the plan is made again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb, inf
@@ -48,7 +48,7 @@ class Shape:
 
 
 class Holder(NamedTuple):
-    """A job that holds a share of a GPU. `ends_at` is infinite when nobody knows."""
+    """A job that holds a share of a GPU: what it was promised, or holds if `paused`. `ends_at` infinite: nobody knows."""
 
     job_id: int
     bytes: int
@@ -56,6 +56,17 @@ class Holder(NamedTuple):
     paused: bool = False
     ended: bool = False
     ends_at: float = inf
+
+
+class Left(NamedTuple):
+    """What a GPU would have left. `bytes` for one more job, -1 for none; `alone`: nobody of ours computes there; `clear`: nor
+    holds memory; `crowded`: no job may be added, whatever it needs.
+    """
+
+    bytes: int
+    alone: bool
+    clear: bool
+    crowded: bool
 
 
 class Room:
@@ -169,6 +180,69 @@ class Room:
         if self.gpu.foreign:
             return self._obstacle(Rule.FOREIGN, process=largest(self.gpu.foreign))
         return self._obstacle(Rule.UNEXPLAINED if self.unexplained else Rule.MEMORY)
+
+    def left(self, gone: Collection[int] = (), paused: Collection[int] = ()) -> Left:
+        """Return what would be left beside those paused already, with some jobs gone and others paused.
+
+        A paused job computes nothing and is promised what it holds. Only figures that are known come free: what a job that
+        goes holds is unknown unless the driver says so, or unless nobody at all is left.
+        """
+        used, mode = self.gpu.used, self.gpu.compute_mode
+        if self.closed is not None:
+            return Left(-1, False, False, True)
+        staying = [holder for holder in self.holders if holder.job_id not in gone]
+        strays = [job_id for job_id in self.strays if job_id not in gone]
+        frozen = [holder for holder in staying if holder.paused or holder.job_id in paused]
+        computing = [holder for holder in staying if not holder.paused and holder.job_id not in paused]
+        holding = {holder.job_id: self.held(holder.job_id, holder.bytes) for holder in frozen}
+        promised = sum(max(0, size - (used.get(job_id) or 0)) for job_id, size in holding.items())
+        promised += sum(max(0, holder.bytes - (used.get(holder.job_id) or 0)) for holder in computing)
+        nobody = not staying and not strays
+        left_some = len(staying) + len(strays) < len(self.holders) + len(self.strays)
+        free = min(self._total, self._free + sum(used.get(job_id) or 0 for job_id in gone))
+        if nobody and left_some and self.gpu.foreign == ():
+            free = self._total
+        alone = not computing and not strays
+        ours = self._taken and nobody and left_some
+        return Left(
+            bytes=max(-1, free - promised - self._margin),
+            alone=alone,
+            clear=alone and not any(holding.values()) and (ours or not self.unexplained),
+            crowded=any(holder.whole for holder in computing)
+            or (self._limit is not None and len(computing) >= self._limit)
+            or (not nobody and mode is ComputeMode.EXCLUSIVE_PROCESS),
+        )
+
+    def held(self, job_id: int, promised: int) -> int:
+        """Return what a job holds here now; all that it was promised if that is not known."""
+        if job_id not in self.gpu.used and self.gpu.foreign is not None:
+            return 0  # the driver names the processes here, and none is of this job
+        size = self.gpu.used.get(job_id)
+        return promised if size is None else size
+
+    def takes_back(self, job_id: int, share: Share, sized: bool) -> bool:
+        """Whether a paused job may compute here again beside the others; `sized`: its promise is a need, not what was left.
+
+        Strangers that came meanwhile are not waited for: they would have come as well had it not been paused. The headroom
+        that was left to it is there for what the figures waver by.
+        """
+        others = [holder for holder in self.holders if holder.job_id != job_id]
+        computing = [holder for holder in others if not holder.paused]
+        strays = [stray for stray in self.strays if stray != job_id]
+        if not computing and not strays and not any(holder.bytes for holder in others):
+            return True
+        if any(holder.whole for holder in computing) or (share.whole and (computing or strays)):
+            return False
+        if self.closed is not None or (self._limit is not None and len(computing) >= self._limit):
+            return False
+        used = self.gpu.used
+        promised = sum(max(0, holder.bytes - (used.get(holder.job_id) or 0)) for holder in others)
+        to_come = max(0, share.bytes - (used.get(job_id) or 0))
+        return not sized or to_come <= self._free - promised
+
+    def total(self) -> int:
+        """Return the memory of the GPU, 0 if it is not known."""
+        return self._total
 
     def frees_at(self, shape: Shape) -> tuple[float, int, int]:
         """Rank by when it could be had: the time if known, else by how many hold it.

@@ -6,15 +6,22 @@
 3. A plan made again after it was applied has no actions.
 4. Reasons describe the machine as it is once the plan is applied. They are worked out when asked for: a queue of
    thousands is planned at each wake, but few of its reasons are read.
+5. One newcomer at a time makes others give way: after a pause or an eviction the plan is made anew, from what is then
+   seen. Only then is the newcomer granted; until then the GPUs that it chose are kept for it from everybody below it.
+   So 3. reads: pauses are followed by grants, and then there are no actions.
+6. Paused jobs are in line too, at their own rank, and take back their place in spite of what is kept for a wide job:
+   it could not have their GPUs meanwhile, and they would stand still for nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from operator import attrgetter
 
 from ..lifecycle import JobState
-from ..model import Grant, Job, Obstacle, Plan, Reason, Request, Rule, Share, View
+from ..model import Action, Evict, Grant, Job, Obstacle, Pause, Plan, Reason, Request, Resume, Rule, Share, View
+from ..units import PRIORITY_STEP
 from .placement import Holder, Room, Shape, choose
+from .victims import Spared, Victims, Way, share
 
 # Which rule is told first when a job could not start even with all our jobs gone.
 _NOT_OURS = (
@@ -29,8 +36,12 @@ _NOT_OURS = (
     Rule.MEMORY,
 )
 
-# A job in line with its shape, or with the rule by which it is passed over.
-InLine = tuple[Job, Rule | Shape]
+# For so many kinds of jobs (request and rank) one plan looks for others to give way.
+MOST_SEARCHES = 8
+_PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
+
+# A job in line with its shape, or with the rule by which it is passed over; a paused one waits for its own place: None.
+InLine = tuple[Job, Rule | Shape | None]
 
 
 def plan(view: View, now_at: float) -> Plan:
@@ -44,7 +55,7 @@ def plan(view: View, now_at: float) -> Plan:
 def ends_at(job: Job, now_at: float) -> float:
     """Return by when a job that holds GPUs ends at its time limit; infinite if nobody can say."""
     limit = job.request.time_limit_seconds
-    if limit is None or job.state in (JobState.PAUSED, JobState.SUSPENDED, JobState.ENDED):
+    if limit is None or job.state in (*_PAUSED, JobState.ENDED):
         return inf
     begun = job.started_at if job.started_at is not None else job.granted_at
     return max(now_at, (now_at if begun is None else begun) + limit)
@@ -63,50 +74,78 @@ class _Pass:
         self.kept: dict[str, int] = {}
         self.kept_for: int | None = None
         self._kept_until = inf
+        self._kept_shape: Shape | None = None
+        self._freed: dict[str, Job] = {}
+        self.leaving: dict[int, frozenset[int]] = {}
+        self.victims = Victims(view, now_at)
+        self._searched: set[object] = set()
+        self._has_newcomer = False
+        # Whoever stands below this outranks nobody who could give way.
+        known = [job.priority for job in view.jobs if job.id in view.yielding] if view.yielding else []
+        self._yield_from = min(known) + PRIORITY_STEP if known else inf
         self._take_shares()
         self._find_open()
 
     def run(self) -> Plan:
         """Walk along the line once."""
-        grants: list[Grant] = []
+        actions: list[Action] = []
         staying: dict[int, InLine] = {}
         for in_line in self._line():
             job, entry = in_line
-            if not isinstance(entry, Rule) and not entry.failed:
-                shares = self._place(job, entry)
+            if entry is None:
+                if self._takes_back(job):
+                    actions.append(Resume(job.id))
+                continue
+            if not isinstance(entry, Rule):
+                shares = None if entry.failed else self._place(job, entry)
+                if shares is None and self.outranks_somebody(job):
+                    shares = self._place_beside(job, entry)
+                    if shares is None:
+                        actions += self._make_way(job, entry)
                 if shares is not None:
-                    grants.append(Grant(job.id, shares))
+                    actions.append(Grant(job.id, shares))
                     entry.waiting -= 1
                     continue
-                self._cannot_start(job, entry)
+                if not entry.failed:
+                    self._cannot_start(job, entry)
             staying[job.id] = in_line
-        return Plan(tuple(grants), _Reasons(self, staying), self.kept)
+        return Plan(tuple(actions), _Reasons(self, staying), self.kept)
 
     def _take_shares(self) -> None:
-        paused = (JobState.PAUSED, JobState.SUSPENDED)
         for job in self._view.jobs:
             if not job.shares:
                 continue
-            is_paused, ended = job.state in paused, job.state is JobState.ENDED
+            is_paused, ended = job.state in _PAUSED, job.state is JobState.ENDED
             end = ends_at(job, self._now_at)
-            for share in job.shares:
-                room = self._by_uuid.get(share.uuid)
+            for each in job.shares:
+                room = self._by_uuid.get(each.uuid)
                 if room is not None:
-                    room.hold(Holder(job.id, share.bytes, share.whole, is_paused, ended, end))
+                    # A paused job promises what it holds now: it cannot take more.
+                    size = room.held(job.id, each.bytes) if is_paused else each.bytes
+                    room.hold(Holder(job.id, size, each.whole, is_paused, ended, end))
+            # Until all that it holds is gone: its processes may outlive the move back into the line.
+            if job.yields_to is not None and job.state in (JobState.STOPPING, JobState.WAITING):
+                self.leaving[job.yields_to] = self.leaving.get(job.yields_to, frozenset()) | {job.id}
         for room in self.rooms:
             room.settle()
 
     def _line(self) -> list[InLine]:
         """Return those in line in order."""
-        waiting, held = JobState.WAITING, JobState.HELD
-        line = [job for job in self._view.jobs if job.state is waiting or job.state is held]
+        waiting, held, paused = JobState.WAITING, JobState.HELD, JobState.PAUSED
+        line = [
+            job
+            for job in self._view.jobs
+            if job.state is waiting or job.state is held or (job.state is paused and job.yields_to is not None)
+        ]
         line.sort(key=attrgetter("id"))
         line.sort(key=attrgetter("priority"), reverse=True)
         stopped, absent = self._view.stopped, self._view.absent
         entries: list[InLine] = []
         for job in line:
-            entry: Rule | Shape
-            if job.state is held:
+            entry: Rule | Shape | None
+            if job.state is paused:
+                entry = None
+            elif job.state is held:
                 entry = Rule.HELD
             elif job.id in stopped:
                 entry = Rule.STOPPED
@@ -148,13 +187,109 @@ class _Pass:
         if len(rooms) < shape.gpus:
             return None
         chosen = choose(rooms, shape, self._wanted_whole(shape))
-        shares = tuple(room.share(shape) for room in chosen)
+        return self._give(job, shape, chosen, tuple(room.share(shape) for room in chosen))
+
+    def _give(self, job: Job, shape: Shape, rooms: list[Room], shares: tuple[Share, ...]) -> tuple[Share, ...]:
         end = inf if shape.limit_seconds is None else self._now_at + shape.limit_seconds
-        for room, share in zip(chosen, shares, strict=True):
-            room.hold(Holder(job.id, share.bytes, share.whole, ends_at=end))
+        for room, each in zip(rooms, shares, strict=True):
+            room.hold(Holder(job.id, each.bytes, each.whole, ends_at=end))
             room.settle()
         self._find_open()
         return shares
+
+    # Giving way.
+
+    def outranks_somebody(self, job: Job) -> bool:
+        """Whether somebody who could give way, or does, stands a step below."""
+        return job.priority >= self._yield_from or job.id in self.leaving
+
+    def _place_beside(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
+        """Take GPUs on which nothing stands but jobs that are paused already, together with free ones."""
+        rooms = self.victims.beside(job, shape, self._not_kept(shape))
+        if len(rooms) < shape.gpus:
+            return None
+        rooms.sort(key=lambda room: (not room.fits(shape), -room.left().bytes, room.gpu.index))
+        rooms = sorted(rooms[: shape.gpus], key=lambda room: room.gpu.index)
+        return self._give(job, shape, rooms, tuple(share(job, shape, room) for room in rooms))
+
+    def _make_way(self, job: Job, shape: Shape) -> list[Action]:
+        """Choose who gives way to a job, and keep the GPUs for it; while some are leaving for it, no others are chosen.
+
+        Evictions go first, alone: a job that must be paused as well need not stand still while another takes its time
+        to end.
+        """
+        leaving = self.leaving.get(job.id, frozenset())
+        key = (id(shape), job.priority, job.learned_bytes)
+        if not leaving:
+            if self._has_newcomer or key in self._searched or len(self._searched) >= MOST_SEARCHES:
+                return []
+            self._searched.add(key)
+        rooms = self._not_kept(shape)
+        way = self.victims.find(job, shape, rooms, self.spared(job, shape), leaving)
+        if way is None:
+            self._keep([room for room in rooms if any(each.job_id in leaving for each in room.holders)], job)
+            return []
+        self._keep(way.rooms, job)
+        if leaving:
+            return []
+        self._has_newcomer = True
+        return self._asked(way, job)
+
+    def _asked(self, way: Way, job: Job) -> list[Action]:
+        pause, evict = sorted(way.option.pause), sorted(way.option.evict)
+        if evict:
+            self.leaving[job.id] = frozenset(evict)
+            return [Evict(victim, job.id) for victim in evict]
+        return [Pause(victim, job.id) for victim in pause]
+
+    def _keep(self, rooms: Sequence[Room], job: Job) -> None:
+        """Keep GPUs that are being freed for a job."""
+        if not rooms:
+            return
+        for room in rooms:
+            self.kept[room.gpu.uuid] = job.id
+            self._freed[room.gpu.uuid] = job
+        if self.kept_for is None:
+            self.kept_for = job.id
+        self._find_open()
+
+    def _not_kept(self, shape: Shape) -> list[Room]:
+        return [room for room in self.possible(shape) if room.gpu.uuid not in self.kept]
+
+    def spared(self, job: Job, shape: Shape) -> Spared:
+        """Say who is left alone because of what is kept for others.
+
+        A pause would delay whom a GPU is kept for; what an eviction frees would go to the first in line, if it may have
+        that GPU, and not to the one for whom somebody was ended.
+        """
+        kept, first = self._kept_shape, frozenset[int]()
+        wholly = {h.job_id for room in self.rooms if self.kept.get(room.gpu.uuid, job.id) != job.id for h in room.holders}
+        if kept is not None and self.kept_for != job.id:
+            first = frozenset(each.job_id for room in self.possible(kept) for each in room.holders)
+        return Spared(wholly, first)
+
+    def _takes_back(self, job: Job) -> bool:
+        """Let a paused job go on if its GPUs can bear it: all that it was promised, beside those that compute now.
+
+        When it was paused for as long as it may be, it goes on although a newcomer still computes beside it: what it
+        holds is allocated, and a longer pause would break the promise to its owner. Both are slower until one ends.
+        """
+        rooms = [(each, self._by_uuid[each.uuid]) for each in job.shares if each.uuid in self._by_uuid]
+        if not self.victims.is_bound_used_up(job.id):
+            for each, room in rooms:
+                newcomer = self._freed.get(each.uuid)
+                if newcomer is not None and self.victims.may_stay_paused(newcomer, job.id):
+                    return False
+                whole_card = each.bytes >= room.total()
+                vague = job.request.memory_bytes is None and job.request.memory_percent is None and job.learned_bytes is None
+                if not room.takes_back(job.id, each, sized=whole_card or not vague):
+                    return False
+        for each, room in rooms:
+            room.holders = [holder for holder in room.holders if holder.job_id != job.id]
+            room.hold(Holder(job.id, each.bytes, each.whole, ends_at=ends_at(job, self._now_at)))
+            room.settle()
+        self._find_open()
+        return True
 
     def _promising(self, shape: Shape) -> bool:
         """Whether it is worth looking at each GPU: most of a long line fails here."""
@@ -167,7 +302,7 @@ class _Pass:
     def _find_open(self) -> None:
         ready = [room for room in self.rooms if room.available >= 0 or room.empty]
         self._open = [room for room in ready if room.gpu.uuid not in self.kept]
-        self._open_kept = [room for room in ready if room.gpu.uuid in self.kept]
+        self._open_kept = [room for room in ready if room.gpu.uuid in self.kept and room.gpu.uuid not in self._freed]
         self._most = max((room.available for room in self._open), default=-1)
         self._any_empty = any(room.empty for room in self._open)
 
@@ -209,11 +344,7 @@ class _Pass:
         return found
 
     def _cannot_start(self, job: Job, shape: Shape) -> None:
-        """Give up on a shape, and keep space for the job if it is the first that only has to wait for ours.
-
-        The place to ask which lower jobs should give way, before anything is kept: everything of higher rank has had
-        its turn, nothing of lower rank has.
-        """
+        """Give up on a shape, and keep space for the job if it is the first that only has to wait for ours."""
         shape.failed = True
         if self.kept_for is not None:
             return
@@ -222,7 +353,7 @@ class _Pass:
             return
         ranked = sorted((room.frees_at(shape), room.gpu.uuid) for room in possible)[: shape.gpus]
         self.kept = {uuid: job.id for _, uuid in ranked}
-        self.kept_for = job.id
+        self.kept_for, self._kept_shape = job.id, shape
         self._kept_until = ranked[-1][0][0]
         self._find_open()
 
@@ -234,8 +365,8 @@ class _Pass:
             if not shape.allows(room.gpu):
                 continue
             obstacle = room.obstacle(shape)
-            if obstacle is None and not slips and self.kept_for is not None and room.gpu.uuid in self.kept:
-                obstacle = Obstacle(room.gpu.index, Rule.BEHIND, (self.kept_for,))
+            if obstacle is None and not slips and room.gpu.uuid in self.kept:
+                obstacle = Obstacle(room.gpu.index, Rule.BEHIND, (self.kept[room.gpu.uuid],))
             if obstacle is not None:
                 found.append(obstacle)
         return tuple(found)
@@ -279,14 +410,19 @@ class _Reasons(Mapping[int, Reason]):
         if isinstance(entry, Rule):
             own = tuple(Obstacle(share.index, entry, (job_id,)) for share in job.shares)
             return Reason(entry, place, request.gpus, request.memory_bytes, own)
+        assert entry is not None, "paused jobs are not told why"
         rule, obstacles = self._verdict(entry)
         made = self._pass
-        if job_id == made.kept_for:
-            kept = tuple(room.gpu.index for room in made.rooms if room.gpu.uuid in made.kept)
-            obstacles = tuple(each for each in obstacles if each.rule is not Rule.BEHIND)
-            return Reason(rule, place, request.gpus, request.memory_bytes, obstacles, kept=kept)
-        behind = made.kept_for if rule is Rule.BEHIND else None
-        return Reason(rule, place, request.gpus, request.memory_bytes, obstacles, behind)
+        leaving = tuple(sorted(made.leaving.get(job_id, ())))
+        ask = not leaving and made.outranks_somebody(job)
+        why_not = made.victims.why_not(job, entry, made.possible(entry), made.spared(job, entry)) if ask else ()
+        kept = tuple(room.gpu.index for room in made.rooms if made.kept.get(room.gpu.uuid) == job_id)
+        behind = None
+        if kept:
+            obstacles = tuple(each for each in obstacles if each.gpu_index not in kept or each.rule is not Rule.BEHIND)
+        elif rule is Rule.BEHIND:
+            behind = next((each.job_ids[0] for each in obstacles if each.rule is Rule.BEHIND), made.kept_for)
+        return Reason(rule, place, request.gpus, request.memory_bytes, obstacles, behind, kept, leaving, why_not)
 
     def _verdict(self, shape: Shape) -> tuple[Rule, tuple[Obstacle, ...]]:
         verdict = self._verdicts.get(id(shape))

@@ -5,7 +5,7 @@
 3. Few words: who holds what and which rule blocks; many holders are counted.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import groupby
 from math import inf
 from time import localtime, strftime
@@ -17,6 +17,8 @@ from .placement import unexplained_bytes
 from .plan import ends_at
 
 COMMAND_LENGTH = 40
+# What keeps a job from giving way, in words of our own or of the driver's.
+REFUSAL_LENGTH = 160
 # More than this many jobs or GPUs are counted instead of described.
 DESCRIBED = 2
 # An hour of the day says nothing beyond this.
@@ -63,13 +65,19 @@ class Teller:
             return "stopped at its terminal, keeps its place"
         if reason.rule is Rule.ABSENT:
             return "its gpurun to come back, keeps its place"
+        if reason.yielding:
+            leaving = f"{job_list(reason.yielding)} {_is(reason.yielding)} being asked to end for it"
+            return f"{_what(reason, job)}: {leaving}"
         places = self._places(job)
         if len(places) < reason.gpus:
             there = "none" if not places else f"only {len(places)}"
             return f"{_gpu_count(reason.gpus)}: {there} of those that it may use is there"
         if free := self._kept_free(reason):
             return f"{_what(reason, job)}: " + ", ".join([free, *self._awaited(reason)])
-        parts = self._parts(reason, job)
+        refused = reason.cannot_yield if reason.rule in _OURS and reason.rule is not Rule.BEHIND else ()
+        parts = self._refused(refused) + self._parts(reason, job, {job_id for job_id, _ in refused})
+        if refused and len(places) == reason.gpus:
+            return f"{gpu_list(places)}: " + ", ".join(parts)
         if len(places) == reason.gpus and all(each.rule not in _OURS for each in reason.obstacles):
             return ", ".join(parts)  # no other will do, and each part says which GPU it is about
         place = f", {_ordinal(reason.place)} in line" if reason.rule in _OURS else ""
@@ -89,15 +97,23 @@ class Teller:
 
     # What blocks, part by part.
 
-    def _parts(self, reason: Reason, job: Job) -> list[str]:
+    def _refused(self, refused: Sequence[tuple[int, str]]) -> list[str]:
+        """Say which lower jobs cannot give way, and why not."""
+        parts = [f"job {job_id} {safe(text, REFUSAL_LENGTH)}" for job_id, text in refused[:DESCRIBED]]
+        more = len(refused) - DESCRIBED
+        return [*parts, f"and {more} more {'job' if more == 1 else 'jobs'} cannot give way"] if more > 0 else parts
+
+    def _parts(self, reason: Reason, job: Job, told: Set[int] = frozenset()) -> list[str]:
+        """Say what stands on the GPUs, but for jobs that have been told of."""
         kept = [each.gpu_index for each in reason.obstacles if each.rule is Rule.BEHIND]
         if kept and reason.rule is Rule.BEHIND:
-            return [f"{_gpus(kept)} {_is(kept)} kept for job {reason.behind}"]
-        parts = self._busy([each for each in reason.obstacles if each.rule is Rule.BUSY])
-        parts += self._memory([each for each in reason.obstacles if each.rule is Rule.MEMORY], job)
-        parts += self._outside([each for each in reason.obstacles if each.rule in self._on_gpu])
+            return [f"{gpu_list(kept)} {_is(kept)} kept for job {reason.behind}"]
+        open_ = [each for each in reason.obstacles if not each.job_ids or not told >= set(each.job_ids)]
+        parts = self._busy([each for each in open_ if each.rule is Rule.BUSY])
+        parts += self._memory([each for each in open_ if each.rule is Rule.MEMORY], job)
+        parts += self._outside([each for each in open_ if each.rule in self._on_gpu])
         if kept:
-            parts.append(f"{_gpus(kept)} {_is(kept)} kept for another job")
+            parts.append(f"{gpu_list(kept)} {_is(kept)} kept for another job")
         return parts
 
     def _busy(self, obstacles: Sequence[Obstacle]) -> list[str]:
@@ -107,8 +123,8 @@ class Teller:
             for job_id in obstacle.job_ids:
                 gpus.setdefault(job_id, []).append(obstacle.gpu_index)
         if len(gpus) <= DESCRIBED:
-            return [f"{self._holder(job_id)} has {_gpus(indices)}" for job_id, indices in sorted(gpus.items())]
-        return [f"{_job_list(gpus)} have {_gpus({each.gpu_index for each in obstacles})}"]
+            return [f"{self._holder(job_id)} has {gpu_list(indices)}" for job_id, indices in sorted(gpus.items())]
+        return [f"{job_list(gpus)} have {gpu_list({each.gpu_index for each in obstacles})}"]
 
     def _memory(self, obstacles: Sequence[Obstacle], job: Job) -> list[str]:
         """Say where most memory is left, and beside whom."""
@@ -118,7 +134,7 @@ class Teller:
         if not best.job_ids and self._is_too_small(best, job):
             has = "has" if len(obstacles) == 1 else "have at most"
             biggest = max(each.total_bytes or 0 for each in obstacles)
-            return [f"{_gpus([each.gpu_index for each in obstacles])} {has} {format_size(biggest)} in all"]
+            return [f"{gpu_list([each.gpu_index for each in obstacles])} {has} {format_size(biggest)} in all"]
         left = format_of(best.free_bytes or 0, best.total_bytes or 0)
         where = f"GPU {best.gpu_index} has" if len(obstacles) == 1 else f"the most is on GPU {best.gpu_index},"
         beside = f" beside {self._holders(best.job_ids)}" if best.job_ids else ""
@@ -129,7 +145,7 @@ class Teller:
         told = sorted((self._on_gpu[each.rule](each), each.gpu_index) for each in obstacles)
         groups = [(text, [index for _, index in group]) for text, group in groupby(told, key=lambda each: each[0])]
         groups.sort(key=lambda group: group[1][0])
-        parts = [f"{_gpus(indices)}: {text}" for text, indices in groups[: DESCRIBED + 1]]
+        parts = [f"{gpu_list(indices)}: {text}" for text, indices in groups[: DESCRIBED + 1]]
         more = sum(len(indices) for _, indices in groups[DESCRIBED + 1 :])
         return [*parts, f"and {more} more GPUs"] if more else parts
 
@@ -137,7 +153,7 @@ class Teller:
         """Say which of the GPUs kept for a job are free already."""
         blocked = {obstacle.gpu_index for obstacle in reason.obstacles}
         free = [index for index in reason.kept if index not in blocked]
-        return f"{_gpus(free)} {_is(free)} kept free for it" if free else ""
+        return f"{gpu_list(free)} {_is(free)} kept free for it" if free else ""
 
     def _awaited(self, reason: Reason) -> list[str]:
         """Say when the other GPUs kept for a job can be had."""
@@ -160,7 +176,7 @@ class Teller:
         if inf > end > self._now_at:
             return f"by {self._clock(end)} (limit of job {last.id})"
         if len(jobs) > 1:
-            return f"when {_job_list(job_ids)} end"
+            return f"when {job_list(job_ids)} end"
         why = " (it has no time limit)" if last.request.time_limit_seconds is None else ""
         return f"when job {last.id} ends{why}"
 
@@ -221,7 +237,7 @@ class Teller:
         return f"job {job_id} ({', '.join([command(job.argv), *self._standing(job)])})"
 
     def _holders(self, job_ids: Sequence[int]) -> str:
-        return self._holder(job_ids[0]) if len(job_ids) == 1 else _job_list(job_ids)
+        return self._holder(job_ids[0]) if len(job_ids) == 1 else job_list(job_ids)
 
     def _standing(self, job: Job) -> list[str]:
         if job.state is JobState.GRANTED or job.state in IN_LINE:
@@ -355,7 +371,7 @@ def _gpu_count(count: int) -> str:
     return "a GPU" if count == 1 else f"{count} GPUs"
 
 
-def _gpus(indices: Iterable[int]) -> str:
+def gpu_list(indices: Iterable[int]) -> str:
     """Write `GPU 0`, `GPUs 0 and 2`, `GPUs 0-3, 5 and 7`."""
     runs: list[list[int]] = []
     for number in sorted(set(indices)):
@@ -367,7 +383,7 @@ def _gpus(indices: Iterable[int]) -> str:
     return f"GPU{'s' if len(runs) > 1 or len(runs[0]) > 1 else ''} {_and(texts)}"
 
 
-def _job_list(job_ids: Iterable[int]) -> str:
+def job_list(job_ids: Iterable[int]) -> str:
     """Write `jobs 3, 4, 5 and 2 more`."""
     numbers = sorted(set(job_ids))
     if len(numbers) == 1:

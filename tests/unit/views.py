@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gpuwrap.lifecycle import JobState
-from gpuwrap.model import ForeignProcess, Gpu, Identity, Job, Plan, Request, Share, View
+from gpuwrap.model import Evict, ForeignProcess, Gpu, Grant, Identity, Job, Pause, Plan, Request, Resume, Share, View
 from gpuwrap.units import GIB
 
 NOW = 1_700_000_000.0
@@ -55,10 +55,20 @@ def foreign(pid: int = 991, size: int | None = 31 * GIB, **changes: object) -> F
 
 
 def applied(view: View, made: Plan, now_at: float = NOW) -> View:
-    """The view once the plan was carried out, before anything has allocated."""
-    shares = {action.job_id: action.shares for action in made.actions}
-    jobs = tuple(
-        in_state(job, JobState.GRANTED, shares=shares[job.id], granted_at=now_at) if job.id in shares else job
-        for job in view.jobs
-    )
-    return replace(view, jobs=jobs)
+    """The view once the plan was carried out, before anything has allocated or ended."""
+    jobs = {job.id: job for job in view.jobs}
+    for action in made.actions:
+        job = jobs[action.job_id]
+        match action:
+            case Grant():
+                jobs[job.id] = in_state(job, JobState.GRANTED, shares=action.shares, granted_at=now_at)
+            case Pause():
+                assert job.state is JobState.RUNNING
+                jobs[job.id] = in_state(job, JobState.PAUSED, yields_to=action.newcomer_id, paused_at=now_at)
+            case Resume():
+                assert job.state is JobState.PAUSED
+                jobs[job.id] = in_state(job, JobState.RUNNING, yields_to=None, paused_at=None, returned_at=now_at)
+            case Evict():
+                assert job.state in (JobState.RUNNING, JobState.PAUSED)
+                jobs[job.id] = in_state(job, JobState.STOPPING, yields_to=action.newcomer_id)
+    return replace(view, jobs=tuple(jobs.values()))

@@ -1,0 +1,86 @@
+"""What a plan does for one job, in a few words: for the echo of `renice`, and for the newcomer beside a paused job."""
+
+from collections.abc import Iterable
+
+from ..lifecycle import JobState
+from ..model import Evict, Grant, Job, Pause, Plan, Resume, Share, View
+from ..units import format_of, format_size
+from .reasons import gpu_list, job_list
+
+
+def effect(plan: Plan, job_id: int, view: View) -> str:
+    """Say what a plan made from `view` does for a job; empty if it goes on, or waits, as it did."""
+    jobs = {job.id: job for job in view.jobs}
+    for action in plan.actions:
+        if action.job_id != job_id:
+            continue
+        if isinstance(action, Grant):
+            return _starts(action, view)
+        if isinstance(action, Resume):
+            return "goes on"
+        return f"gives way to job {action.newcomer_id}"
+    paused = [each.job_id for each in plan.actions if isinstance(each, Pause) and each.newcomer_id == job_id]
+    evicted = [each.job_id for each in plan.actions if isinstance(each, Evict) and each.newcomer_id == job_id]
+    if evicted:
+        return f"evicts {job_list(evicted)}"
+    if len(paused) == 1:
+        return f"pauses job {paused[0]}{_beside(jobs[job_id], jobs[paused[0]], plan, view)}"
+    if paused:
+        return f"pauses {job_list(paused)}"
+    reason = plan.reasons.get(job_id)
+    if reason is None:
+        return ""
+    if reason.yielding:
+        return f"{job_list(reason.yielding)} {'is' if len(reason.yielding) == 1 else 'are'} being asked to end for it"
+    if reason.cannot_yield:
+        (first, text), more = reason.cannot_yield[0], len(reason.cannot_yield) - 1
+        others = f", nor {more} more" if more else ""
+        return f"cannot interrupt job {first}: it {text}{others}"
+    return ""
+
+
+def notice(grant: Grant, view: View) -> str | None:
+    """Tell a job whose need nobody knows what it was given beside a paused one; None for any other job."""
+    job = next((each for each in view.jobs if each.id == grant.job_id), None)
+    beside = _paused_on(grant.shares, view)
+    if job is None or not beside or _wants(job, 1) is not None:
+        return None
+    totals = {gpu.uuid: gpu.total_bytes for gpu in view.gpus}
+    least = min(grant.shares, key=lambda share: share.bytes)
+    where = gpu_list(share.index for share in grant.shares)
+    free = format_of(least.bytes, totals.get(least.uuid) or least.bytes)
+    return f"runs on {where} beside paused {job_list(beside)}: {free} are free"
+
+
+def _starts(grant: Grant, view: View) -> str:
+    if not grant.shares:
+        return "starts"
+    beside = _paused_on(grant.shares, view)
+    where = f"starts on {gpu_list(share.index for share in grant.shares)}"
+    return f"{where} beside paused {job_list(beside)}" if beside else where
+
+
+def _paused_on(shares: Iterable[Share], view: View) -> list[int]:
+    uuids = {share.uuid for share in shares}
+    paused = (JobState.PAUSED, JobState.SUSPENDED)
+    return [job.id for job in view.jobs if job.state in paused and uuids & {share.uuid for share in job.shares}]
+
+
+def _beside(job: Job, victim: Job, plan: Plan, view: View) -> str:
+    """Say how both fit: `(8G beside its 20G on GPU 0)`; nothing where the figures are not known."""
+    for gpu in view.gpus:
+        if plan.kept.get(gpu.uuid) != job.id or gpu.uuid not in {share.uuid for share in victim.shares}:
+            continue
+        held, wanted = gpu.used.get(victim.id), _wants(job, gpu.total_bytes)
+        if held:
+            mine = "" if wanted is None else f"{format_size(wanted)} "
+            return f" ({mine}beside its {format_size(held)} on GPU {gpu.index})"
+    return ""
+
+
+def _wants(job: Job, total_bytes: int | None) -> int | None:
+    """Return the memory that a job is known to need on a GPU."""
+    request = job.request
+    if request.memory_bytes is None and request.memory_percent is not None:
+        return None if total_bytes is None else int(total_bytes * request.memory_percent / 100)
+    return job.learned_bytes if request.memory_bytes is None else request.memory_bytes

@@ -1,0 +1,328 @@
+"""Who gives way to whom: which jobs to pause or to end so that one in line provably has room, or why none can.
+
+1. Only jobs that are outranked by a whole step, and only by means that their owner allows and that are possible now.
+2. Only if what is left afterwards suffices, by the same figures as for any grant: a paused job keeps what it holds.
+3. The means, mildest first: nothing (a place beside jobs that are paused already) · pause, if the need, or half the GPU
+   for one whose need nobody knows, is left · suspend (its place; not built yet) · evict, others paused · pause with the
+   least that an urgent job starts with · evict with it. Each GPU by the mildest means by which it can be had.
+4. Among equal means: fewest victims, fewest evicted, lowest priority, least work lost, least memory, lowest index.
+"""
+
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from itertools import combinations, islice
+from math import comb
+from typing import NamedTuple
+
+from ..lifecycle import JobState
+from ..model import GiveWay, Job, Share, View, Yielding
+from ..units import GIB, PRIORITY_STEP, PRIORITY_WORDS, format_duration, format_of
+from .placement import SETS_COMPARED, Left, Room, Shape
+
+URGENT = PRIORITY_WORDS["urgent"]
+# What an urgent job whose need nobody knows starts with at least.
+LEAST_BYTES, LEAST_PART = 4 * GIB, 0.25
+# Sets of jobs on one GPU that are compared one by one, of each size.
+TRIED = 64
+
+_PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
+_NOTHING = Yielding(no_pause="has only just started", no_evict="has only just started")
+
+
+class Need(NamedTuple):
+    """What a job needs on one GPU: `bytes` None is all of it. `comfort` is what it is given by mild means, if more."""
+
+    bytes: int | None
+    whole: bool
+    comfort: int = 0
+
+    def met(self, left: Left, comfortable: bool = False) -> bool:
+        """Whether that much is left."""
+        if left.crowded or (self.whole and not left.alone):
+            return False
+        if self.bytes is None:
+            return left.clear
+        return max(self.bytes, self.comfort if comfortable else 0) <= left.bytes
+
+
+class Option(NamedTuple):
+    """Jobs that would have to give way."""
+
+    pause: frozenset[int] = frozenset()
+    evict: frozenset[int] = frozenset()
+
+    def plus(self, other: "Option") -> "Option":
+        evict = self.evict | other.evict
+        return Option((self.pause | other.pause) - evict, evict)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """GPUs that a job can have, and who gives way for them."""
+
+    rooms: tuple[Room, ...]
+    option: Option
+
+
+class Spared(NamedTuple):
+    """Jobs that are left alone because of what is kept for others: `wholly`, or only not evicted."""
+
+    wholly: Set[int] = frozenset()
+    not_evicted: Set[int] = frozenset()
+
+
+Cost = tuple[int, int, tuple[int, ...], float, int, tuple[int, ...]]
+
+
+def need(job: Job, shape: Shape, room: Room) -> Need:
+    """Say what a job needs on a GPU that is not simply free."""
+    size, whole = room.need(shape)
+    if size or not whole:
+        return Need(size, whole)
+    if job.request.memory_bytes is not None or job.request.memory_percent is not None:
+        return Need(None, True)
+    if job.learned_bytes is not None:
+        return Need(job.learned_bytes if job.learned_bytes < room.usable else None, True)
+    if job.priority < URGENT:
+        return Need(None, True)
+    least = max(LEAST_BYTES, int(room.total() * LEAST_PART))
+    return Need(least, True, max(least, room.total() // 2))
+
+
+def share(job: Job, shape: Shape, room: Room) -> Share:
+    """Return the share that a job is given beside paused ones: its need, or all that is left if nobody knows it."""
+    if room.fits(shape):
+        return room.share(shape)
+    wanted = need(job, shape, room)
+    if wanted.bytes is None:
+        return room.share(shape)
+    size = room.left().bytes if wanted.comfort else wanted.bytes
+    return Share(room.gpu.uuid, room.gpu.index, size, wanted.whole)
+
+
+class Victims:
+    """Answers for one view, while a plan is made from it."""
+
+    def __init__(self, view: View, now_at: float) -> None:
+        self._now_at, self._bounds, self._yielding = now_at, view.bounds, view.yielding
+        self._jobs = {job.id: job for job in view.jobs if job.shares}
+        self._used = {gpu.uuid: gpu.used for gpu in view.gpus}
+
+    # What one job may be made to do for another.
+
+    def may_stay_paused(self, job: Job, victim_id: int) -> bool:
+        """Whether a job may be placed beside one that is, or would be, paused."""
+        victim = self._jobs.get(victim_id)
+        if victim is None or not outranks(job, victim) or victim.request.give_way is GiveWay.NEVER:
+            return False
+        bound = self._yielding.get(victim_id, _NOTHING)
+        limit = job.request.time_limit_seconds
+        return bound.pause_seconds > 0 and (not bound.short_only or (limit is not None and limit <= bound.pause_seconds))
+
+    def can_pause(self, job: Job, victim_id: int) -> bool:
+        """Whether a computing job may be paused for another."""
+        victim = self._jobs.get(victim_id)
+        if victim is None or victim.state is not JobState.RUNNING or self._returned_ago(victim) is not None:
+            return False
+        return self.may_stay_paused(job, victim_id)
+
+    def can_evict(self, job: Job, victim_id: int) -> bool:
+        """Whether a job, computing or paused, may be ended for another."""
+        victim = self._jobs.get(victim_id)
+        if victim is None or victim.state not in (JobState.RUNNING, *_PAUSED) or not outranks(job, victim):
+            return False
+        allows = victim.request.give_way is GiveWay.REQUEUE and self._yielding.get(victim_id, _NOTHING).can_evict
+        return allows and self._ran(victim) >= self._bounds.min_run_seconds
+
+    def is_bound_used_up(self, job_id: int) -> bool:
+        """Whether a paused job was paused for as long as it may be."""
+        bound = self._yielding.get(job_id)
+        return bound is not None and bound.pause_seconds <= 0
+
+    def _ran(self, victim: Job) -> float:
+        return -1.0 if victim.started_at is None else self._now_at - victim.started_at
+
+    def _returned_ago(self, victim: Job) -> float | None:
+        """Return how long ago it came back, if that is too short to be paused again."""
+        if victim.returned_at is None:
+            return None
+        ago = self._now_at - victim.returned_at
+        return ago if ago < self._bounds.min_return_seconds else None
+
+    # Finding a way.
+
+    def beside(self, job: Job, shape: Shape, rooms: Iterable[Room]) -> list[Room]:
+        """Return the GPUs that a job can have now, since only paused jobs that it outranks stand on them."""
+        return [room for room in rooms if self._stands_beside(job, shape, room, frozenset())]
+
+    def find(
+        self, job: Job, shape: Shape, rooms: Sequence[Room], spared: Spared, gone: frozenset[int] = frozenset()
+    ) -> Way | None:
+        """Find who should give way so that a job can have all its GPUs; those `gone` are taken to have ended."""
+        if len(rooms) < shape.gpus:
+            return None
+        nobody = Option()
+        found = {room: nobody for room in rooms if self._stands_beside(job, shape, room, gone)}
+        vague = any(need(job, shape, room).comfort for room in rooms)
+        for comfortable in (True, False) if vague else (True,):
+            for may_evict in (False, True):
+                for room in rooms:
+                    if room not in found:
+                        option = self._option(job, need(job, shape, room), room, spared, gone, comfortable, may_evict)
+                        if option is not None:
+                            found[room] = option
+                if len(found) >= shape.gpus:
+                    return self._cheapest(found, shape.gpus)
+        return None
+
+    def _stands_beside(self, job: Job, shape: Shape, room: Room, gone: frozenset[int]) -> bool:
+        if any(h.paused and h.job_id not in gone and not self.may_stay_paused(job, h.job_id) for h in room.holders):
+            return False
+        return need(job, shape, room).met(room.left(gone))
+
+    def _option(
+        self,
+        job: Job,
+        wanted: Need,
+        room: Room,
+        spared: Spared,
+        gone: frozenset[int],
+        comfortable: bool,
+        may_evict: bool,
+    ) -> Option | None:
+        """Find the fewest jobs on one GPU that must give way."""
+        pausable, evictable, forced, others = set(), set(), [], []
+        for holder in room.holders:
+            victim = holder.job_id
+            if victim in gone:
+                continue
+            stays = holder.paused and self.may_stay_paused(job, victim)
+            if victim not in spared.wholly:
+                if not holder.paused and self.can_pause(job, victim):
+                    pausable.add(victim)
+                if may_evict and victim not in spared.not_evicted and self.can_evict(job, victim):
+                    evictable.add(victim)
+            can = victim in pausable or victim in evictable
+            if not stays and (holder.paused or wanted.whole or holder.whole):
+                if not can:
+                    return None
+                forced.append(victim)
+            elif can:
+                others.append(victim)
+
+        def met(option: Option) -> bool:
+            return wanted.met(room.left(gone | option.evict, option.pause), comfortable)
+
+        def mildest(victims: Sequence[int]) -> Option | None:
+            """Pause them, and evict as few as it takes."""
+            option = Option(frozenset(v for v in victims if v in pausable), frozenset(v for v in victims if v not in pausable))
+            if met(option):
+                return option
+            either = sorted((v for v in option.pause if v in evictable), key=lambda v: (self._ran(self._jobs[v]), v))
+            for count in range(1, len(either) + 1):
+                for chosen in islice(combinations(either, count), TRIED):
+                    harder = option.plus(Option(evict=frozenset(chosen)))
+                    if met(harder):
+                        return harder
+            return None
+
+        if mildest([*forced, *others]) is None:
+            return None
+        others.sort(key=lambda v: (self._jobs[v].priority, self._ran(self._jobs[v]), v))
+        largest = sorted(others, key=lambda v: -sum(each.bytes for each in room.holders if each.job_id == v))
+        for count in range(len(others) + 1):
+            sets = [tuple(largest[:count]), *islice(combinations(others, count), TRIED)]
+            options = [option for each in dict.fromkeys(sets) if (option := mildest([*forced, *each])) is not None]
+            if options:
+                return min(options, key=lambda option: self._cost(option, (room,)))
+        return None
+
+    def _cost(self, option: Option, rooms: Iterable[Room]) -> Cost:
+        victims = [self._jobs[victim] for victim in (*option.pause, *option.evict)]
+        lost = sum(self._ran(self._jobs[victim]) for victim in option.evict)
+        held = sum(self._used[each.uuid].get(v.id) or 0 for v in victims for each in v.shares if each.uuid in self._used)
+        ranks = tuple(sorted((victim.priority for victim in victims), reverse=True))
+        return len(victims), len(option.evict), ranks, lost, held, tuple(sorted(room.gpu.index for room in rooms))
+
+    def _cheapest(self, found: dict[Room, Option], count: int) -> Way:
+        """Choose GPUs so that all their victims together cost least; a job on several of them counts once."""
+        if comb(len(found), count) <= SETS_COMPARED:
+            sets: Iterable[tuple[Room, ...]] = combinations(found, count)
+        else:
+            sets = (self._grown(seed, found, count) for seed in found)
+
+        def way(rooms: tuple[Room, ...]) -> Way:
+            option = Option()
+            for room in rooms:
+                option = option.plus(found[room])
+            return Way(rooms, option)
+
+        return min(map(way, sets), key=lambda each: self._cost(each.option, each.rooms))
+
+    def _grown(self, seed: Room, found: dict[Room, Option], count: int) -> tuple[Room, ...]:
+        chosen, option = [seed], found[seed]
+        rest = [room for room in found if room is not seed]
+        while len(chosen) < count:
+            best = min(rest, key=lambda room: self._cost(option.plus(found[room]), (room,)))
+            rest.remove(best)
+            chosen.append(best)
+            option = option.plus(found[best])
+        return tuple(chosen)
+
+    # Why not.
+
+    def why_not(self, job: Job, shape: Shape, rooms: Iterable[Room], spared: Spared) -> tuple[tuple[int, str], ...]:
+        """Say of each lower job in the way why it cannot give way, in words that follow its name."""
+        told: dict[int, str] = {}
+        for room in rooms:
+            for holder in room.holders:
+                victim = self._jobs.get(holder.job_id)
+                if victim is None or victim.id in told or not outranks(job, victim) or victim.state is JobState.ENDED:
+                    continue
+                text = self._why_not(job, victim, room, need(job, shape, room), spared)
+                if text is not None:
+                    told[victim.id] = text
+        return tuple(sorted(told.items()))
+
+    def _why_not(self, job: Job, victim: Job, room: Room, wanted: Need, spared: Spared) -> str | None:
+        if victim.state is JobState.GRANTED:
+            return "is starting"
+        if victim.state is JobState.STOPPING:
+            return "is being asked to end"
+        if victim.request.give_way is GiveWay.NEVER:
+            return "never gives way (--give-way never)"
+        if victim.id in spared.wholly:
+            return "has a GPU that is kept for another job"
+        bound = self._yielding.get(victim.id, _NOTHING)
+        evict = self._why_not_evict(job, victim, bound, spared)
+        if evict is None:
+            return None
+        pause = self._why_not_pause(job, victim, room, wanted, bound)
+        if pause is None:
+            return None
+        return evict if pause == evict else f"{pause} and {evict}"
+
+    def _why_not_evict(self, job: Job, victim: Job, bound: Yielding, spared: Spared) -> str | None:
+        if victim.request.give_way is not GiveWay.REQUEUE or not bound.can_evict:
+            return bound.no_evict or "may not be restarted (-r)"
+        if self._ran(victim) < self._bounds.min_run_seconds:
+            return f"is restarted only after {format_duration(self._bounds.min_run_seconds)} of running"
+        return "would make room for another job first" if victim.id in spared.not_evicted else None
+
+    def _why_not_pause(self, job: Job, victim: Job, room: Room, wanted: Need, bound: Yielding) -> str | None:
+        if bound.pause_seconds <= 0:
+            return bound.no_pause or "cannot be paused"
+        if not self.may_stay_paused(job, victim.id):
+            return f"may only be paused for jobs with a time limit of at most {format_duration(bound.pause_seconds)}"
+        ago = self._returned_ago(victim)
+        if ago is not None and victim.state is JobState.RUNNING:
+            return f"went on only {format_duration(ago)} ago after a pause"
+        mine = next(each for each in victim.shares if each.uuid == room.gpu.uuid)
+        held = room.held(victim.id, mine.bytes)
+        suffices = not held if wanted.bytes is None else wanted.bytes <= room.left(paused=(victim.id,)).bytes
+        return None if suffices else f"holds {format_of(held, room.total())}"
+
+
+def outranks(job: Job, victim: Job) -> bool:
+    """Whether a job is a whole step above another."""
+    return job.priority >= victim.priority + PRIORITY_STEP
