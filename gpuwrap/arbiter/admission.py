@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import GpurunError
 from ..host import processes
 from ..lifecycle import STARTED, JobState
-from ..model import GpuSample, Job, Request
+from ..model import GiveWay, GpuSample, Job, Request
 from ..units import GIB, format_size
 from .bell import Connection
 from .learning import fingerprint, needed_bytes
@@ -64,6 +64,9 @@ class Admission:
             parent_id=parent.id if parent else None,
             fingerprint=known_as,
             learned_bytes=needed_bytes(peak) if peak is not None else None,
+            stub=values.get("stub") == "1",
+            signals=values.get("signals"),
+            retries=int(values.get("retries", 0)),
         )
 
     def _find_parent(self, pid: int) -> Job | None:
@@ -91,6 +94,7 @@ class Admission:
             memory_percent=float(values["percent"]) if "percent" in values else None,
             exclusive=values.get("exclusive") == "1",
             allowed=allowed,
+            give_way=GiveWay(values.get("give_way", GiveWay.PAUSE.value)),
         )
         look = self._arbiter.look
         if request.gpus and not (look and look.pending):

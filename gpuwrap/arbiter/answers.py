@@ -15,6 +15,7 @@ from ..errors import FAILED, GpurunError, StoreError
 from ..host import processes
 from ..lifecycle import IN_LINE, STARTED, Event, JobState
 from ..model import Grant, Job, Plan, ResultKind, View
+from ..policy.effects import effect
 from ..policy.plan import plan
 from ..wire import PROTOCOL
 from .admission import Admission, Refused
@@ -54,6 +55,10 @@ class Answers:
             "rehearse": self._rehearse,
             "take": self._take,
             "failed": self._failed,
+            "started": self._started,
+            "ended": self._ended,
+            "ok": self._acknowledged,
+            "pending": self._pending,
             "continued": self._continued,
             "kill": self._kill,
             "renice": self._renice,
@@ -126,7 +131,10 @@ class Answers:
             elif kind == "register":
                 doing = GpurunError(f"cannot register job: {err.text.partition(': ')[2]}", hint=err.hint)
                 self._refuse(connection, doing)
-            elif kind not in ("failed", "continued"):
+            elif kind == "ended":
+                self._arbiter.bell.drop(connection)  # it comes back, and says so again
+                self.gone(connection)
+            elif kind not in ("failed", "continued", "started", "ok", "pending"):
                 self._refuse(connection, err)
 
     def busy(self) -> bool:
@@ -149,6 +157,9 @@ class Answers:
         assert identity is not None
         key = f"{identity.boot_id}:{identity.pid}:{identity.start_ticks}:{values['key']}"
         known = arbiter.store.find_key(key)
+        if "running" in values:
+            arbiter.reruns.connected(connection, known, values)
+            return
         if known is not None:
             self._register_again(connection, known, values)
             return
@@ -177,6 +188,8 @@ class Answers:
         elif job.state in STARTED:
             arbiter.watch_leader(job.id)
             arbiter.enforcer.send_off(job)
+            if job.requeue:
+                arbiter.reruns.ask_again(job)
         arbiter.touch()
 
     def _note_wishes(self, job: Job, values: Values) -> None:
@@ -236,11 +249,29 @@ class Answers:
         if job is not None and job.state in STARTED:
             self._arbiter.enforcer.not_runnable(job, int(values["status"]), values.get("cause", ""))
 
+    def _started(self, connection: Connection, values: Values) -> None:
+        job = self._job_of(connection)
+        if job is not None:
+            self._arbiter.reruns.started(job, values)
+
+    def _ended(self, connection: Connection, values: Values) -> None:
+        self._arbiter.reruns.ended(connection, self._job_of(connection), values)
+
+    def _acknowledged(self, connection: Connection, values: Values) -> None:
+        """A stub has heard that its job is paused or goes on; nothing waits for it: what was sent comes in order."""
+
+    def _pending(self, connection: Connection, _values: Values) -> None:
+        """Somebody asks a paused job to end: it goes on to receive it."""
+        job = self._job_of(connection)
+        if job is not None and job.state is JobState.PAUSED:
+            self._arbiter.pausing.resume(job, "a signal waits for it")
+
     def _continued(self, connection: Connection, _values: Values) -> None:
         job = self._job_of(connection)
         if job is not None:
             seat = self._arbiter.seats[job.id]
             seat.stopped = seat.background = seat.mute = False
+            seat.rests_until = None
             seat.told = None  # it may be in the foreground now, or no longer: tell it anew
             self._arbiter.touch()
 
@@ -298,6 +329,8 @@ class Answers:
         for job in self._jobs(values):
             if isinstance(job, int):
                 done.append([job, False, "no such job"])
+            elif values.get("requeue") == "1":
+                done.append([job.id, *self._arbiter.reruns.evict_by_hand(job, by)])
             elif job.state is JobState.ENDED and job.id not in self._arbiter.leftovers:
                 strays = self._arbiter.enforcer.kill_strays(job, number)
                 done.append([job.id, strays is not None, strays or "has already ended"])
@@ -472,11 +505,6 @@ class Answers:
         if stat is not None and stat.state in "Tt":
             seat.stopped = True
             self._arbiter.touch()
-
-
-def effect(made: Plan, job_id: int, _view: View) -> str:
-    """Say what a plan does for a job."""
-    return "starts" if any(action.job_id == job_id for action in made.actions) else ""
 
 
 def _cannot_be(job: Job, done: str) -> str:

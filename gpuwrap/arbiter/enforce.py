@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
-from ..model import Action, Grant, Identity, Job, Pause, Result, ResultKind, Resume, Share
+from ..model import Action, Evict, Grant, Identity, Job, Pause, Result, ResultKind, Resume, Share
+from ..policy.effects import notice
 from ..units import format_of, format_size
 from .learning import worth_learning
 from .log import log
@@ -50,6 +51,8 @@ class Enforcer:
         job = self._arbiter.store.live[action.job_id]
         if isinstance(action, Pause):
             return self._arbiter.pausing.pause(job, action.newcomer_id, f"for job {action.newcomer_id}") is None
+        if isinstance(action, Evict):
+            return self._arbiter.reruns.evict(job, action.newcomer_id, f"gives way to job {action.newcomer_id}")
         if isinstance(action, Resume):
             self._arbiter.pausing.resume(job, "there is room again")
         return True
@@ -65,6 +68,8 @@ class Enforcer:
             return False
         if job.parent_id is None and not self._claim(grant.shares):
             return False
+        view = arbiter.views.get(job.parent_id)
+        seat.to_tell = notice(grant, view) if view is not None else None
         job = arbiter.store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
         self.offer(job)
         return True
@@ -136,10 +141,15 @@ class Enforcer:
         }
         if arbiter.sim_root is not None:
             variables["GPURUN_SIM_DIR"] = arbiter.sim_root
+        seat = arbiter.seats[job.id]
+        told = f"job {job.id} {seat.to_tell}" if seat.to_tell else None
+        preempt = arbiter.reruns.preempt_file(job)
+        if preempt is not None:
+            variables["GPURUN_PREEMPT_FILE"] = preempt
         note = f"job {job.id} on {gpu_words(job.shares)}" if job.shares else f"job {job.id}, no GPU asked for"
         if job.request.shares and job.shares:
             note += f", shared: {self._portion(job)}"
-        arbiter.bell.queue(arbiter.seats[job.id].connection, "go", note=note, **variables)
+        arbiter.bell.queue(arbiter.seats[job.id].connection, "go", note=note, told=told, **variables)
 
     def _portion(self, job: Job) -> str:
         share = job.shares[0]
@@ -174,9 +184,15 @@ class Enforcer:
         status = processes.exit_status(seat.pidfd, job.identity) if seat.pidfd is not None else None
         if job.state in STARTED:
             result = _result(status, seat.ended_by)
+            if job.stub:
+                self._arbiter.reruns.stub_died(job, status)
         else:
             result = Result(ResultKind.CANCELLED, signal=_signal_of(status), text="its gpurun ended while it waited")
         self._end(job, result, "ended")
+
+    def ended_with(self, job: Job, status: int) -> None:
+        """The program of a stub ended, with a wait(2) status, for good."""
+        self._end(job, _result(status, self._arbiter.seats[job.id].ended_by), "ended")
 
     def cancel(self, job: Job, kind: ResultKind, text: str) -> None:
         """Take a job out of the line, and tell its client."""
@@ -198,6 +214,7 @@ class Enforcer:
         if worth_learning(job):
             self._arbiter.store.learn_peak(job.fingerprint or "", job.peak_bytes or 0)
         self.after_commit.append(lambda: self._arbiter.pausing.clean_up(job))
+        self.after_commit.append(lambda: self._arbiter.reruns.clean_up(job))
         self._arbiter.job_ended(job)
         self.after_commit.append(lambda: self._arbiter.answers.job_ended(job))
         self.release_if_let_go(job)
@@ -213,7 +230,8 @@ class Enforcer:
             seat.kin[survivor.pid] = survivor
         if seat.kill_timer is not None and seat.kin:
             identities = list(seat.kin.values())
-            self.after_commit.append(lambda: _signal_all(identities, signal.SIGTERM))
+            number = signal.SIGKILL if job.stub else signal.SIGTERM  # a stub promises the whole tree
+            self.after_commit.append(lambda: _signal_all(identities, number))
 
     # --- leftovers ----------------------------------------------------------------------------------------------
 
@@ -321,6 +339,8 @@ class Enforcer:
             self.after_commit.append(lambda: _signal_all([job.identity], number))
             return f"sent {signal.Signals(number).name.removeprefix('SIG')}"
         seat.ended_by = f"killed by {by}"
+        if job.requeue:
+            job = self._arbiter.reruns.forget_eviction(job)
         if job.state is JobState.PAUSED:
             self._arbiter.pausing.let_go(job)
         if job.state is not JobState.STOPPING:
@@ -376,6 +396,9 @@ class Enforcer:
         job = self._arbiter.store.live.get(job_id)
         seat = self._arbiter.seats.get(job_id)
         if job is None or seat is None:
+            return
+        if job.stub and job.state is not JobState.ENDED:
+            self._arbiter.reruns.kill_tree(job_id, 1)
             return
         boot, namespace = job.identity.boot_id, job.identity.pid_namespace
         roots = [job.identity.pid] if job.state is not JobState.ENDED else []

@@ -108,6 +108,10 @@ class Lines:
     def tell(self, job: Job) -> tuple[list[str], list[str]] | None:
         """Tell why a job waits in whole sentences, and what would help; None before the first plan."""
         plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
+        seat = self._arbiter.seats.get(job.id)
+        if seat is not None and seat.rests_until is not None:
+            seconds = max(1, round(seat.rests_until - time.time()))
+            return [f"job {job.id} waits for its next try, in {seconds} s"], []
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
             return None
@@ -119,6 +123,10 @@ class Lines:
         plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
         if job.state is JobState.HELD and (plan is None or view is None):
             return "held", f"held: gpurun resume {job.id} lets it go", []
+        seat = self._arbiter.seats.get(job.id)
+        if seat is not None and seat.rests_until is not None:
+            seconds = max(1, round(seat.rests_until - time.time()))
+            return "absent", f"its next try, in {seconds} s", []
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
             return None

@@ -34,6 +34,7 @@ from .lines import Lines
 from .log import log
 from .observe import Observer
 from .pausing import Pausing
+from .rerun import Reruns
 from .seats import Seat
 from .timers import Timer, Timers
 
@@ -90,6 +91,7 @@ class Arbiter:
         self.claims = Claims(self, self.timers, self._claims_changed)
         self.enforcer = Enforcer(self)
         self.pausing = Pausing(self)
+        self.reruns = Reruns(self)
         self.observer = Observer(store.live, store.holding, self.seats)
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
@@ -391,6 +393,7 @@ class Arbiter:
     def _sample(self) -> None:
         self._sample_timer = None
         self.pausing.look_after()
+        self.reruns.look_after()
         if self.store.in_line or self._somebody_is_paused():
             self.touch()
         else:

@@ -33,11 +33,15 @@ class Seat:
     """Where its waiting is told: device of the terminal, negative for `-v` without one, None nowhere."""
     background: bool = False
     """Whether it was told by one plain line, as a background process of its terminal."""
+    to_tell: str | None = None
+    """What it is told on stderr when it starts."""
     told: str | None = None
     """The last line it was sent."""
     offer_timer: Timer | None = None
     offered_mono: float = 0.0
     kill_timer: Timer | None = None
+    rests_until: float | None = None
+    """When a job that failed is tried again (wall clock); passed over until then."""
     ended_by: str | None = None
     reapers: tuple[Identity, ...] = ()
     """The leader's ancestors: the processes that may adopt what it leaves behind."""

@@ -108,7 +108,9 @@ def recover(arbiter: Arbiter) -> None:
             arbiter.enforcer.leader_ended(job.id)
         else:
             _resume_watching(arbiter, job.id)
-            if job.state is JobState.STOPPING:
+            if job.requeue:
+                arbiter.reruns.resume_eviction(job)
+            elif job.state is JobState.STOPPING:
                 seat.ended_by = "killed"
                 arbiter.enforcer.ask_to_end(job)
 

@@ -16,12 +16,15 @@ def main(given: Given, operands: list[str]) -> int:
     """End every job named; exit 1 if one could not be ended."""
     require_jobs(operands, given, "kill [-s SIGNAL] JOB...")
     number = signal_number(str(given["signal"])) if "signal" in given else None
+    if "requeue" in given and number is not None:
+        raise UsageError("--requeue goes without -s: the job says by which signals (--signal)")
     world = World(given)
     jobs, missing = world.select(operands, everything="all" in given)
     if "all" in given and "yes" not in given and not _may_end(jobs):
         sys.stderr.write("gpurun: kill: nothing was done\n")
         return SOME_FAILED
-    done = world.ask_about("kill", [job.id for job in jobs], signal=number) if jobs else []
+    requeue = "requeue" in given or None
+    done = world.ask_about("kill", [job.id for job in jobs], signal=number, requeue=requeue) if jobs else []
     return report("kill", done, missing)
 
 

@@ -42,11 +42,20 @@ def run(given: Given, words: list[str]) -> None:
     sim = simulated(given)
     folder = open_folder(sim)
     assert folder is not None
-    launch = Launch(folder, sim, given, request, path, argv, offset)
+    launch = _form(request)(folder, sim, given, request, path, argv, offset)
     if given.get("dry_run"):
         launch.rehearse()
     else:
         launch.start()
+
+
+def _form(request: dict[str, object]) -> "type[Launch]":
+    """The form follows from the options alone: only what may be run again keeps a parent."""
+    if "stub" not in request:
+        return Launch
+    from .stub import Stub
+
+    return Stub
 
 
 def simulated(given: Given) -> str | None:
@@ -95,6 +104,10 @@ def read_request(given: Given) -> dict[str, object]:
     for option in ("device", "not"):
         if option in given:
             request[option] = given[option]
+    if not given.keys().isdisjoint(("give_way", "restartable", "signal", "retries")):
+        from ..restarts import read_restarts
+
+        request.update(read_restarts(given))
     return request
 
 
@@ -230,8 +243,13 @@ class Launch:
             offset=self.offset,
             visible=None if visible in SAYS_NOTHING else visible,
             **self._terminal(),
+            **self._running(),
             **request,
         )
+
+    def _running(self) -> dict[str, object]:
+        """Say what runs already, to an arbiter that may not know: nothing, since we would be it."""
+        return {}
 
     def _terminal(self) -> dict[str, object]:
         """Say whether waiting is to be told, and where: the arbiter picks one waiter of each terminal to draw its line."""
@@ -254,9 +272,8 @@ class Launch:
             kind, values = message
             if kind == "offer":
                 message = self._take()
-                if message is not None and message[0] == "go":
-                    self._become(message[1])
-            elif kind == "go":  # taken before the connection broke
+                continue
+            if kind == "go":  # the answer to our take, or repeated since the connection broke
                 self._block()
                 self._become(values)
             elif kind == "end":
@@ -273,8 +290,7 @@ class Launch:
                 self.call.send(pack("continued"))
             elif kind == "hush" and self.line is not None:  # another waiter of this terminal draws
                 self.line.erase()
-            if kind != "offer":
-                message = self.call.receive()
+            message = self.call.receive()
 
     def _continued(self, _number: int, _frame: object) -> None:
         """After a stop (Ctrl-Z) say that we can take an offer again; a broken connection shows itself at the next read."""
@@ -302,14 +318,21 @@ class Launch:
         return message
 
     def _become(self, values: dict[str, str]) -> None:
-        """Become the program. Reports a failed exec on the bell, which gives the grant back."""
+        """Become the program. Only the stub returns from here: the program is to be run again."""
+        self._announce(values)
+        restore_python_signals(ignored_by_caller())
+        self._execute(values)
+
+    def _announce(self, values: dict[str, str]) -> None:
         if self.line is not None:
             self.line.erase()
         if self.verbose and "note" in values:
             say(values["note"])
         if "told" in values and not self.quiet:
             say(values["told"])
-        _restore_python_signals()
+
+    def _execute(self, values: dict[str, str]) -> None:
+        """Exec. Reports a failure on the bell, which gives the grant back, and raises it."""
         set_environment(values, self.sim)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
         try:
@@ -398,13 +421,17 @@ def _restore_locale() -> None:
         os.putenv(b"LC_CTYPE", original.partition(b"=")[2])
 
 
-def _restore_python_signals() -> None:
-    """Put back what Python ignores at its start: SIGPIPE and SIGXFSZ, default unless our parent ignores them.
+def ignored_by_caller() -> int:
+    """Return which signals (a mask) were ignored when we were started, as far as it can be told after Python's own start.
 
-    Python does not remember what it found. A parent that is Python ignores them itself, but gives its children the
+    Python does not remember what it found. A parent that is Python ignores some itself, but gives its children the
     default back (subprocess, restore_signals), so its status proves nothing.
     """
-    ignored = 0 if _parent_is_python() else _ignored_by_parent()
+    return 0 if _parent_is_python() else _ignored_by_parent()
+
+
+def restore_python_signals(ignored: int) -> None:
+    """Put back what Python ignores at its start: SIGPIPE and SIGXFSZ, default unless our caller ignores them."""
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_IGN if ignored >> (number - 1) & 1 else _signal.SIG_DFL)
     if _signal.getsignal(_signal.SIGCONT) != _signal.SIG_IGN:

@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS job (
     signals TEXT,
     retries INTEGER NOT NULL DEFAULT 0,
     yields_to INTEGER,
+    requeue INTEGER NOT NULL DEFAULT 0,
     paused_at REAL,
     returned_at REAL,
     fingerprint TEXT,

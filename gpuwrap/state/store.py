@@ -28,8 +28,8 @@ _JOB_COLUMNS = (
     "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
     "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
     "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
-    "result_text, parent_id, stub, signals, retries, yields_to, paused_at, returned_at, fingerprint, "
-    "learned_bytes, devices"
+    "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
+    "returned_at, fingerprint, learned_bytes, devices"
 )  # fmt: skip
 _BUSY_SECONDS = 5.0
 _ARBITER_ROWS_KEPT = 20
@@ -375,7 +375,7 @@ def _row_from_job(job: Job) -> tuple[Any, ...]:
         request.time_limit_seconds, identity.boot_id, identity.pid_namespace, identity.pid, identity.start_ticks,
         b"\0".join(job.argv), job.cwd, job.submitted_at, job.granted_at, job.started_at, job.ended_at, job.attempt,
         job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id, int(job.stub), job.signals,
-        job.retries, job.yields_to, job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,
+        job.retries, job.yields_to, int(job.requeue), job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,
     )  # fmt: skip
 
 
@@ -384,7 +384,7 @@ def _job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         job_id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way,
         time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, ended_at,
         attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
-        signals, retries, yields_to, paused_at, returned_at, fingerprint, learned_bytes, _devices,
+        signals, retries, yields_to, requeue, paused_at, returned_at, fingerprint, learned_bytes, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
@@ -393,7 +393,7 @@ def _job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         job_id, key, name, user, JobState(state), priority, request,
         Identity(boot_id, pid_namespace, pid, start_ticks), tuple(argv.split(b"\0")), cwd, submitted_at, shares,
         granted_at, started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
-        bool(stub), signals, retries, yields_to, paused_at, returned_at, fingerprint, learned_bytes,
+        bool(stub), signals, retries, yields_to, bool(requeue), paused_at, returned_at, fingerprint, learned_bytes,
     )  # fmt: skip
 
 
