@@ -19,9 +19,10 @@ from ..host import processes
 from ..host.freezer import Group, may_have_group
 from ..lifecycle import STARTED, Event, JobState
 from ..model import GiveWay, Identity, Job, Yielding
-from ..units import format_duration
+from ..units import PRIORITY_WORDS, format_duration
 from .bell import Connection
 from .log import log
+from .notices import tell
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -152,6 +153,7 @@ class Pausing:
         )  # fmt: skip
         self._renewed.discard(job.id)
         log("pause", f"job {job.id}: {found.means.value}, for job {newcomer_id}")
+        tell(job, f"job {job.id} paused {self._for_whom(newcomer_id)}")
         self._arbiter.touch()
         return None
 
@@ -161,6 +163,7 @@ class Pausing:
         self._arbiter.store.move(job, Event.RESUME, why, yields_to=None, paused_at=None, returned_at=time.time())
         self._found.pop(job.id, None)
         log("resume", f"job {job.id}: {why}")
+        tell(job, f"job {job.id} goes on after {format_duration(time.time() - (job.paused_at or time.time()))}")
         self._arbiter.touch()
 
     def let_go(self, job: Job) -> None:
@@ -250,6 +253,13 @@ class Pausing:
         if group is None or not group.exists():
             return False
         return any(processes.pending_signals(stat.pid) & _mask(_WOKEN_BY) for stat in self._members(job))
+
+    def _for_whom(self, newcomer_id: int | None) -> str:
+        newcomer = self._arbiter.store.live.get(newcomer_id) if newcomer_id is not None else None
+        if newcomer is None:
+            return "by hand: gpurun resume lets it go on"
+        word = next((word for word, value in PRIORITY_WORDS.items() if value == newcomer.priority), str(newcomer.priority))
+        return f"for job {newcomer.id} ({newcomer.user}, {word}), goes on by itself"
 
     def describe(self, job: Job) -> str:
         """Say for whom a job is paused and since when."""

@@ -223,8 +223,9 @@ class Room:
     def takes_back(self, job_id: int, share: Share, sized: bool) -> bool:
         """Whether a paused job may compute here again beside the others; `sized`: its promise is a need, not what was left.
 
-        Strangers that came meanwhile are not waited for: they would have come as well had it not been paused. The headroom
-        that was left to it is there for what the figures waver by.
+        Strangers that came meanwhile are not waited for: they would have come as well had it not been paused. Beside
+        computing jobs the same headroom is left as for a grant: else who was paused for the sake of that headroom would go
+        on at once. Beside none of them it is there for what the figures waver by.
         """
         others = [holder for holder in self.holders if holder.job_id != job_id]
         computing = [holder for holder in others if not holder.paused]
@@ -238,7 +239,7 @@ class Room:
         used = self.gpu.used
         promised = sum(max(0, holder.bytes - (used.get(holder.job_id) or 0)) for holder in others)
         to_come = max(0, share.bytes - (used.get(job_id) or 0))
-        return not sized or to_come <= self._free - promised
+        return not sized or to_come <= self._free - promised - (self._margin if computing else 0)
 
     def total(self) -> int:
         """Return the memory of the GPU, 0 if it is not known."""

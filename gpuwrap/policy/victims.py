@@ -23,7 +23,7 @@ URGENT = PRIORITY_WORDS["urgent"]
 # What an urgent job whose need nobody knows starts with at least.
 LEAST_BYTES, LEAST_PART = 4 * GIB, 0.25
 # Sets of jobs on one GPU that are compared one by one, of each size.
-TRIED = 64
+TRIED = 32
 
 _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
 _NOTHING = Yielding(no_pause="has only just started", no_evict="has only just started")
@@ -218,24 +218,35 @@ class Victims:
             option = Option(frozenset(v for v in victims if v in pausable), frozenset(v for v in victims if v not in pausable))
             if met(option):
                 return option
+            if not met(option.plus(Option(evict=frozenset(victims) & evictable))):
+                return None
             either = sorted((v for v in option.pause if v in evictable), key=lambda v: (self._ran(self._jobs[v]), v))
+            heaviest = sorted(either, key=lambda v: -self._freed(v, room, True))
             for count in range(1, len(either) + 1):
-                for chosen in islice(combinations(either, count), TRIED):
-                    harder = option.plus(Option(evict=frozenset(chosen)))
-                    if met(harder):
-                        return harder
+                enough = option.plus(Option(evict=frozenset(heaviest[:count])))
+                if not met(enough):
+                    continue  # no other set of that size frees more
+                sets = (option.plus(Option(evict=frozenset(each))) for each in islice(combinations(either, count), TRIED))
+                return next((each for each in sets if met(each)), enough)
             return None
 
         if mildest([*forced, *others]) is None:
             return None
         others.sort(key=lambda v: (self._jobs[v].priority, self._ran(self._jobs[v]), v))
-        largest = sorted(others, key=lambda v: -sum(each.bytes for each in room.holders if each.job_id == v))
+        most = {victim: self._freed(victim, room, victim in evictable) for victim in others}
+        largest = sorted(others, key=lambda v: -most[v])
         for count in range(len(others) + 1):
-            sets = [tuple(largest[:count]), *islice(combinations(others, count), TRIED)]
-            options = [option for each in dict.fromkeys(sets) if (option := mildest([*forced, *each])) is not None]
-            if options:
-                return min(options, key=lambda option: self._cost(option, (room,)))
+            best = mildest([*forced, *largest[:count]])
+            if best is None:
+                continue  # no other set of that size frees more
+            sets = islice(combinations(others, count), TRIED)
+            options = (option for each in sets if (option := mildest([*forced, *each])) is not None)
+            return min((best, *options), key=lambda option: self._cost(option, (room,)))
         return None
+
+    def _freed(self, victim_id: int, room: Room, evicted: bool) -> int:
+        promised = sum(holder.bytes for holder in room.holders if holder.job_id == victim_id)
+        return promised if evicted else promised - min(promised, room.held(victim_id, promised))
 
     def _cost(self, option: Option, rooms: Iterable[Room]) -> Cost:
         victims = [self._jobs[victim] for victim in (*option.pause, *option.evict)]
