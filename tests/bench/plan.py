@@ -1,17 +1,18 @@
 """How long one plan takes: python tests/bench/plan.py
 
 Two queues: a sweep with every GPU held (equal requests), and one in which no two requests are equal and the first few
-can start. Then the grants that are hardest to place, and what all sentences cost.
+can start. Then the grants that are hardest to place, victims for urgent jobs, and what all sentences cost.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gpuwrap.lifecycle import JobState
-from gpuwrap.model import Bounds, Gpu, Identity, Job, Request, Share, View
+from gpuwrap.model import Bounds, GiveWay, Gpu, Identity, Job, Request, Share, View, Yielding
 from gpuwrap.policy.plan import plan
 from gpuwrap.policy.reasons import Teller
 from gpuwrap.units import GIB, MIB
@@ -45,6 +46,22 @@ def uneven(gpus: int, wanted: int) -> View:
     return View(cards, (job(100, Request(gpus=wanted)),))
 
 
+def outranked(gpus: int, waiting: int, wanted: int, per_gpu: int, fits: bool) -> View:
+    """Every GPU full of low jobs that may be paused or evicted, and a line of urgent ones in front of a long sweep."""
+    size = 72 * GIB // per_gpu
+    ways, held = GiveWay.REQUEUE if fits else GiveWay.PAUSE, []
+    for i in range(gpus * per_gpu):
+        asked = Request(memory_bytes=size, give_way=ways)
+        held.append(
+            replace(job(i + 1, asked, (Share(f"GPU-{i // per_gpu}", i // per_gpu, size, False),)), started_at=NOW - 900)
+        )
+    used = [{each.id: size for each in held if each.shares[0].index == i} for i in range(gpus)]
+    cards = tuple(Gpu(f"GPU-{i}", i, "card", 80 * GIB, 8 * GIB, used=used[i]) for i in range(gpus))
+    line = [job(1000 + i, Request(gpus=wanted, memory_bytes=(40 + i) * GIB)) for i in range(10)]
+    line = [replace(each, priority=50) for each in line] + [job(2000 + i, Request()) for i in range(waiting)]
+    return View(cards, (*held, *line), yielding={each.id: Yielding(14400.0, can_evict=fits) for each in held})
+
+
 def best_of(seen: View, rounds: int = 7) -> float:
     times = []
     for _ in range(rounds):
@@ -63,6 +80,11 @@ def main() -> None:
             print(str(gpus).rjust(6), *(f"{ms:8.2f}" for ms in row))
     for gpus, wanted in ((8, 4), (16, 4), (16, 8)):
         print(f"grant of {wanted} of {gpus} unevenly linked GPUs: {best_of(uneven(gpus, wanted)):.2f} ms")
+    for gpus, wanted, per_gpu in ((1, 1, 1), (8, 1, 1), (16, 1, 4), (16, 8, 1), (16, 8, 8)):
+        found, none = (best_of(outranked(gpus, 2000, wanted, per_gpu, fits), 3) for fits in (True, False))
+        print(
+            f"{wanted} of {gpus} GPUs with {per_gpu} lower jobs each: {found:.1f} ms if they can be evicted, {none:.1f} if not"
+        )
     seen = view(16, 2000, False)
     made, teller = plan(seen, NOW), Teller(seen, NOW)
     begun = perf_counter()
