@@ -30,15 +30,15 @@ class Option:
 
 
 SIM = Option("--sim", "SPEC", "on simulated GPUs, 2x24G say: a world of its own")
-HELP = Option("--help", None, "print help; --help all prints all options")
+HELP = Option("--help", None, "print help")
 
 LAUNCH = [
-    Option("-g --gpus", "N", "GPUs, all or none of them (1); `all`; 0: none, starts at once", daily=True),
+    Option("-g --gpus", "N", "GPUs, all or none of them (1); `all`; 0 starts at once", daily=True),
     Option("-m --memory", "SIZE", "memory needed on each GPU, to share it: 6G, 500M, 50%", daily=True),
     Option("--exclusive", None, "with -m: nobody else computes on its GPUs while it runs"),
     Option("-i --device", "LIST", "only these GPUs: index, UUID prefix or name glob"),
     Option("--not", "LIST", "never these GPUs"),
-    Option("-p --priority", "N", "-100 to 100 (0), higher runs first; low, normal, high, urgent", daily=True),
+    Option("-p --priority", "N", "higher runs first: -100 to 100 (0), low, high, urgent", daily=True),
     Option("-n --nonblock", None, "give up at once instead of waiting: exit 124", daily=True),
     Option("-w --wait", "DURATION", "give up after waiting that long: exit 124", daily=True),
     Option("-E --conflict-exit-code", "N", "exit status for -n and -w instead of 124", key="conflict_status"),
@@ -58,7 +58,7 @@ LAUNCH = [
     Option("-v --verbose", None, "say what was granted, and wait aloud"),
     Option("--dry-run", None, "say what would happen, and do nothing"),
     SIM,
-    HELP,
+    Option("--help", None, "print help; --help all prints all options"),
     Option("--version", None, "print the version"),
 ]
 
@@ -96,7 +96,7 @@ VERBS = {
     "kill": Verb(
         "JOB...",
         "end jobs, waiting or running",
-        Option("-s --signal", "SIGNAL", "send this signal instead; -9 and -KILL too, as kill(1)"),
+        Option("-s --signal", "SIGNAL", "send this signal instead; also -9, -KILL"),
         ALL,
         Option("--requeue", None, "end it, and run it again when there is room (-r)"),
         Option("-y --yes", None, "do not ask"),
@@ -108,7 +108,7 @@ VERBS = {
         Option("--by", "N", "change by N instead"),
         ALL,
     ),
-    "pause": Verb("JOB...", "hold waiting jobs in line, pause running ones", ALL),
+    "pause": Verb("JOB...", "hold waiting jobs, pause running ones", ALL),
     "resume": Verb("JOB...", "let held and paused jobs go on", ALL),
     "why": Verb("[JOB]", "why a job waits, and what would help"),
     "gpus": Verb("[drain|undrain LIST]", "GPUs: memory, jobs, health", JSON),
@@ -120,7 +120,7 @@ VERBS = {
     "top": Verb("", "live screen", later=True),
     "doctor": Verb("", "check the set-up"),
     "demo": Verb(
-        "", "the story on simulated GPUs, in under a minute", Option("--fast", None, "without pauses for the reader")
+        "", "the story on simulated GPUs, in a minute", Option("--fast", None, "without pauses for the reader")
     ),
     "completion": Verb("SHELL", "print the completion for bash, zsh or fish"),
 }
@@ -249,7 +249,7 @@ def _meant(name: str, value: str, by_name: dict[str, Option]) -> str:
         count = value.rpartition(":")[2]
         return f": did you mean {habit} {count}?" if count else f": did you mean {habit}?"
     near = nearest(name, list(by_name)) if name.startswith("--") else None
-    return f": did you mean {near}?" if near else ": gpurun --help lists them"
+    return f": did you mean {near}?" if near else ": --help lists them"
 
 
 def nearest(word: str, known: list[str]) -> str | None:

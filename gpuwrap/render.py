@@ -8,7 +8,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from time import localtime, strftime
 from typing import Any, NamedTuple
 from unicodedata import combining, east_asian_width
 
@@ -75,7 +75,11 @@ def job_as_json(job: Job, why: Why | None) -> dict[str, Any]:
 
 def timestamp(at: float | None) -> str | None:
     """RFC 3339 in local time with its offset."""
-    return None if at is None else datetime.fromtimestamp(at).astimezone().isoformat(timespec="milliseconds")
+    if at is None:
+        return None
+    from datetime import datetime  # 5 ms, and only JSON needs it
+
+    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="milliseconds")
 
 
 class Screen(NamedTuple):
@@ -143,10 +147,16 @@ def fold(jobs: Iterable[Job]) -> list[list[Job]]:
         result = job.result
         how = None if result is None else (result.kind, result.code, result.signal, result.text)
         where = () if job.state in IN_LINE else tuple(share.uuid for share in job.shares)
-        key = (job.state, job.priority, _asked(job), where, how, job.user, job.parent_id, _head(job.argv))
+        key = (job.state, job.priority, _asked(job), where, how, job.user, job.parent_id, _stem(job.name), _head(job.argv))
         alike.setdefault(key, []).append(job)
     rows = [row for group in alike.values() for row in ([group] if len(group) >= FOLDED else [[job] for job in group])]
     return sorted(rows, key=lambda row: row[0].id)
+
+
+def _stem(name: str | None) -> str:
+    """What the names of a sweep have in common: `lr` of `lr-1e-3`."""
+    text = name or ""
+    return text[: next((at for at, letter in enumerate(text) if letter in "-_.=:0123456789"), len(text))]
 
 
 def _asked(job: Job) -> tuple[object, ...]:
@@ -220,7 +230,7 @@ def _reason(row: list[Job], why: Mapping[int, Why]) -> str:
     job = row[0]
     if job.state is JobState.ENDED:
         text = job.result.text if job.result is not None else None
-        at = datetime.fromtimestamp(job.ended_at).strftime("%H:%M ") if job.ended_at and text else ""
+        at = strftime("%H:%M ", localtime(job.ended_at)) if job.ended_at and text else ""
         return at + safe(text, 80) if text else ""
     told = why.get(job.id)
     if told is None:

@@ -87,20 +87,22 @@ class Lines:
 
     def text(self, job: Job) -> str:
         """Say in one line what a job waits for, its number first, and in a second what would help."""
-        words = self.explain(job)
+        words = self.explain(job, helps=False)
+        if words is not None and words[0] in STRANGE:
+            words = self.explain(job)
         if words is None:
             return f"job {job.id} waits for a GPU"
         rule, text, helps = words
         if rule in ("held", "stopped"):
             return f"job {job.id}: {text}"
-        return f"job {job.id} waits for {text}" + (f"\n{helps[0]}" if helps and rule in STRANGE else "")
+        return f"job {job.id} waits for {text}" + (f"\n{helps[0]}" if helps else "")
 
     def explain_all(self, job_ids: list[int], *, listed: bool = False) -> dict[int, tuple[str, str, list[str]]]:
         """Explain many jobs: one Teller for each queue; briefly if they stand in a list of all jobs."""
         found = {}
         for job_id in job_ids:
             job = self._arbiter.store.live.get(job_id)
-            words = self.explain(job, Lister if listed else Teller) if job is not None else None
+            words = self.explain(job, Lister if listed else Teller, helps=False) if job is not None else None
             if words is not None:
                 found[job_id] = words
         return found
@@ -118,19 +120,24 @@ class Lines:
         teller = Storyteller(view, time.time())
         return teller.sentences(reason, job), teller.help_lines(reason, job)
 
-    def explain(self, job: Job, kind: type[Teller] = Teller) -> tuple[str, str, list[str]] | None:
+    def explain(self, job: Job, kind: type[Teller] = Teller, *, helps: bool = True) -> tuple[str, str, list[str]] | None:
         """Return the rule, the sentence and what would help, as of the last plan; None before the first."""
         plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
         if job.state is JobState.HELD and (plan is None or view is None):
             return "held", f"held: gpurun resume {job.id} lets it go", []
         seat = self._arbiter.seats.get(job.id)
+<<<<<<< /tmp/tmpchnzhc8j/c
+        if seat is not None and seat.stopped and job.state is JobState.WAITING:  # seen just now, perhaps, and not planned with
+            return "stopped", "stopped at its terminal, keeps its place", ["fg in its terminal lets it go on"]
+=======
         if seat is not None and seat.rests_until is not None:
             seconds = max(1, round(seat.rests_until - time.time()))
             return "absent", f"its next try, in {seconds} s", []
+>>>>>>> /tmp/tmpchnzhc8j/o
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
             return None
         teller = self._tellers.get((job.parent_id, kind))
         if teller is None or teller[0] is not view:
             teller = self._tellers[job.parent_id, kind] = (view, kind(view, time.time()))
-        return reason.rule.value, teller[1].sentence(reason, job), teller[1].help_lines(reason, job)
+        return reason.rule.value, teller[1].sentence(reason, job), teller[1].help_lines(reason, job) if helps else []

@@ -3,7 +3,8 @@
 from ..errors import UsageError
 from ..options import LAUNCH, VERBS, Option
 
-WIDTH = 30
+WIDTH = 24
+VERB_WIDTH = 36
 
 
 def print_help(topic: str | None) -> int:
@@ -22,14 +23,15 @@ def print_help(topic: str | None) -> int:
     print()
     for name, verb in VERBS.items():
         if not verb.later:
-            print(f"  gpurun {name + ' ' + verb.operands:<{WIDTH - 7}}{verb.summary}")
+            print(f"  {'gpurun ' + name + ' ' + verb.operands:<{VERB_WIDTH - 2}}{verb.summary}")
     print()
     if everything:
-        print("JOB is a number, a range 14-53, a name or a glob. A verb is one only as the very first word:")
-        print("gpurun -- ls runs ls(1). Exit status: the program's own; 124 not started within the wait limit,")
-        print("125 gpurun failed, 126 the program cannot be run, 127 it was not found.")
+        print("JOB is a number, a range 14-53, a name or a glob. A verb is one only as the very")
+        print("first word: gpurun -- ls runs ls(1). Exit status: the program's own; 124 not")
+        print("started within the wait limit, 125 gpurun failed, 126 the program cannot be run,")
+        print("127 it was not found.")
     else:
-        print("More options: gpurun --help all. A story on simulated GPUs: gpurun demo. Manual: man gpurun.")
+        print("More options: gpurun --help all. See it: gpurun demo. Manual: man gpurun.")
     return 0
 
 
@@ -49,6 +51,6 @@ def _option_line(option: Option) -> str:
     names = ", ".join(option.names)
     if option.metavar:
         names += f" {option.metavar}"
-    if len(names) > WIDTH - 4:
+    if len(names) > WIDTH - 3:
         return f"  {names}\n{'':<{WIDTH}}{option.help}"
     return f"  {names:<{WIDTH - 2}}{option.help}"

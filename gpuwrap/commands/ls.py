@@ -3,6 +3,7 @@
 Jobs named on the command line each have a row; otherwise alike ones share one, and only the first of them is explained.
 """
 
+import gc
 import json
 import os
 import sys
@@ -19,13 +20,15 @@ def main(given: Given, operands: list[str]) -> int:
     world = World(given)
     if "watch" in given:
         return _watch(world, given, operands)
+    gc.disable()  # a third of the time with thousands of jobs, and we are gone in a moment
     world.repair()
     jobs, missing = find(world, given, operands)
     if "json" in given:
         why = world.explain(jobs)
         print(json.dumps({"jobs": [job_as_json(job, why.get(job.id)) for job in jobs]}))
     else:
-        print("\n".join(table(world, jobs, bool(operands), Screen.of_stdout())))
+        for line in table(world, jobs, bool(operands), Screen.of_stdout()):
+            print(line)
     sys.stdout.flush()
     for err in missing:
         sys.stderr.write(f"gpurun: ls: {err.text}\n")

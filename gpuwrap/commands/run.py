@@ -167,7 +167,7 @@ def find_program(name: bytes) -> bytes:
 
 
 def _not_found_hint(name: str) -> str | None:
-    from ..options import HABIT_VERBS
+    from ..options import HABIT_VERBS, VERBS, nearest
 
     if name in HABIT_VERBS:
         return "gpurun " + HABIT_VERBS[name]
@@ -175,6 +175,9 @@ def _not_found_hint(name: str) -> str | None:
         return f"variables go first: put {name} before gpurun"
     if "/" in name:
         return None
+    near = nearest(name, [verb for verb, record in VERBS.items() if not record.later])
+    if near:
+        return f"did you mean gpurun {near}?"
     return f"aliases and shell functions need: gpurun bash -ic '{name} …'"
 
 

@@ -1,0 +1,478 @@
+"""What people see, compared whole with the files in `expected/`: terminals of 80 and 200 columns, pipes, and cron.
+
+`GPURUN_WRITE_EXPECTED=1 pytest tests/system/test_screens.py` writes the files anew; look at them before they are committed.
+What differs from run to run (durations, pids, the user, folders, hours) is replaced.
+"""
+
+import contextlib
+import json
+import os
+import pwd
+import re
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import missing_gpu
+from terminal import Terminal
+from waiting import wait_until
+from world import World
+
+EXPECTED = Path(__file__).parent / "expected"
+USER = pwd.getpwuid(os.getuid()).pw_name
+MakeWorld = Callable[..., World]
+
+REPLACED = [
+    (r"\b\d+ s\b *", "N s  "),
+    (r"\bpid \d+", "pid N"),
+    (r"\b\d\d:\d\d(:\d\d)?\b", "HH:MM"),
+    (r"GPU-sim-\d+-", "GPU-sim-N-"),
+    (rf"\b{USER}\b", "USER"),
+    (r"\[\d+\] \d+", "[N] N"),
+]
+
+
+def shown(text: str) -> str:
+    for pattern, replacement in REPLACED:
+        text = re.sub(pattern, replacement, text)
+    return "\n".join(line.rstrip() for line in text.splitlines()).rstrip() + "\n"
+
+
+def expect(name: str, text: str) -> None:
+    """Compare a screen with its file."""
+    path = EXPECTED / f"{name}.txt"
+    text = shown(text)
+    if os.environ.get("GPURUN_WRITE_EXPECTED"):
+        path.write_text(text)
+    assert path.exists(), f"{path} is missing; the screen was:\n{text}"
+    assert text == path.read_text(), f"not as in {path}:\n{text}"
+
+
+def said(done: "subprocess.CompletedProcess[Any]") -> str:
+    """All that a command said through pipes: what stands on stdout, then stderr marked, then the status."""
+    errors = "".join(f"2> {line}\n" for line in done.stderr.splitlines())
+    return f"{done.stdout}{errors}exit {done.returncode}\n"
+
+
+def on_terminal(world: World, *words: str, columns: int = 80, env: dict[str, str] | None = None) -> str:
+    """The screen after a command."""
+    terminal = Terminal(world, [world.command, *words], columns=columns, lines=40, env={"NO_COLOR": "1", **(env or {})})
+    terminal.finish()
+    return terminal.text()
+
+
+@pytest.fixture
+def world(make_world: MakeWorld, tmp_path: Path) -> World:
+    """One GPU, and a folder with a program called t.py."""
+    made = make_world("1x24G")
+    (tmp_path / "t.py").write_text("import sys, time\ntime.sleep(600)\n")
+    for name in ("python", "train"):
+        (tmp_path / name).write_text("#!/bin/sh\nexec sleep 600\n")
+        (tmp_path / name).chmod(0o755)
+    made.env["PATH"] = f"{tmp_path}:{made.env['PATH']}"
+    return made
+
+
+def queue(world: World, *words: str) -> int:
+    """Start a job and return its number once it is registered."""
+    known = {job["id"] for job in world.jobs()}
+    world.start("-q", *words)
+    return int(wait_until(lambda: next((job["id"] for job in world.jobs() if job["id"] not in known), None), "a job"))
+
+
+def running(world: World, *words: str) -> int:
+    number = queue(world, *words)
+    wait_until(lambda: world.state(number) == "running", f"job {number} to run")
+    return number
+
+
+def sim_folder(world: World) -> Path:
+    """Where simulated programs take memory."""
+    done = world.run("sh", "-c", "echo $GPURUN_SIM_DIR")
+    return Path(done.stdout.strip())
+
+
+# --- situations 1, 2, 7, 8, 25, 30: words ---------------------------------------------------------------------------
+
+WORDS = {
+    "alias": "train-alias x",
+    "assignment": "LR=1 python t.py",
+    "another-tools-verb": "cancel 14",
+    "verb-mistyped": "renize 5 3",
+    "nothing": "",
+    "memory-without-unit": "-m 8 true",
+    "memory-foreign-unit": "-m 8Go true",
+    "memory-too-large": "-m 200G true",
+    "time-without-unit": "-w 60 true",
+    "priority-too-large": "-p 200 true",
+    "priority-mistyped": "-p hihg true",
+    "name-is-number": "-N 4 true",
+    "gres": "--gres=gpu:2 python t.py",
+    "option-mistyped": "--memroy 8G true",
+    "too-many-gpus": "-g 2 true",
+    "no-such-gpu": "-i 7 true",
+    "verb-option-mistyped": "ls --jsno",
+    "verb-option-unknown": "kill --frobnicate 3",
+    "signal-mistyped": "kill -s TREM 3",
+    "renice-swapped-words": "renice lr-1 high",
+    "renice-mistyped": "renice hihg 3",
+    "renice-no-such-job": "renice 14 10",
+    "kill-no-such-job": "kill 99",
+    "drain-mistyped": "gpus darin 0",
+    "drain-which": "gpus drain",
+    "why-nothing-waits": "why",
+    "ls-empty": "ls",
+    "gpus-free": "gpus",
+    "dry-run": "--dry-run -m 8G python t.py",
+    "drain-unknown-gpu": "gpus drain 3",
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words(world: World, name: str) -> None:
+    expect(name, said(world.run(*shlex.split(WORDS[name]))))
+
+
+def test_without_a_gpu_the_demo_is_named(make_world: MakeWorld) -> None:
+    if missing_gpu() != "no NVIDIA driver (libnvidia-ml.so.1)":
+        pytest.skip("here is a driver")
+    world = make_world(None)
+    expect("no-gpu", said(world.run("python", "t.py")) + said(world.run("gpus")))
+
+
+def test_a_free_gpu_is_given_without_a_word(world: World) -> None:
+    assert said(world.run("true")) == "exit 0\n"
+    assert on_terminal(world, "true") == ""
+
+
+def test_verbose_tells_what_was_granted(world: World) -> None:
+    expect("verbose", said(world.run("-v", "-m", "8G", "true")))
+
+
+# --- situations 2, 3, 13, 15, 16, 19: the waiting line --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_waiting_line_tells_who_holds_the_gpu_and_goes_before_the_program_starts(world: World, columns: int) -> None:
+    first = running(world, "python", "train.py")
+    terminal = Terminal(world, ["sh", "-c", f"echo before; {world.command} -- sh -c 'echo started'"], columns=columns)
+    terminal.await_text("waits for a GPU")
+    expect(f"two-terminals-{columns}", terminal.text())
+    world.run("kill", str(first))
+    assert terminal.finish() == 0
+    assert terminal.text() == "before\nstarted"
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_strangers_process_is_named_with_what_to_do(world: World, columns: int) -> None:
+    folder = sim_folder(world)
+    stranger = world.adopt(subprocess.Popen(["sleep", "600"]))
+    (folder / "0" / str(stranger.pid)).write_text(str(1200 * 2**20))
+    terminal = Terminal(world, [world.command, "true"], columns=columns)
+    terminal.await_text("share the GPU with -m")
+    expect(f"stranger-{columns}", terminal.text())
+    expect("stranger-gpus", said(world.run("gpus")))
+    stranger.kill()
+    stranger.wait()
+    assert terminal.finish() == 0
+    assert terminal.text() == ""
+
+
+def test_one_waiter_of_a_terminal_draws_and_counts_the_others(world: World, tmp_path: Path) -> None:
+    first = running(world, "python", "t.py")
+    (tmp_path / "Makefile").write_text(f"all: a b c d e f\na b c d e f:\n\t@{world.command} -- echo $@ >> log\n")
+    terminal = Terminal(world, ["make", "-sj8"], cwd=tmp_path)
+    terminal.await_text("6 jobs wait")
+    expect("make-j8", terminal.text())
+    world.run("kill", str(first))
+    assert terminal.finish() == 0
+    assert terminal.text() == ""
+    assert sorted((tmp_path / "log").read_text().split()) == list("abcdef")
+
+
+def test_the_waiting_line_survives_smaller_and_larger_terminals(world: World) -> None:
+    running(world, "python", "train.py")
+    terminal = Terminal(world, ["sh", "-c", f"echo before; {world.command} true"], columns=120)
+    terminal.await_text("has GPU 0")
+    for columns in (40, 100):
+        terminal.resize(columns)
+        wanted = "…" if columns == 40 else "has GPU 0"
+        terminal.await_text(wanted)
+        lines = terminal.text().splitlines()
+        assert lines[0] == "before"
+        assert len(lines) == 2, lines
+        assert len(lines[1]) < columns, lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_the_waiting_line_is_erased_before_a_signal_kills(world: World, number: signal.Signals) -> None:
+    running(world, "python", "train.py")
+    terminal = Terminal(world, [world.command, "true"])
+    terminal.await_text("waits for a GPU")
+    if number is signal.SIGINT:
+        terminal.send("\x03")
+    else:
+        terminal.child.send_signal(number)
+    assert terminal.finish() == -number
+    assert terminal.text() in ("", "^C")
+    wait_until(lambda: len(world.jobs(all=False)) == 1, "the waiting job to leave the line")
+
+
+def test_a_hang_up_takes_a_waiting_job_out_of_the_line(world: World) -> None:
+    running(world, "python", "train.py")
+    terminal = Terminal(world, [world.command, "true"])
+    terminal.await_text("waits for a GPU")
+    terminal.hang_up()
+    wait_until(lambda: len(world.jobs(all=False)) == 1, "the waiting job to leave the line")
+
+
+def test_stopped_in_the_shell_it_keeps_its_place_and_is_drawn_again(world: World) -> None:
+    first = running(world, "python", "train.py")
+    terminal = Terminal(world, ["bash", "--norc", "-i"], columns=100, env={"PS1": "$ "})
+    terminal.await_text("$")
+    terminal.send(f"{world.command} sh -c 'echo it runs'\n")
+    terminal.await_text("waits for a GPU")
+    terminal.send("\x1a")
+    terminal.await_text("Stopped")
+    assert "waits for" not in terminal.text()
+    rules = {job["state"]: job["why"] and job["why"]["rule"] for job in world.jobs(all=False)}
+    assert rules == {"running": None, "waiting": "stopped"}
+    expect("stopped-ls", world.run("ls").stdout)
+    terminal.send("clear; bg\n")
+    terminal.await_text("has GPU 0")
+    terminal.send("clear; fg\n")
+    terminal.await_text("waits for a GPU, 1st in line")
+    world.run("kill", str(first))
+    terminal.await_text("it runs")
+    assert "waits for" not in terminal.text()
+    terminal.send("exit\n")
+    terminal.finish()
+
+
+def test_in_the_background_one_plain_line_is_printed_even_under_tostop(world: World) -> None:
+    running(world, "python", "train.py")
+    terminal = Terminal(world, ["bash", "--norc", "-i"], columns=200, env={"PS1": "$ "})
+    terminal.send(f"stty tostop; {world.command} true & sleep 1; jobs; echo END$?\n")
+    terminal.await_text("END0")
+    text = terminal.text()
+    assert text.count("waits for a GPU") == 1, text
+    assert "Running" in text, text
+    assert "Stopped" not in text, text
+
+
+def test_without_a_terminal_waiting_is_silent(world: World) -> None:
+    running(world, "python", "train.py")
+    quiet = world.start("true")
+    aloud = world.start("-v", "true")
+    wait_until(lambda: len(world.jobs(all=False)) == 3, "two to wait")
+    assert aloud.stderr is not None
+    line = aloud.stderr.readline()
+    expect("verbose-waiting", line)
+    quiet.terminate()
+    assert quiet.communicate()[1] == ""
+
+
+def test_cancelled_by_somebody_it_says_by_whom_and_dies_of_term(world: World) -> None:
+    running(world, "python", "train.py")
+    terminal = Terminal(world, [world.command, "true"])
+    terminal.await_text("waits for a GPU")
+    expect("kill-waiting", said(world.run("kill", "2")))
+    assert terminal.finish() == -signal.SIGTERM
+    expect("killed-waiting", terminal.text())
+
+
+def test_two_gpus_behind_small_ones_are_kept(make_world: MakeWorld) -> None:
+    world = make_world("2x24G")
+    running(world, "-m", "8G", "sleep", "600")
+    terminal = Terminal(world, [world.command, "-g", "2", "true"], columns=120)
+    terminal.await_text("kept free for it")
+    expect("kept", terminal.text())
+    expect("kept-gpus", on_terminal(world, "gpus"))
+    expect("kept-why", said(world.run("why")))
+
+
+# --- situations 4, 9, 11, 27, 29: lists -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweep(world: World) -> World:
+    """One runs, a sweep of twelve waits, and three others. No priority is a step higher: nobody is made to give way."""
+    running(world, "python", "train.py")
+    for number in range(12):
+        queue(world, "-N", f"lr-{number}", "python", "t.py", "--lr", str(number))
+    queue(world, "-p", "5", "-m", "8G", "python", "paper.py", "--with", "many arguments", "that", "make", "it long")
+    queue(world, "-N", "bad\x1b[31m\u202ename", "sh", "-c", "echo \x1b]0;title\x07 日本語")
+    queue(world, "-N", "日本語", "python", "t.py", "日本語", "日本語日本語日本語")
+    return world
+
+
+def test_lists(sweep: World) -> None:
+    """One world for many screens: starting sixteen processes takes longer than looking."""
+    for columns in (80, 200):
+        expect(f"ls-{columns}", on_terminal(sweep, "ls", columns=columns))
+        assert all(width(line) <= columns for line in on_terminal(sweep, "ls", columns=columns).splitlines())
+    expect("ls-narrow", on_terminal(sweep, "ls", columns=40))
+    expect("ls-pipe", said(sweep.run("ls")))
+    cron = {"PATH": "/usr/bin:/bin", "HOME": "/", "SHELL": "/bin/sh"}
+    kept = {name: sweep.env[name] for name in ("GPURUN_DIR", "GPURUN_SIM")}
+    plain = subprocess.run([sweep.command, "ls"], env=cron | kept, capture_output=True, text=True, check=True)
+    assert shown(said(plain)) == shown(said(sweep.run("ls")))
+    expect("ls-named", said(sweep.run("ls", "2-4")))
+    expect("ls-user", said(sweep.run("ls", "-u", "nobody")))
+    expect("why-first", on_terminal(sweep, "why"))
+    expect("why-second", said(sweep.run("why", "lr-3")))
+    expect("why-running", said(sweep.run("why", "1")))
+    expect("renice", said(sweep.run("renice", "9", "lr-3")))
+    expect("renice-by", said(sweep.run("renice", "--by", "-5", "lr-3", "lr-4", "99")))
+    expect("pause", said(sweep.run("pause", "lr-5", "99")))
+    expect("resume", said(sweep.run("resume", "lr-5")))
+    expect("drain", said(sweep.run("gpus", "drain", "0")) + said(sweep.run("gpus")))
+    expect("undrain", said(sweep.run("gpus", "undrain", "0")) + said(sweep.run("gpus", "undrain", "0")))
+    raw = Terminal(sweep, [sweep.command, "ls", "-a"], columns=200)
+    raw.finish()
+    for poison in (b"\x1b[31mname", b"\x1b]0", b"\x07", "\u202e".encode()):
+        assert poison not in raw.raw
+    told = json.loads(sweep.run("ls", "--json").stdout)["jobs"]
+    assert [job["id"] for job in told] == list(range(1, 17)), "JSON is never folded"
+    expect("kill-sweep", said(sweep.run("kill", "lr-*")).split("\n")[0])
+    expect("ls-ended", said(sweep.run("ls", "-a")))
+
+
+def width(text: str) -> int:
+    from unicodedata import east_asian_width
+
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def test_colour_only_on_a_terminal_that_wants_it(world: World) -> None:
+    running(world, "python", "train.py")
+    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        terminal = Terminal(world, [world.command, "ls"], env=env)
+        terminal.finish()
+        terminal.text()
+        assert (b"\x1b[" in terminal.raw) is coloured, env
+    assert "\x1b" not in world.run("ls").stdout
+
+
+def test_kill_all_asks_on_a_terminal_when_more_than_one_runs(make_world: MakeWorld) -> None:
+    world = make_world("2x24G")
+    for _ in range(2):
+        running(world, "sleep", "600")
+    terminal = Terminal(world, [world.command, "kill", "--all"])
+    terminal.await_text("[y/N]")
+    expect("kill-all-asks", terminal.text())
+    terminal.send("n\n")
+    assert terminal.finish() == 1
+    assert [job["state"] for job in world.jobs(all=False)] == ["running", "running"]
+    expect("kill-all-yes", on_terminal(world, "kill", "--all", "-y"))
+    wait_until(lambda: not world.jobs(all=False), "both to end")
+
+
+@pytest.mark.parametrize("word", ["-9", "-KILL", "-SIGKILL", "-s9", "--signal=KILL"])
+def test_kill_takes_signals_as_kill_does(world: World, word: str) -> None:
+    number = running(world, "python", "train.py")
+    assert said(world.run("kill", word, str(number))) == f"job {number}: killed (KILL)\nexit 0\n"
+    wait_until(lambda: world.job(number)["result"], "its end")
+    assert world.job(number)["result"]["signal"] == 9
+
+
+# --- gpus ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def claimed(uuid: str) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(b"\0gpurun/" + uuid.encode())
+        sock.listen(8)
+        yield
+
+
+def test_gpus_tells_claims_jobs_and_the_frozen_keys(make_world: MakeWorld) -> None:
+    world = make_world("3x24G")
+    running(world, "-i", "0", "-m", "8G", "sleep", "600")
+    first = json.loads(world.run("gpus", "--json").stdout)["gpus"]
+    keys = ["index", "uuid", "name", "total_bytes", "free_bytes", "state", "jobs", "foreign", "claim"]
+    assert [list(gpu) for gpu in first] == [keys] * 3
+    assert [gpu["state"] for gpu in first] == ["used", "free", "free"]
+    assert first[0]["jobs"] == [1]
+    with claimed(first[2]["uuid"]):
+        told = json.loads(world.run("gpus", "--json").stdout)["gpus"][2]
+        assert told["state"] == "claimed"
+        assert told["claim"] == {"pid": os.getpid(), "user": USER}
+        for columns in (80, 200):
+            expect(f"gpus-{columns}", on_terminal(world, "gpus", columns=columns))
+        expect("gpus-pipe", said(world.run("gpus")))
+
+
+def test_a_drained_gpu_stays_drained_when_the_arbiter_is_another(make_world: MakeWorld) -> None:
+    world = make_world("1x24G")
+    assert world.run("gpus", "drain", "0").returncode == 0
+    pid = world.arbiter_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: world.arbiter_pid() not in (None, pid), "another arbiter, by the keeper")
+    assert world.run("-n", "true").returncode == 124
+    expect("drained-wait", said(world.run("-v", "-w", "1s", "true")))
+    assert world.run("gpus", "undrain", "0").returncode == 0
+    assert world.run("-n", "true").returncode == 0
+
+
+# --- ls -w --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["q", "ctrl-c", "TERM", "HUP"])
+def test_ls_w_stays_and_leaves_the_terminal_as_it_was(world: World, end: str) -> None:
+    number = running(world, "python", "train.py")
+    terminal = Terminal(world, [world.command, "ls", "-w"], lines=10)
+    terminal.await_text("train.py")
+    queue(world, "-N", "new", "python", "t.py")
+    terminal.await_text("new: python t.py")
+    expect("ls-w", terminal.text())
+    world.run("kill", "-9", str(number))
+    wait_until(lambda: "train.py" not in terminal.text(), "the ended job to go from the screen")
+    if end == "q":
+        terminal.send("q")
+    elif end == "ctrl-c":
+        terminal.send("\x03")
+    else:
+        terminal.child.send_signal(signal.Signals["SIG" + end])
+    expected = {"q": 0, "ctrl-c": -signal.SIGINT, "TERM": -signal.SIGTERM, "HUP": -signal.SIGHUP}[end]
+    assert terminal.finish() == expected
+    assert terminal.attributes() == terminal.before
+    for entered, left in ((b"\x1b[?1049h", b"\x1b[?1049l"), (b"\x1b[?25l", b"\x1b[?25h"), (b"\x1b[?7l", b"\x1b[?7h")):
+        assert terminal.raw.count(entered) == terminal.raw.count(left) == 1
+    frames = terminal.raw.split(b"\x1b[?2026h")[1:]
+    assert frames
+    assert not any(b"\x1b[2J" in frame for frame in frames), "a frame is drawn over the last one"
+
+
+def test_two_thousand_jobs_are_a_few_lines(world: World) -> None:
+    from gpuwrap.lifecycle import JobState
+    from gpuwrap.model import Identity, Job, Request
+    from gpuwrap.render import Screen, fold, jobs_as_table
+
+    jobs = [
+        Job(
+            number, str(number), None, "anna", JobState.WAITING, 0, Request(), Identity("b", 1, number, 1),
+            (b"python", b"t.py", b"--lr", str(number).encode()), b"/", 0.0,
+        )
+        for number in range(1, 2001)
+    ]  # fmt: skip
+    lines = jobs_as_table(fold(jobs), {}, 60.0, Screen(80))
+    assert len(lines) == 2
+    assert lines[1].startswith("1-2000")
+    assert lines[1].endswith("2000×  python t.py --lr …")
+
+
+# --- nesting ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_nested_request_cannot_have(world: World) -> None:
+    done = world.run("-m", "8G", world.command, "-g", "2", "true")
+    expect("nested-too-many", said(done))
+    assert world.run(world.command, "true").returncode == 0
