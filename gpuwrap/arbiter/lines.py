@@ -126,14 +126,11 @@ class Lines:
         if job.state is JobState.HELD and (plan is None or view is None):
             return "held", f"held: gpurun resume {job.id} lets it go", []
         seat = self._arbiter.seats.get(job.id)
-<<<<<<< /tmp/tmpchnzhc8j/c
         if seat is not None and seat.stopped and job.state is JobState.WAITING:  # seen just now, perhaps, and not planned with
             return "stopped", "stopped at its terminal, keeps its place", ["fg in its terminal lets it go on"]
-=======
         if seat is not None and seat.rests_until is not None:
             seconds = max(1, round(seat.rests_until - time.time()))
             return "absent", f"its next try, in {seconds} s", []
->>>>>>> /tmp/tmpchnzhc8j/o
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
             return None

@@ -23,14 +23,10 @@ def main(given: Given, operands: list[str]) -> int:
     if "all" in given and "yes" not in given and not _may_end(jobs):
         sys.stderr.write("gpurun: kill: nothing was done\n")
         return SOME_FAILED
-<<<<<<< /tmp/tmppe_470x_/c
-    done = world.ask_about("kill", [job.id for job in jobs], signal=number) if jobs else []
-    if "all" in given:  # what ended meanwhile is as it should be
-        done = [each for each in done if each[1] or each[2] != "has already ended"]
-=======
     requeue = "requeue" in given or None
     done = world.ask_about("kill", [job.id for job in jobs], signal=number, requeue=requeue) if jobs else []
->>>>>>> /tmp/tmppe_470x_/o
+    if "all" in given:  # what ended meanwhile is as it should be
+        done = [each for each in done if each[1] or each[2] != "has already ended"]
     return report("kill", done, missing)
 
 
