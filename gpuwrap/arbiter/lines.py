@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..host import processes
-from ..lifecycle import JobState
+from ..lifecycle import IN_LINE, JobState
 from ..model import Job, View
 from ..policy.reasons import Teller
 from ..policy.story import Lister, Storyteller
@@ -120,8 +120,22 @@ class Lines:
         teller = Storyteller(view, time.time())
         return teller.sentences(reason, job), teller.help_lines(reason, job)
 
+    def _explain_started(self, job: Job) -> tuple[str, str, list[str]] | None:
+        """Say what is unusual about a job that has started; None if it just runs."""
+        if job.state is JobState.PAUSED:
+            return "paused", self._arbiter.pausing.describe(job), []
+        if job.state is JobState.STOPPING:
+            newcomer = f" for job {job.yields_to}" if job.yields_to is not None else ""
+            return "stopping", f"asked to end{newcomer}" + (", runs again later" if job.requeue else ""), []
+        stat = processes.read_stat(job.identity.pid) if job.state is JobState.RUNNING else None
+        if stat is not None and stat.state == "T":
+            return "stopped", "stopped at its terminal, keeps its GPUs", ["fg in its terminal lets it go on"]
+        return None
+
     def explain(self, job: Job, kind: type[Teller] = Teller, *, helps: bool = True) -> tuple[str, str, list[str]] | None:
         """Return the rule, the sentence and what would help, as of the last plan; None before the first."""
+        if job.state not in IN_LINE:
+            return self._explain_started(job)
         plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
         if job.state is JobState.HELD and (plan is None or view is None):
             return "held", f"held: gpurun resume {job.id} lets it go", []

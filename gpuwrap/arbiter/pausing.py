@@ -265,7 +265,8 @@ class Pausing:
         """Say for whom a job is paused and since when."""
         since = format_duration(time.time() - (job.paused_at or time.time()))
         whom = f" for job {job.yields_to}" if job.yields_to is not None else " by hand"
-        return f"paused{whom}, {since}"
+        times = f", {job.times_given_way} times so far" if job.times_given_way > 1 else ""
+        return f"paused{whom}, {since}{times}" + ("" if job.yields_to is not None else f": gpurun resume {job.id} lets it go on")
 
     def thaw_everything(self) -> None:
         """Before an arbiter gives up: nobody stays stopped."""

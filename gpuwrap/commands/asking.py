@@ -99,8 +99,11 @@ class World:
         return answers
 
     def explain(self, jobs: list[Job], *, listed: bool = False) -> dict[int, tuple[str, str, list[str]]]:
-        """Return why jobs wait (rule, sentence, what would help) as far as an arbiter can tell; briefly if `listed`."""
-        numbers = [job.id for job in jobs if job.state in (JobState.WAITING, JobState.HELD)]
+        """Return why jobs wait or stand still (rule, sentence, what would help) as far as an arbiter can tell.
+
+        `listed`: briefly.
+        """
+        numbers = [job.id for job in jobs if job.state is not JobState.ENDED]
         found: dict[int, tuple[str, str, list[str]]] = {}
         if not numbers or not self.has_arbiter():
             return found
