@@ -266,7 +266,8 @@ class Pausing:
         since = format_duration(time.time() - (job.paused_at or time.time()))
         whom = f" for job {job.yields_to}" if job.yields_to is not None else " by hand"
         times = f", {job.times_given_way} times so far" if job.times_given_way > 1 else ""
-        return f"paused{whom}, {since}{times}" + ("" if job.yields_to is not None else f": gpurun resume {job.id} lets it go on")
+        help_line = "" if job.yields_to is not None else f": gpurun resume {job.id} lets it go on"
+        return f"paused{whom}, {since}{times}{help_line}"
 
     def thaw_everything(self) -> None:
         """Before an arbiter gives up: nobody stays stopped."""
