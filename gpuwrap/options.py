@@ -42,7 +42,7 @@ LAUNCH = [
     Option("-n --nonblock", None, "give up at once instead of waiting: exit 124", daily=True),
     Option("-w --wait", "DURATION", "give up after waiting that long: exit 124", daily=True),
     Option("-E --conflict-exit-code", "N", "exit status for -n and -w instead of 124", key="conflict_status"),
-    Option("-t --time", "DURATION", "time limit: asked to end, then killed", daily=True, later=True),
+    Option("-t --time", "DURATION", "time limit: asked to end (--signal), then killed", daily=True),
     Option("-a --after", "JOB,…", "start when those ended; ok:JOB only if it succeeded", later=True),
     Option("--give-way", "HOW", "how it may be made to give way: never, pause, suspend, requeue"),
     Option("-r --restartable", None, "it may be ended and run again", daily=True),

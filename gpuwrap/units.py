@@ -158,3 +158,12 @@ def format_duration(seconds: float) -> str:
         hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
         return f"{hours} h {minutes} min" if minutes and hours < 10 else f"{hours} h"
     return f"{int(seconds // 86400)} d"
+
+
+def format_limit(seconds: float) -> str:
+    """Write a duration exactly, as it could be typed: `90s`, `1h30m`."""
+    text, left = "", seconds
+    for letter, factor in (("d", 86400), ("h", 3600), ("m", 60)):
+        count, left = divmod(left, factor)
+        text += f"{int(count)}{letter}" if count else ""
+    return text + f"{left:g}s" if left or not text else text

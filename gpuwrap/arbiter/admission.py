@@ -95,6 +95,7 @@ class Admission:
             exclusive=values.get("exclusive") == "1",
             allowed=allowed,
             give_way=GiveWay(values.get("give_way", GiveWay.PAUSE.value)),
+            time_limit_seconds=float(values["time"]) if "time" in values else None,
         )
         look = self._arbiter.look
         if request.gpus and not (look and look.pending):

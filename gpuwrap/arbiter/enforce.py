@@ -124,6 +124,7 @@ class Enforcer:
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=time.time())
         seat.reapers = self.reapers(job)
         arbiter.watch_leader(job.id)
+        arbiter.limits.watch(job)
         self.send_off(job)
 
     def send_off(self, job: Job) -> None:
@@ -353,10 +354,21 @@ class Enforcer:
 
     def ask_to_end(self, job: Job) -> None:
         """Start the sequence that ends a running job, or start it again after a restart."""
-        seat = self._arbiter.seats[job.id]
-        self.after_commit.append(lambda: _signal_all([job.identity], signal.SIGTERM))
+        self.send(job, signal.SIGTERM)
+        self.kill_within(job.id, KILL_SECONDS)
+
+    def send(self, job: Job, number: int) -> None:
+        """Signal a job's leader once the batch is committed."""
+        self.after_commit.append(lambda: _signal_all([job.identity], number))
+
+    def kill_within(self, job_id: int, seconds: float) -> None:
+        """See that everything of a job is killed after so long, unless that is due earlier already."""
+        seat = self._arbiter.seats[job_id]
+        if seat.kill_timer is not None and seat.kill_timer.is_later_than(seconds):
+            seat.kill_timer.cancel()
+            seat.kill_timer = None
         if seat.kill_timer is None:
-            seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
+            seat.kill_timer = self._arbiter.timers.after(seconds, lambda: self._kill_all(job_id))
 
     def _kill_leftovers(self, job: Job) -> str:
         seat = self._arbiter.seats[job.id]

@@ -30,6 +30,7 @@ from .claims import Claims
 from .enforce import Enforcer
 from .inventory import Inventory
 from .keeper import Keeper
+from .limits import Limits
 from .lines import Lines
 from .log import log
 from .observe import Observer
@@ -92,6 +93,7 @@ class Arbiter:
         self.enforcer = Enforcer(self)
         self.pausing = Pausing(self)
         self.reruns = Reruns(self)
+        self.limits = Limits(self)
         self.observer = Observer(store.live, store.holding, self.seats)
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)

@@ -40,6 +40,8 @@ class Seat:
     offer_timer: Timer | None = None
     offered_mono: float = 0.0
     kill_timer: Timer | None = None
+    limit_timer: Timer | None = None
+    """When its time limit passes."""
     rests_until: float | None = None
     """When a job that failed is tried again (wall clock); passed over until then."""
     ended_by: str | None = None
@@ -52,10 +54,10 @@ class Seat:
 
     def cancel_timers(self) -> None:
         """Forget what was to be done later."""
-        for timer in (self.offer_timer, self.kill_timer):
+        for timer in (self.offer_timer, self.kill_timer, self.limit_timer):
             if timer is not None:
                 timer.cancel()
-        self.offer_timer = self.kill_timer = None
+        self.offer_timer = self.kill_timer = self.limit_timer = None
 
     def close(self, watcher: Watcher) -> None:
         """Let go of every descriptor but the connection."""

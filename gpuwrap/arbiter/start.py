@@ -110,6 +110,8 @@ def recover(arbiter: Arbiter) -> None:
             _resume_watching(arbiter, job.id)
             if job.requeue:
                 arbiter.reruns.resume_eviction(job)
+            elif job.state is JobState.STOPPING and arbiter.limits.has_passed(job):
+                arbiter.limits.end(job)
             elif job.state is JobState.STOPPING:
                 seat.ended_by = "killed"
                 arbiter.enforcer.ask_to_end(job)
@@ -134,6 +136,7 @@ def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
     arbiter.watch_leader(job_id)
     if job.state in STARTED:
         seat.reapers = arbiter.enforcer.reapers(job)
+        arbiter.limits.watch(job)
     elif job.state is JobState.GRANTED:
         arbiter.enforcer.offer(job)  # to nobody yet: its client comes back, or the offer runs out
 

@@ -5,6 +5,9 @@ import itertools
 import time
 from collections.abc import Callable
 
+# epoll takes no more than 24 days at once [epoll_wait(2): milliseconds in an int].
+LONGEST_SECONDS = 86400.0
+
 
 class Timer:
     """One callback to come; `cancel` is cheap and may be called at any time."""
@@ -41,7 +44,7 @@ class Timers:
         """Seconds until the next one is due, −1 (for ever, to epoll) if there is none."""
         while self._heap and self._heap[0][2].callback is None:
             heapq.heappop(self._heap)
-        return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else -1
+        return min(max(0.0, self._heap[0][0] - time.monotonic()), LONGEST_SECONDS) if self._heap else -1
 
     def run(self) -> None:
         """Call back all that are due."""

@@ -101,6 +101,13 @@ def read_request(given: Given) -> dict[str, object]:
         if parse_integer(name) is not None:
             raise UsageError(f"name {name}: a name cannot be a number: did you mean -g {name}?")
         request["name"] = name
+    if "time" in given:
+        from ..units import parse_duration
+
+        seconds = parse_duration(str(given["time"]))
+        if not seconds:
+            raise UsageError(f"time {given['time']}: must be more than nothing")
+        request["time"] = seconds
     for option in ("device", "not"):
         if option in given:
             request[option] = given[option]

@@ -1,0 +1,83 @@
+"""Time limits (`-t`): a job is asked to end when it has run for that long, by its own signals, and then killed.
+
+1. What counts is the time since the program was started, without pauses: nobody's time is used up by somebody else.
+   Each run of a job that is run again has the whole limit.
+2. The limit ends a job for good: it is not run again for it.
+3. Nothing is remembered: a new arbiter works it out from `started_at` and the events.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+from ..lifecycle import STARTED, Event, JobState
+from ..model import Job
+from ..restarts import stored_signals
+from ..units import format_limit
+from .log import log
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+# How soon a paused job is looked at again; while one is paused the arbiter wakes more often anyway.
+PAUSED_SECONDS = 1.0
+
+
+class Limits:
+    """Follows the jobs that have a time limit."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+
+    def watch(self, job: Job) -> None:
+        """Have a started job end at its limit; anew if the limit was changed."""
+        seat = self._arbiter.seats[job.id]
+        if seat.limit_timer is not None:
+            seat.limit_timer.cancel()
+            seat.limit_timer = None
+        left = self.seconds_left(job)
+        if left is not None and job.state in STARTED:
+            paused = job.state in (JobState.PAUSED, JobState.SUSPENDED)
+            after = max(left, PAUSED_SECONDS) if paused else left
+            seat.limit_timer = self._arbiter.timers.after(max(0.0, after), lambda: self._due(job.id))
+
+    def seconds_left(self, job: Job) -> float | None:
+        """Return for how long a job may still run, None for ever."""
+        limit = job.request.time_limit_seconds
+        if limit is None or job.started_at is None:
+            return None
+        paused = self._arbiter.store.paused_seconds_since(job.id, job.started_at)
+        return limit - (time.time() - job.started_at - paused)
+
+    def has_passed(self, job: Job) -> bool:
+        """Whether a job has run for as long as it may."""
+        left = self.seconds_left(job)
+        return left is not None and left <= 0
+
+    def _due(self, job_id: int) -> None:
+        job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+        if job is None or seat is None:
+            return
+        seat.limit_timer = None
+        if job.state is JobState.RUNNING and self.has_passed(job):
+            self.end(job)
+        elif job.state is not JobState.STOPPING:
+            self.watch(job)
+
+    def end(self, job: Job) -> None:
+        """Ask a job to end by its signals, one after the other, then kill what is left; again after a restart."""
+        seat = self._arbiter.seats[job.id]
+        assert job.request.time_limit_seconds is not None
+        seat.ended_by = f"time limit of {format_limit(job.request.time_limit_seconds)}"
+        if job.state is not JobState.STOPPING:
+            job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
+        log("limit", f"job {job.id}: {seat.ended_by}")
+        after = 0.0
+        for number, seconds in stored_signals(job.signals):
+            self._arbiter.timers.after(after, lambda number=number: self._ask(job, number))  # type: ignore[misc]
+            after += seconds
+        self._arbiter.enforcer.kill_within(job.id, after)
+
+    def _ask(self, job: Job, number: int) -> None:
+        now = self._arbiter.store.live.get(job.id)
+        if now is not None and now.state is JobState.STOPPING and now.attempt == job.attempt:
+            self._arbiter.enforcer.send(job, number)
