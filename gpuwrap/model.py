@@ -229,6 +229,9 @@ class Gpu:
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The arbiter's limits (settings). `keep_free_bytes` is the headroom kept on every GPU."""
+    """The most that the foreign processes of now were seen to hold within the last hour."""
+    bystander_bytes: int = 0
+    """Memory of known processes that do not count as computing (displays, the MPS server, what the settings ignore)."""
 
     keep_free_bytes: int = 0
     jobs_per_gpu: int | None = None

@@ -228,6 +228,8 @@ def state_words(job: Job) -> str:
 
 def _reason(row: list[Job], why: Mapping[int, Why]) -> str:
     job = row[0]
+    if job.state is JobState.ENDED and job.id in why:
+        return why[job.id][1]
     if job.state is JobState.ENDED:
         text = job.result.text if job.result is not None else None
         at = strftime("%H:%M ", localtime(job.ended_at)) if job.ended_at and text else ""

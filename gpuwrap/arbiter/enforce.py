@@ -269,8 +269,10 @@ class Enforcer:
         seat = arbiter.seats.get(job.id)
         if seat is not None and job.shares and seat.kin and self._is_held(job):
             arbiter.leftovers.add(job.id)
+            arbiter.left_behind.end_overdue(job)
             return
         arbiter.leftovers.discard(job.id)
+        arbiter.left_behind.forget(job.id)
         self.release(job)
         self.after_commit.append(lambda: arbiter.leave_seat(job.id))
 
@@ -322,6 +324,7 @@ class Enforcer:
 
     def look_for_leftovers(self, job: Job) -> None:
         """After a restart: find again what an ended job left behind."""
+        self._arbiter.left_behind.search(job)
         for survivor in self._find_survivors(job):
             self._arbiter.seats[job.id].kin[survivor.pid] = survivor
         self.release_if_let_go(job)

@@ -10,9 +10,10 @@ from ..errors import GpurunError
 from ..lifecycle import JobState
 from ..model import Claim, ForeignProcess, Gpu, Job
 from ..policy.placement import unexplained_bytes
-from ..policy.reasons import command, safe
+from ..policy.reasons import command, program, safe
 from ..units import format_duration, format_size
 from .admission import named_gpus
+from .leftovers import leftover_words
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -79,6 +80,7 @@ class Inventory:
         kept = plan.kept.get(gpu.uuid) if plan is not None else None
         state, notes = _state(gpu, here, claim, kept)
         notes += [_job_words(job, gpu) for job in here]
+        notes += [f"left by job {each.job_id}: {leftover_words(each)}" for each in gpu.leftovers]
         notes += [_foreign_words(process) for process in gpu.foreign or ()]
         unexplained = unexplained_bytes(gpu)
         if unexplained:
@@ -141,8 +143,8 @@ def _job_words(job: Job, gpu: Gpu) -> str:
 def _foreign_words(process: ForeignProcess) -> str:
     owner = "your" if process.mine else f"{safe(process.user)}'s" if process.user else "somebody's"
     size = "" if process.bytes is None else f", {format_size(process.bytes)}"
-    program = safe(process.command) if process.command else "process"
-    return f"{owner} {program} (pid {process.pid}{size}), not in the queue"
+    idle = f", idle for {format_duration(process.idle_seconds)}" if process.idle_seconds else ""
+    return f"{owner} {program(process)} (pid {process.pid}{size}{idle}), not in the queue"
 
 
 def _jobs(job_ids: list[int]) -> str:

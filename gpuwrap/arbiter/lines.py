@@ -122,6 +122,9 @@ class Lines:
 
     def _explain_started(self, job: Job) -> tuple[str, str, list[str]] | None:
         """Say what is unusual about a job that has started; None if it just runs."""
+        if job.state is JobState.ENDED:
+            left = self._arbiter.left_behind.words(job)
+            return None if left is None else ("leftover", left, [f"gpurun kill {job.id} ends it"])
         if job.state is JobState.PAUSED:
             return "paused", self._arbiter.pausing.describe(job), []
         if job.state is JobState.STOPPING:

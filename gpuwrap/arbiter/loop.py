@@ -30,6 +30,7 @@ from .claims import Claims
 from .enforce import Enforcer
 from .inventory import Inventory
 from .keeper import Keeper
+from .leftovers import Leftovers
 from .limits import Limits
 from .lines import Lines
 from .log import log
@@ -94,7 +95,8 @@ class Arbiter:
         self.pausing = Pausing(self)
         self.reruns = Reruns(self)
         self.limits = Limits(self)
-        self.observer = Observer(store.live, store.holding, self.seats)
+        self.left_behind = Leftovers(self)
+        self.observer = Observer(store.live, store.holding, self.seats, settings["ignore"])
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
         self.lines = Lines(self)
@@ -278,8 +280,10 @@ class Arbiter:
         except BlockingIOError:
             return
         self._look_begun = None
+        self.observer.strangers.note(self.look)
         self.answers.machine_known()
         self._note_peaks()
+        self.left_behind.remember()
         for job_id in list(self.leftovers):
             job = self.store.live.get(job_id)
             if job is not None:
@@ -379,7 +383,7 @@ class Arbiter:
             self._idle_timer = self.timers.after(0.0 if self._retired else IDLE_SECONDS, self._leave)
 
     def _seconds_to_next_look(self) -> float | None:
-        if self.leftovers:
+        if self.leftovers and self.left_behind.is_young():
             return LEFTOVER_SECONDS
         if self._somebody_is_paused():
             return PAUSED_SECONDS

@@ -2,7 +2,7 @@
 
 1. A process is a job's if a chain of living parents leads to the job's leader or to a process known to be the job's, or
    if it was started with the job's marker in its environment; once known it stays known while it lives.
-2. What cannot be attributed is foreign, and foreign counts as taken.
+2. What cannot be attributed is foreign, and foreign counts as taken (`strangers` says who does not compute).
 3. A nested job's processes count for the outer job in the outer view.
 """
 
@@ -13,16 +13,20 @@ from ..host.devices import Look
 from ..lifecycle import STARTED, JobState
 from ..model import Bounds, Claim, ForeignProcess, Gpu, GpuSample, Identity, Job, Leftover, Share, View
 from .seats import Seat
+from .strangers import Ignored, Strangers, means_nothing_here
 
 
 class Observer:
     """Attributes GPU processes, and keeps what it found out while the processes live."""
 
-    def __init__(self, live: Mapping[int, Job], holding: Mapping[int, Job], seats: Mapping[int, Seat]) -> None:
+    def __init__(
+        self, live: Mapping[int, Job], holding: Mapping[int, Job], seats: Mapping[int, Seat], ignored: Ignored = ()
+    ) -> None:
         self._jobs = live
         self._holding = holding
         self._seats = seats
         self._owners: dict[tuple[int, int], int | None] = {}
+        self.strangers = Strangers(ignored)
 
     def outer_view(
         self, look: Look, others: Mapping[str, Claim], drained: frozenset[str], bounds: Bounds
@@ -144,22 +148,31 @@ class Observer:
         used: dict[int, int | None] = {}
         foreign: list[ForeignProcess] = []
         leftovers: list[Leftover] = []
+        bystanders, is_blind = 0, sample.processes is None
         for process in sample.processes or ():
             owner = self._outermost(owners.get(process.pid))
             if owner is not None:
                 used[owner.id] = _sum(used.get(owner.id, 0), process.bytes)
                 if owner.state is JobState.ENDED:
-                    command = processes.describe(process.pid, process.bytes).command
+                    command = processes.command_text(process.pid)
                     leftovers.append(Leftover(owner.id, process.pid, command, process.bytes, owner.ended_at or 0.0))
-            elif not process.graphics:
-                foreign.append(processes.describe(process.pid, process.bytes))
+                continue
+            if means_nothing_here(process):
+                is_blind = True
+                continue
+            found = self.strangers.describe(sample.uuid, process) if not process.graphics else None
+            if found is None or self.strangers.is_bystander(process, found):
+                bystanders += process.bytes or 0
+            else:
+                foreign.append(found)
+        leftovers += self._unnamed_leftovers(sample.uuid, {each.job_id for each in leftovers})
         return Gpu(
             uuid=sample.uuid,
             index=sample.index,
             name=sample.name,
             total_bytes=sample.total_bytes,
             free_bytes=sample.free_bytes,
-            foreign=None if sample.processes is None else tuple(foreign),
+            foreign=None if is_blind else tuple(foreign),
             used=used,
             leftovers=tuple(leftovers),
             claim=others.get(sample.uuid),
@@ -167,10 +180,24 @@ class Observer:
             drained=sample.uuid in drained,
             compute_mode=sample.compute_mode,
             utilization_percent=sample.utilization_percent,
+            foreign_peak_bytes=self.strangers.peak_bytes(sample.uuid, [each.pid for each in foreign]),
+            bystander_bytes=bystanders,
             is_mig=sample.is_mig,
             numa_node=sample.numa_node,
             links=sample.links,
         )
+
+    def _unnamed_leftovers(self, uuid: str, named: set[int]) -> list[Leftover]:
+        """One survivor of each ended job that keeps a GPU although the driver names none of its processes there."""
+        found = []
+        for job in self._holding.values():
+            seat = self._seats.get(job.id)
+            if job.state is not JobState.ENDED or job.id in named or seat is None:
+                continue
+            kin = next(iter(seat.kin.values()), None)
+            if kin is not None and any(share.uuid == uuid for share in job.shares):
+                found.append(Leftover(job.id, kin.pid, processes.command_text(kin.pid), None, job.ended_at or 0.0))
+        return found
 
     def _outermost(self, job_id: int | None) -> Job | None:
         job = self._jobs.get(job_id) if job_id is not None else None

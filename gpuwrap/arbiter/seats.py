@@ -49,6 +49,8 @@ class Seat:
     """The leader's ancestors: the processes that may adopt what it leaves behind."""
     kin: dict[int, Identity] = field(default_factory=dict)
     """Processes known to be the job's, by pid, besides its leader; after its end the survivors."""
+    kin_saved: str = ""
+    """What the database says of them."""
     survivors_watched: dict[int, int] = field(default_factory=dict)
     """pidfds of survivors that are watched, by pid."""
 

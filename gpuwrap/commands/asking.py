@@ -103,7 +103,8 @@ class World:
 
         `listed`: briefly.
         """
-        numbers = [job.id for job in jobs if job.state is not JobState.ENDED]
+        holding = self.reader.holding_ids() if self.reader is not None else frozenset()
+        numbers = [job.id for job in jobs if job.state is not JobState.ENDED or job.id in holding]
         found: dict[int, tuple[str, str, list[str]]] = {}
         if not numbers or not self.has_arbiter():
             return found

@@ -69,6 +69,11 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def is_in_container() -> bool:
+    """Whether our pids are not the machine's: the first pid namespace has a fixed inode [include/linux/proc_ns.h]."""
+    return pid_namespace() != 0xEFFFFFFC
+
+
 @lru_cache(maxsize=1)
 def pid_namespace() -> int:
     """Return the inode of our pid namespace."""
@@ -284,6 +289,15 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+def command_text(pid: int) -> str | None:
+    """Return a process's command line as text, its name in brackets if it has none; None if it cannot be seen."""
+    words = command_line(pid)
+    if words:
+        return b" ".join(words).decode("utf-8", "surrogateescape")
+    name = _read(f"/proc/{pid}/comm").strip()
+    return f"[{name.decode('utf-8', 'surrogateescape')}]" if name else None
+
 
 
 @lru_cache(maxsize=256)

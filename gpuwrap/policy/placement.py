@@ -111,7 +111,8 @@ class Room:
         self._taken = any(size != 0 for size in gpu.used.values())
         self._potential = self._free
         if self._taken:
-            self._potential = max(self._free, self._total - sum(each.bytes or 0 for each in gpu.foreign or ()))
+            strangers = sum(each.bytes or 0 for each in gpu.foreign or ()) + gpu.bystander_bytes
+            self._potential = max(self._free, self._total - strangers)
         self.closed = _closed(gpu, bounds)
         self.settle()
 
@@ -201,7 +202,7 @@ class Room:
         left_some = len(staying) + len(strays) < len(self.holders) + len(self.strays)
         free = min(self._total, self._free + sum(used.get(job_id) or 0 for job_id in gone))
         if nobody and left_some and self.gpu.foreign == ():
-            free = self._total
+            free = self._total - self.gpu.bystander_bytes
         alone = not computing and not strays
         ours = self._taken and nobody and left_some
         return Left(
@@ -326,7 +327,9 @@ def unexplained_bytes(gpu: Gpu) -> int | None:
     if gpu.total_bytes is None or gpu.free_bytes is None:
         return None
     known = [size for size in named if size is not None]
-    return gpu.total_bytes - gpu.free_bytes - sum(known) if len(known) == len(named) else None
+    if len(known) < len(named):
+        return None
+    return max(0, gpu.total_bytes - gpu.free_bytes - gpu.bystander_bytes - sum(known))
 
 
 def unexplained_allowance(total_bytes: int) -> int:

@@ -189,11 +189,11 @@ class Teller:
         idle = f"idle for {format_duration(process.idle_seconds)}" if process.idle_seconds else ""
         if process.mine:
             holds = "" if process.bytes is None else f" holds {format_size(process.bytes)}"
-            return ", ".join(filter(None, [f"your {_program(process)} (pid {process.pid}){holds}", idle]))
+            return ", ".join(filter(None, [f"your {program(process)} (pid {process.pid}){holds}", idle]))
         size = "" if process.bytes is None else format_size(process.bytes)
         about = ", ".join(filter(None, [f"pid {process.pid}", size, idle]))
         owner = f"{safe(process.user)}'s" if process.user else "somebody's"
-        return f"{owner} {_program(process)} ({about}), not in the queue"
+        return f"{owner} {program(process)} ({about}), not in the queue"
 
     def _leftover(self, obstacle: Obstacle) -> str:
         found = obstacle.leftover
@@ -204,7 +204,7 @@ class Teller:
             return f"still held by job {job.id}{self._ended(job.ended_at)}"
         size = "" if found.bytes is None else f"{format_size(found.bytes)} "
         left = f"left by job {found.job_id}{self._ended(found.ended_at)}"
-        return f"{size}still held by pid {found.pid} ({_program(found)}), {left}"
+        return f"{size}still held by pid {found.pid} ({program(found)}), {left}"
 
     def _ended(self, ended_at: float | None) -> str:
         return "" if ended_at is None else f", ended {format_duration(self._now_at - ended_at)} ago"
@@ -340,8 +340,13 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii") if code < 0xD800 or code > 0xDFFF else f"\\u{code:04x}"
 
 
-def _program(process: ForeignProcess | Leftover) -> str:
-    return safe(process.command) if process.command else "process"
+def program(process: ForeignProcess | Leftover) -> str:
+    """Name what a process runs, without the folder of its program."""
+    if not process.command:
+        return "process"
+    path, space, rest = process.command.partition(" ")
+    name = path.rstrip("/").rpartition("/")[2] if path.startswith("/") else path
+    return safe((name or path) + space + rest)
 
 
 def _claimed(obstacle: Obstacle) -> str:

@@ -2,7 +2,7 @@
 
 `job` holds every job ever registered; `share` the grants that stand, gone as soon as nothing of the job holds them;
 `event` every move; `peak` what commands were seen to need, by fingerprint;
-`arbiter` when arbiters started (a few rows); `setting` what verbs changed for good (drained GPUs).
+`arbiter` when arbiters started (a few rows); `setting` what must outlive an arbiter (drained GPUs, a job's processes).
 Reasons for waiting are never stored.
 """
 

@@ -30,6 +30,10 @@ def _duration(value: Any) -> float:
     return parse_duration(_text(value), "duration")
 
 
+def _duration_or_never(value: Any) -> float | None:
+    return None if value == "never" else _duration(value)
+
+
 def _size(value: Any) -> int:
     size, _percent = parse_size(_text(value)) if value not in (0, "0") else (0, None)
     if size is None:
@@ -52,6 +56,13 @@ def _one_of(*words: str) -> Callable[[Any], str]:
     return read
 
 
+def _ignored(value: Any) -> tuple[int | str, ...]:
+    words = value if isinstance(value, list) else [value]
+    if not all(isinstance(word, (int, str)) and not isinstance(word, bool) and word != "" for word in words):
+        raise UsageError(f"{value}: a list of pids, users and globs of commands")
+    return tuple(words)
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{value}: text in quotes, with a unit")
@@ -65,6 +76,8 @@ SETTINGS: dict[str, Setting] = {
     "gang_pause_limit": Setting(_duration, "5m", "the same for a job of several CUDA processes, and each time"),
     "jobs_per_gpu": Setting(_count, 0, "how many jobs share a GPU at most; 0: as many as fit"),
     "keep_free": Setting(_size, "0", "memory kept free on every GPU"),
+    "end_leftovers": Setting(_duration_or_never, "never", "when what a job left behind on its GPUs is ended"),
+    "ignore": Setting(_ignored, [], "processes that do not count as computing: pids, users, globs of commands"),
     "without_gpu": Setting(_one_of("refuse", "run"), "refuse", "without a driver: refuse, or run after one line of warning"),
 }
 

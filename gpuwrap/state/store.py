@@ -218,6 +218,10 @@ class Store:
         """Change something for good."""
         self._write("INSERT OR REPLACE INTO setting (name, value) VALUES (?, ?)", (name, value))
 
+    def unset(self, name: str) -> None:
+        """Forget something that was changed for good."""
+        self._write("DELETE FROM setting WHERE name = ?", (name,))
+
     def next_id(self) -> int:
         """Return the number that the next job will get."""
         rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'job'", ())
@@ -285,6 +289,10 @@ class Reader:
         """Whether any job is in line, running or holding a grant."""
         row = self._fetch("SELECT EXISTS (SELECT 1 FROM job WHERE state != 'ended') OR EXISTS (SELECT 1 FROM share)", ())
         return bool(row[0][0])
+
+    def holding_ids(self) -> frozenset[int]:
+        """Return the jobs whose grant stands, ended ones too."""
+        return frozenset(row[0] for row in self._fetch("SELECT DISTINCT job_id FROM share", ()))
 
     def by_number(self, first: int, last: int) -> list[Job]:
         """Return the jobs with numbers from `first` to `last`."""

@@ -1,0 +1,127 @@
+"""Processes that outlive their job's leader: remembering them across restarts, naming them, ending them by the setting.
+
+1. What is known of a running job's processes is written down when it changes: a successor cannot find again what was
+   linked to the job by a parent that has gone, once it has wiped its marker.
+2. After a restart the whole machine is read once for each job whose leader has ended: by marker, session and group.
+3. Nothing is ended unless the setting `end_leftovers` says so, and then as `kill` would end it.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+from ..host import processes
+from ..lifecycle import JobState
+from ..model import Identity, Job, Leftover
+from ..policy.reasons import program
+from ..units import format_duration, format_size
+from .log import log
+from .observe import marker
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+# So many are named in one line.
+NAMED = 2
+
+
+class Leftovers:
+    """Knows what ended jobs left behind on their GPUs."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+
+    # --- across restarts ----------------------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        """Write down the processes of jobs that are known beside their leaders, where that has changed."""
+        for job in self._arbiter.store.holding.values():
+            seat = self._arbiter.seats.get(job.id)
+            if seat is None:
+                continue
+            text = " ".join(f"{kin.pid}:{kin.start_ticks}" for kin in sorted(seat.kin.values(), key=lambda kin: kin.pid))
+            if text != seat.kin_saved:
+                seat.kin_saved = text
+                self._arbiter.store.set(_name(job.id), text)
+
+    def forget(self, job_id: int) -> None:
+        """The job has let go."""
+        seat = self._arbiter.seats.get(job_id)
+        if seat is not None and seat.kin_saved:
+            seat.kin_saved = ""
+            self._arbiter.store.unset(_name(job_id))
+
+    def recall(self, job: Job) -> None:
+        """After a restart: know again which processes belong to a job."""
+        seat = self._arbiter.seats[job.id]
+        seat.kin_saved = self._arbiter.store.setting(_name(job.id))
+        for word in seat.kin_saved.split():
+            pid, _, start = word.partition(":")
+            kin = Identity(job.identity.boot_id, job.identity.pid_namespace, int(pid), int(start))
+            if processes.is_same_process(kin):
+                seat.kin[kin.pid] = kin
+
+    def search(self, job: Job) -> None:
+        """After a restart: find what a job whose leader has ended left behind, whoever adopted it."""
+        seat, identity, entries = self._arbiter.seats[job.id], job.identity, marker(job)
+        reused = processes.read_stat(identity.pid)
+        is_reused = reused is not None and reused.start_ticks != identity.start_ticks
+        for stat in processes.everybody():
+            if stat.start_ticks < identity.start_ticks or stat.state in "ZX" or stat.pid in self._arbiter.leaders:
+                continue
+            # Nobody can get a number that is still a group's or a session's: but they may all have gone, and it is new.
+            linked = not is_reused and identity.pid in (stat.session, stat.group)
+            if linked or processes.has_marker(stat.pid, entries):
+                seat.kin[stat.pid] = Identity(identity.boot_id, identity.pid_namespace, stat.pid, stat.start_ticks)
+
+    # --- naming and ending --------------------------------------------------------------------------------------
+
+    def of(self, job: Job) -> list[Leftover]:
+        """Return what an ended job left behind, those first that hold most."""
+        seat = self._arbiter.seats.get(job.id)
+        if job.state is not JobState.ENDED or seat is None:
+            return []
+        held: dict[int, int | None] = {}
+        for pid, size in self._arbiter.holders(job):
+            held[pid] = (held.get(pid) or 0) + (size or 0)
+        found = [
+            Leftover(job.id, kin.pid, processes.command_text(kin.pid), held.get(kin.pid), job.ended_at or 0.0)
+            for kin in seat.kin.values()
+            if processes.is_same_process(kin)
+        ]
+        return sorted(found, key=lambda each: (-(each.bytes or 0), each.pid))
+
+    def words(self, job: Job) -> str | None:
+        """Say who still holds an ended job's GPUs; None if nobody does."""
+        found = self.of(job)
+        if not found:
+            return None
+        names = [leftover_words(each) for each in found[:NAMED]]
+        more = len(found) - NAMED
+        gpus = ", ".join(str(share.index) for share in job.shares)
+        since = format_duration(time.time() - (job.ended_at or 0.0))
+        rest = f" and {more} more" if more > 0 else ""
+        return f"left behind on GPU {gpus}, {since} ago: {', '.join(names)}{rest}"
+
+    def is_young(self) -> bool:
+        """Whether some job ended a moment ago: what it left behind is mostly just ending."""
+        live = self._arbiter.store.live
+        ended = [live[job_id].ended_at or 0.0 for job_id in self._arbiter.leftovers if job_id in live]
+        return any(time.time() - at < 10.0 for at in ended)
+
+    def end_overdue(self, job: Job) -> None:
+        """End what a job left behind, if the setting says so and its time has come."""
+        delay, seat = self._arbiter.settings["end_leftovers"], self._arbiter.seats[job.id]
+        if delay is None or seat.kill_timer is not None or time.time() - (job.ended_at or 0.0) < delay:
+            return
+        log("leftovers", f"job {job.id}: ended by the setting end_leftovers")
+        self._arbiter.enforcer.kill(job, None, "the setting end_leftovers")
+
+
+def leftover_words(found: Leftover) -> str:
+    """Name a leftover: `pid 4711 (python worker.py, 5G)`."""
+    size = f", {format_size(found.bytes)}" if found.bytes else ""
+    return f"pid {found.pid} ({program(found)}{size})"
+
+
+def _name(job_id: int) -> str:
+    return f"kin {job_id}"

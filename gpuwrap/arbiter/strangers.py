@@ -1,0 +1,118 @@
+"""What is known of GPU processes that are no job's: whether they count, how much they ever held, how long they stand idle.
+
+1. Who only draws (display servers), the MPS server while it holds little, and whom the setting `ignore` names do not count
+   as computing; their memory stays taken.
+2. Peaks are of the processes that are there now, within the last hour, in steps of a minute.
+3. A GPU whose utilisation is 0 has nobody computing, so everybody on it stands idle; one figure above 0 ends that for all of
+   them, since the driver does not say whose it was. A figure that is missing proves nothing.
+4. In a container the driver names pids of the machine, which mean nothing here: such a list is as good as none, and only
+   the totals count.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from os.path import basename
+
+from ..host import processes
+from ..host.devices import Look
+from ..model import ForeignProcess, GpuProcess
+from ..units import GIB
+
+HOUR_SECONDS = 3600.0
+STEP_SECONDS = 60.0
+# "Idle for 3 s" says nothing.
+IDLE_SHOWN_SECONDS = 60.0
+MPS_SERVER = "nvidia-cuda-mps-server"
+# On drivers that do not list its clients, what they hold shows as the server's.
+MPS_SERVER_BYTES = GIB
+
+Ignored = tuple[int | str, ...]
+_Key = tuple[str, int, int]  # UUID, pid, start
+
+
+@dataclass(slots=True)
+class _Past:
+    """One process on one GPU: the most it held in each minute, and since when it stands idle."""
+
+    most: dict[int, int] = field(default_factory=dict)
+    idle_since: float | None = None
+
+
+class Strangers:
+    """Remembers GPU processes while they live."""
+
+    def __init__(self, ignored: Ignored = ()) -> None:
+        self._ignored = ignored
+        self._past: dict[_Key, _Past] = {}
+        self._noted_mono = 0.0
+
+    def note(self, look: Look) -> None:
+        """Take in a look, each once."""
+        if look.begun_mono <= self._noted_mono:
+            return
+        self._noted_mono = now_mono = look.begun_mono
+        seen: dict[_Key, _Past] = {}
+        for sample in look.samples:
+            for process in sample.processes or ():
+                stat = processes.read_stat(process.pid)
+                if stat is None:
+                    continue
+                key = (sample.uuid, process.pid, stat.start_ticks)
+                past = seen[key] = self._past.get(key) or _Past()
+                _note_size(past, process.bytes, now_mono)
+                if sample.utilization_percent != 0:
+                    past.idle_since = None
+                elif past.idle_since is None:
+                    past.idle_since = now_mono
+        self._past = seen
+
+    def peak_bytes(self, uuid: str, pids: Iterable[int]) -> int | None:
+        """Return the most that these processes held on a GPU within the last hour, together; None if it is not known."""
+        wanted = set(pids)
+        peaks = [
+            max(past.most.values())
+            for (where, pid, _start), past in self._past.items()
+            if where == uuid and pid in wanted and past.most
+        ]
+        return sum(peaks) if peaks else None
+
+    def describe(self, uuid: str, process: GpuProcess) -> ForeignProcess:
+        """Name a process that is no job's."""
+        found = processes.describe(process.pid, process.bytes)
+        stat = processes.read_stat(process.pid)
+        past = self._past.get((uuid, process.pid, stat.start_ticks)) if stat is not None else None
+        if past is None or past.idle_since is None:
+            return found
+        idle = self._noted_mono - past.idle_since
+        if idle < IDLE_SHOWN_SECONDS:
+            return found
+        return ForeignProcess(found.pid, found.user, found.command, found.bytes, found.mine, idle)
+
+    def is_bystander(self, process: GpuProcess, found: ForeignProcess) -> bool:
+        """Whether a process does not count as computing."""
+        program = basename((found.command or "").partition(" ")[0])
+        if program == MPS_SERVER and process.bytes is not None and process.bytes <= MPS_SERVER_BYTES:
+            return True
+        return any(_names(word, found, program) for word in self._ignored)
+
+
+def _names(word: int | str, found: ForeignProcess, program: str) -> bool:
+    if isinstance(word, int):
+        return word == found.pid
+    return word == found.user or fnmatchcase(program, word) or fnmatchcase(found.command or "", word)
+
+
+def _note_size(past: _Past, size: int | None, now_mono: float) -> None:
+    if size is None:
+        return
+    step = int(now_mono // STEP_SECONDS)
+    past.most[step] = max(size, past.most.get(step, 0))
+    oldest = step - int(HOUR_SECONDS // STEP_SECONDS)
+    for old in [old for old in past.most if old < oldest]:
+        del past.most[old]
+
+
+def means_nothing_here(process: GpuProcess) -> bool:
+    """Whether the driver names a pid of the machine outside of our container."""
+    return processes.is_in_container() and processes.read_stat(process.pid) is None

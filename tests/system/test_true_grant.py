@@ -1,0 +1,233 @@
+"""A grant is true: what a job leaves behind and what strangers do, over the stand-in driver through real nvidia-ml-py."""
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from standin import EXCLUSIVE_PROCESS, GIB, MIB, PROHIBITED, Gpu
+from truth import Machine
+from waiting import wait_until
+from world import World
+
+MakeMachine = Callable[..., Machine]
+
+
+@pytest.fixture
+def make_machine(tmp_path: Path, make_world: Callable[..., World]) -> MakeMachine:
+    return lambda *gpus, settings="": Machine(tmp_path, make_world, *gpus, settings=settings)
+
+
+@pytest.fixture
+def machine(make_machine: MakeMachine) -> Machine:
+    return make_machine()
+
+
+def is_over(child: object) -> Callable[[], bool]:
+    return lambda: child.poll() is not None  # type: ignore[attr-defined]
+
+
+def leaving(tmp_path: Path, *, wipe: bool = False, session: bool = False) -> list[str]:
+    """A program that leaves a process behind, writes its pid to `left`, and ends once `go` is there.
+
+    The process it leaves ends when `end` is there. `wipe`: with an environment of its own, as tools with titles have.
+    """
+    code = f"""
+        import os, subprocess, sys, time
+        env = {{"PATH": os.environ["PATH"]}} if {wipe} else None
+        wait = "while not os.path.exists({str(tmp_path / "end")!r}): time.sleep(0.02)"
+        worker = subprocess.Popen([sys.executable, "-c", "import os, time\\n" + wait], env=env, start_new_session={session})
+        with open({str(tmp_path / "left.new")!r}, "w") as file:
+            file.write(str(worker.pid))
+        os.rename({str(tmp_path / "left.new")!r}, {str(tmp_path / "left")!r})
+        while not os.path.exists({str(tmp_path / "go")!r}):
+            time.sleep(0.02)
+    """
+    return [sys.executable, "-c", textwrap.dedent(code)]
+
+
+def left_pid(tmp_path: Path) -> int:
+    return int(wait_until(lambda: (tmp_path / "left").exists() and (tmp_path / "left").read_text(), "the worker", 15))
+
+
+# Leftovers
+
+
+def test_a_leftover_keeps_the_gpu_and_is_named_and_ended_by_kill(machine: Machine, tmp_path: Path) -> None:
+    job = machine.run_job(*leaving(tmp_path))
+    pid = left_pid(tmp_path)
+    machine.box.allocate(0, pid, 5 * GIB)
+    (tmp_path / "go").touch()
+    assert job.wait(10) == 0
+    following = machine.start("--", "true")
+    text = machine.why(following, "leftover")
+    assert f"pid {pid}" in text
+    assert "left by job 1" in text
+    (ended,) = [each for each in machine.jobs() if each["state"] == "ended"]
+    assert ended["why"]["rule"] == "leftover"
+    assert f"pid {pid}" in ended["why"]["text"]
+    for words in (("ls",), ("gpus",), ("why", "1"), ("why", "2")):
+        assert f"pid {pid}" in machine.text(*words), words
+    assert "5G" in machine.gpus_text()
+    assert f"pid {pid}" in machine.text("kill", "1")
+    assert following.wait(10) == 0
+
+
+def test_a_leftover_that_frees_its_memory_late_is_waited_for(machine: Machine, tmp_path: Path) -> None:
+    """The driver still counts memory of a process that has gone, and names nobody for it."""
+    job = machine.run_job("sleep", "1000")
+    machine.box.allocate(0, job.pid, 8 * GIB)
+    following = machine.start("--", "true")
+    machine.why(following, "busy")
+    machine.box.set(0, free=14 * GIB)
+    machine.end(job.pid)
+    job.wait(5)
+    text = machine.why(following, "unexplained")
+    assert "held by nobody the driver names" in text
+    machine.box.set(0, free=None)
+    assert following.wait(10) == 0
+
+
+def test_a_leftover_holds_while_the_driver_names_it_and_not_longer(machine: Machine, tmp_path: Path) -> None:
+    """An old leftover that lets go of its memory lets go of the GPU, though it lives on."""
+    job = machine.run_job(*leaving(tmp_path, session=True))
+    pid = left_pid(tmp_path)
+    machine.box.allocate(0, pid, GIB)
+    (tmp_path / "go").touch()
+    job.wait(10)
+    following = machine.start("--", "true")
+    assert f"pid {pid}" in machine.why(following, "leftover")
+    machine.box.release(0, pid)
+    assert "left by job 1" in machine.why(following, "leftover")  # younger than a minute: it may still be importing
+    (tmp_path / "end").touch()
+    assert following.wait(10) == 0
+
+
+def test_a_setting_ends_leftovers_after_a_delay(make_machine: MakeMachine, tmp_path: Path) -> None:
+    machine = make_machine(settings='end_leftovers = "1s"\n')
+    job = machine.run_job(*leaving(tmp_path))
+    pid = left_pid(tmp_path)
+    machine.box.allocate(0, pid, 5 * GIB)
+    (tmp_path / "go").touch()
+    job.wait(10)
+    assert machine.start("--", "true").wait(20) == 0
+    assert not os.path.exists(f"/proc/{pid}/exe") or not os.path.exists(f"/proc/{pid}/cwd")
+
+
+@pytest.mark.parametrize("wipe", [False, True], ids=["marked", "wiped its marker"])
+def test_leftovers_are_found_again_after_a_restart(machine: Machine, tmp_path: Path, wipe: bool) -> None:
+    job = machine.run_job(*leaving(tmp_path, wipe=wipe, session=True))
+    pid = left_pid(tmp_path)
+    machine.box.allocate(0, pid, 5 * GIB)
+    wait_until(lambda: machine.job_of(job)["peak_bytes"] == 5 * GIB, "the worker to be seen")
+    machine.restart_arbiter()
+    (tmp_path / "go").touch()
+    job.wait(10)
+    following = machine.start("--", "true")
+    assert f"pid {pid}" in machine.why(following, "leftover")
+    machine.restart_arbiter()
+    assert f"pid {pid}" in machine.why(following, "leftover")
+    (tmp_path / "end").touch()
+    assert following.wait(10) == 0
+    assert machine.world.rows("SELECT * FROM setting WHERE name LIKE 'kin %'") == []
+
+
+# Strangers
+
+
+def test_a_stranger_is_waited_for_named_and_left_alone(machine: Machine) -> None:
+    pid = machine.stranger(5 * GIB)
+    whole = machine.start("--", "true")
+    text = machine.why(whole, "foreign")
+    assert f"pid {pid}" in text
+    assert "sleep 1000" in text
+    (seen,) = machine.gpu()["foreign"]
+    assert (seen["pid"], seen["command"], seen["bytes"]) == (pid, "sleep 1000", 5 * GIB)
+    assert seen["user"]
+    shared = machine.run_job("-m", "8G", "sleep", "1000")  # beside it
+    machine.end(shared.pid)
+    machine.end(pid)
+    assert whole.wait(10) == 0
+
+
+def test_room_is_left_for_what_a_stranger_held_before(machine: Machine) -> None:
+    keep = machine.run_job("-m", "1G", "sleep", "1000")
+    pid = machine.stranger(10 * GIB)
+    wait_until(lambda: machine.gpu()["foreign"], "the stranger to be seen", 10)
+    machine.box.allocate(0, pid, 2 * GIB)
+    wait_until(lambda: machine.gpu()["foreign"][0]["bytes"] == 2 * GIB, "the stranger to shrink", 10)
+    large = machine.start("-m", "18G", "--", "true")
+    machine.why(large)
+    assert machine.start("-m", "10G", "--", "true").wait(10) == 0
+    assert large.poll() is None
+    machine.end(pid)
+    assert large.wait(10) == 0
+    machine.end(keep.pid)
+
+
+def test_who_is_ignored_does_not_count_but_its_memory_does(make_machine: MakeMachine) -> None:
+    machine = make_machine(settings='ignore = ["sleep 1000"]\n')
+    pid = machine.stranger(8 * GIB)
+    assert machine.world.run("--", "true").returncode == 0
+    assert machine.gpu()["foreign"] == []
+    holder = machine.run_job("-m", "4G", "sleep", "1001")
+    large = machine.start("-m", "15G", "--", "true")
+    machine.why(large, "memory")
+    machine.end(pid)
+    assert large.wait(10) == 0
+    machine.end(holder.pid)
+
+
+def test_display_servers_never_count(machine: Machine) -> None:
+    machine.stranger(3 * GIB, 0, "sleep", "1002", kind="graphics")
+    assert machine.world.run("--", "true").returncode == 0
+
+
+def test_the_mps_server_alone_does_not_count(machine: Machine, tmp_path: Path) -> None:
+    server = tmp_path / "nvidia-cuda-mps-server"
+    server.symlink_to("/bin/sleep")
+    pid = machine.stranger(30 * MIB, 0, str(server), "1003")
+    machine.box.set(0, compute_mode=EXCLUSIVE_PROCESS)
+    assert machine.world.run("--", "true").returncode == 0
+    machine.box.allocate(0, pid, 6 * GIB)
+    following = machine.start("--", "true")
+    assert "nvidia-cuda-mps-server" in machine.why(following)
+    machine.end(pid)
+    assert following.wait(10) == 0
+
+
+def test_a_stranger_that_comes_between_plan_and_start_is_seen(make_machine: MakeMachine) -> None:
+    """Two GPUs; the stranger takes the one that would be given next."""
+    machine = make_machine(Gpu(), Gpu())
+    first = machine.run_job("sleep", "1000")
+    taken = machine.job_of(first)["devices"][0]["index"]
+    other = 1 - taken
+    machine.stranger(GIB, other)
+    following = machine.start("--", "true")
+    machine.why(following)
+    machine.end(first.pid)
+    assert following.wait(10) == 0
+
+
+@pytest.mark.parametrize(("mode", "text"), [(PROHIBITED, "prohibits"), (EXCLUSIVE_PROCESS, "one process")])
+def test_compute_modes_are_respected(machine: Machine, mode: int, text: str) -> None:
+    machine.box.set(0, compute_mode=mode)
+    first = machine.start("-m", "4G", "sleep", "1000")
+    if mode == PROHIBITED:
+        assert text in machine.why(first, "compute-mode")
+        return
+    machine.until_running(first)
+    second = machine.start("-m", "4G", "--", "true")
+    assert text in machine.why(second, "compute-mode")
+    machine.end(first.pid)
+    assert second.wait(10) == 0
+
+
+def test_a_process_without_figures_is_never_taken_for_free(machine: Machine) -> None:
+    pid = machine.stranger(None)
+    whole = machine.start("--", "true")
+    assert f"pid {pid}" in machine.why(whole, "foreign")
+    machine.end(pid)
+    assert whole.wait(10) == 0
