@@ -221,6 +221,9 @@ class Gpu:
     compute_mode: ComputeMode = ComputeMode.DEFAULT
     utilization_percent: int | None = None
     foreign_peak_bytes: int | None = None
+    """The most that the foreign processes of now were seen to hold within the last hour."""
+    bystander_bytes: int = 0
+    """Memory of known processes that do not count as computing (displays, the MPS server, what the settings ignore)."""
     is_mig: bool = False
     numa_node: int | None = None
     links: Mapping[str, int] = field(default_factory=dict)
@@ -229,9 +232,6 @@ class Gpu:
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The arbiter's limits (settings). `keep_free_bytes` is the headroom kept on every GPU."""
-    """The most that the foreign processes of now were seen to hold within the last hour."""
-    bystander_bytes: int = 0
-    """Memory of known processes that do not count as computing (displays, the MPS server, what the settings ignore)."""
 
     keep_free_bytes: int = 0
     jobs_per_gpu: int | None = None

@@ -102,13 +102,13 @@ def recover(arbiter: Arbiter) -> None:
             continue
         pidfd = processes.open_pidfd(job.identity)
         seat = arbiter.adopt(job, None, pidfd)
-        if job.state is JobState.ENDED:
         arbiter.left_behind.recall(job)
+        if job.state is JobState.ENDED:
             arbiter.enforcer.look_for_leftovers(job)
         elif pidfd is None:
-            arbiter.enforcer.leader_ended(job.id)
             if job.state in STARTED:
                 arbiter.left_behind.search(job)
+            arbiter.enforcer.leader_ended(job.id)
         else:
             _resume_watching(arbiter, job.id)
             if job.requeue:

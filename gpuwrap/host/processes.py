@@ -282,14 +282,6 @@ def has_device_open(pid: int) -> bool:
     return False
 
 
-@lru_cache(maxsize=64)
-def user_name(uid: int) -> str:
-    """Return a user's name, the uid as text if it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
 def command_text(pid: int) -> str | None:
     """Return a process's command line as text, its name in brackets if it has none; None if it cannot be seen."""
     words = command_line(pid)
@@ -298,6 +290,14 @@ def command_text(pid: int) -> str | None:
     name = _read(f"/proc/{pid}/comm").strip()
     return f"[{name.decode('utf-8', 'surrogateescape')}]" if name else None
 
+
+@lru_cache(maxsize=64)
+def user_name(uid: int) -> str:
+    """Return a user's name, the uid as text if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 @lru_cache(maxsize=256)
