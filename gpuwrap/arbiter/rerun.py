@@ -231,7 +231,7 @@ class Reruns:
         if job.requeue:
             self._ask(job)
         if values.get("held") == "1" and job.state is not JobState.PAUSED:
-            bell.queue(connection, "resuming")
+            self._arbiter.pausing.let_go(job)  # stopped by an arbiter that died before it had written so
 
     def started(self, job: Job, values: Values) -> None:
         """The program runs."""
