@@ -135,6 +135,14 @@ class Job:
     """What its command is known by, to learn its memory need."""
     learned_bytes: int | None = None
     """What a command seen before needs on each GPU (its peak and a margin), None for one that is unknown."""
+    output: bytes | None = None
+    """Where its stdout leads, with `%j` for its number (see `outputs`); None if that is not known."""
+    after_jobs: str | None = None
+    """The jobs that must have ended before it starts: numbers, `ok:` before those that must have succeeded."""
+    once: str | None = None
+    """Its key (`--once`): while it is in line or runs no other of that key is registered."""
+    detached: bool = False
+    """Whether it runs in the background (`-d`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +280,8 @@ class View:
     bounds: Bounds = Bounds()
     yielding: Mapping[int, Yielding] = field(default_factory=dict)
     """Of running and paused jobs that some waiting job outranks by a step; empty if no job in line outranks any by a step."""
+    after: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Jobs in line that must not start before others have ended, and those others."""
 
 
 class Rule(Enum):
@@ -280,6 +290,7 @@ class Rule(Enum):
     HELD = "held"
     STOPPED = "stopped"
     ABSENT = "absent"
+    AFTER = "after"
     BUSY = "busy"
     MEMORY = "memory"
     BEHIND = "behind"

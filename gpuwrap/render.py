@@ -7,7 +7,7 @@
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from time import localtime, strftime
 from typing import Any, NamedTuple
 from unicodedata import combining, east_asian_width
@@ -269,6 +269,44 @@ def _time(job: Job, now_at: float) -> str:
     if job.state is JobState.ENDED:
         return format_duration((job.ended_at or 0) - job.started_at) if job.started_at else ""
     return format_duration(now_at - (job.started_at or job.submitted_at))
+
+
+# --- history ----------------------------------------------------------------------------------------------------
+
+
+def history_as_json(job: Job, log: bytes | None) -> dict[str, Any]:
+    """One job of `history --json`: that of `ls`, and how long it waited and ran, and the file of its output."""
+    waited, ran = _spans(job)
+    more = {"waited_seconds": waited, "ran_seconds": ran}
+    return job_as_json(job, None) | more | {"output": None if log is None else log.decode("utf-8", "surrogateescape")}
+
+
+def history_as_table(jobs: Sequence[Job], logs: Set[int], now_at: float, screen: Screen) -> list[str]:
+    """Lines of `history`; `logs` are the jobs whose output is kept."""
+    header = ["JOB", "RESULT", "ENDED", "WAITED", "RAN", "PEAK", "GAVE WAY", "LOG", "COMMAND"]
+    rows = []
+    for job in jobs:
+        waited, ran = _spans(job)
+        rows.append([
+            str(job.id), state_words(job), _moment(job.ended_at, now_at), format_duration(waited),
+            "" if ran is None else format_duration(ran), "" if job.peak_bytes is None else format_size(job.peak_bytes),
+            f"{job.times_given_way}×" if job.times_given_way else "", "yes" if job.id in logs else "", _command_of([job]),
+        ])  # fmt: skip
+    return _table(header, rows, [""] * len(rows), [_colour_of(job) for job in jobs], (0,), screen)
+
+
+def _spans(job: Job) -> tuple[float, float | None]:
+    """How long a job waited for its (last) start, and how long it ran from there."""
+    end = job.ended_at or job.submitted_at
+    started = job.started_at
+    return max(0.0, (started or end) - job.submitted_at), None if started is None else max(0.0, end - started)
+
+
+def _moment(at: float | None, now_at: float) -> str:
+    if at is None:
+        return ""
+    same_day = localtime(at)[:3] == localtime(now_at)[:3]
+    return strftime("%H:%M" if same_day else "%d %b %H:%M", localtime(at))
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------

@@ -5,19 +5,23 @@
 3. With CI=true in the environment only `gpu` tests may be skipped: any other skip is a failure.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import functools
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
-from world import World
+from world import World, installed_command
 
 LIMIT_SECONDS = 120
 LONG_LIMIT_SECONDS = 900
@@ -157,3 +161,57 @@ def make_world() -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """A world of two simulated 24 GB GPUs."""
     return make_world()
+
+
+# Another user
+
+
+OTHER_UID = 65534
+ROOT = Path(__file__).parents[1]
+
+
+def may_run(command: str) -> bool:
+    """Whether the other uid can start this very gpurun: a checkout below /root it cannot."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [command, "--version"],
+            user=OTHER_UID, group=OTHER_UID, extra_groups=[], capture_output=True, cwd="/", timeout=20,
+        )  # fmt: skip
+        return done.returncode == 0
+    return False
+
+
+@pytest.fixture(scope="session")
+def everybodys_command() -> Iterator[str]:
+    """A gpurun that any uid may run: the one under test, or the checkout installed where everybody may read."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may run something as another user")
+    own = installed_command()
+    if may_run(own):
+        yield own
+        return
+    python = next((path for path in ("/usr/bin/python3", "/usr/local/bin/python3") if os.access(path, os.X_OK)), None)
+    if python is None:
+        pytest.skip("no python that another user may run")
+    folder = Path(tempfile.mkdtemp(prefix="gpurun-everybody-"))
+    folder.chmod(0o755)
+    try:
+        subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q", ROOT],
+            check=True, timeout=300,
+        )  # fmt: skip
+        command = str(folder / "bin/gpurun")
+        assert may_run(command), f"uid {OTHER_UID} cannot run {command}"
+        yield command
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every uid may enter (pytest's own is private)."""
+    folder = Path(tempfile.mkdtemp(prefix="gr-open-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

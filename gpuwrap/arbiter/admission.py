@@ -5,6 +5,7 @@
 2. What can never be granted is refused before there is a row.
 """
 
+import os
 import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ from ..errors import GpurunError
 from ..host import processes
 from ..lifecycle import STARTED, JobState
 from ..model import GiveWay, GpuSample, Job, Request
+from ..outputs import escaped
 from ..units import GIB, format_size
 from .bell import Connection
-from .learning import fingerprint, needed_bytes
+from .learning import fingerprint, needed_bytes, recall
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -44,11 +46,12 @@ class Admission:
         identity = connection.identity
         assert identity is not None
         parent = self._find_parent(connection.pid)
-        request = self._read_request(values, parent)
         argv = processes.command_line(connection.pid)[int(values.get("offset", 0)) :]
         cwd = processes.working_folder(connection.pid)
-        known_as = fingerprint(argv, cwd)
-        peak = self._arbiter.store.learned_peak(known_as)
+        known_as = fingerprint(argv, cwd, int(values["script"]) if "script" in values else None)
+        peak = recall(known_as, self._arbiter.store.learned_peak)
+        learned = needed_bytes(peak) if peak is not None else None
+        request = self._read_request(values, parent, learned)
         return Job(
             id=0,
             key=key,
@@ -63,11 +66,23 @@ class Admission:
             submitted_at=time.time(),
             parent_id=parent.id if parent else None,
             fingerprint=known_as,
-            learned_bytes=needed_bytes(peak) if peak is not None else None,
+            learned_bytes=learned,
             stub=values.get("stub") == "1",
             signals=values.get("signals"),
             retries=int(values.get("retries", 0)),
+            after_jobs=self._read_after(values, parent),
+            once=values.get("once"),
+            output=_output(values, connection.pid),
+            detached=values.get("detach") == "1",
         )
+
+    def _read_after(self, values: Values, parent: Job | None) -> str | None:
+        if "after" not in values:
+            return None
+        after, fault = self._arbiter.order.read(values["after"], parent)
+        if fault is not None:
+            raise Refused(fault)
+        return after
 
     def _find_parent(self, pid: int) -> Job | None:
         """Find the running job inside which a client runs: a chain of living parents leads to its leader.
@@ -82,7 +97,7 @@ class Admission:
                 return job
         return None
 
-    def _read_request(self, values: Values, parent: Job | None) -> Request:
+    def _read_request(self, values: Values, parent: Job | None, learned: int | None = None) -> Request:
         gpus = values.get("gpus", "1")
         samples = self._machine(parent) if gpus != "0" else []
         allowed = choose_devices(samples, values.get("device"), values.get("not"), values.get("visible"))
@@ -90,7 +105,7 @@ class Admission:
             gpus = str(len(samples) if allowed is None else len(allowed))
         request = Request(
             gpus=int(gpus),
-            memory_bytes=int(values["memory"]) if "memory" in values else None,
+            memory_bytes=int(values["memory"]) if "memory" in values else _auto(values, learned, samples, parent),
             memory_percent=float(values["percent"]) if "percent" in values else None,
             exclusive=values.get("exclusive") == "1",
             allowed=allowed,
@@ -139,6 +154,23 @@ class Admission:
         if fitting:
             raise Refused(f"only {len(fitting)} of {len(chosen)} GPUs has {wanted}")
         raise Refused(f"no GPU has {wanted}: the largest has {size} (GPU {largest.index})")
+
+
+def _output(values: Values, pid: int) -> bytes | None:
+    """Where the program's stdout will lead: where it was told to, else where its gpurun's leads now."""
+    if "output" in values:
+        return os.fsencode(values["output"])
+    target = processes.output_target(pid)
+    return None if target is None else escaped(target)
+
+
+def _auto(values: Values, learned: int | None, samples: list[GpuSample], parent: Job | None) -> int | None:
+    """Return what `-m auto` asks for: what the command was seen to need; None, the whole GPU, if that is not known or more."""
+    if values.get("auto") != "1" or learned is None:
+        return None
+    granted = {share.uuid: share.bytes for share in parent.shares} if parent else {}
+    sizes = [granted.get(sample.uuid, sample.total_bytes) or 0 for sample in samples]
+    return learned if learned < max(sizes, default=0) else None
 
 
 def choose_devices(

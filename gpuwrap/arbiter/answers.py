@@ -163,6 +163,11 @@ class Answers:
         if known is not None:
             self._register_again(connection, known, values)
             return
+        holder = arbiter.order.holder(values["once"]) if "once" in values else None
+        if holder is not None:
+            text = f"job {holder.id} of key {values['once']} is {holder.state.value}"
+            arbiter.bell.queue(connection, "end", kind="once", text=text)
+            return
         if self._machine_unknown(connection, "register", values):
             return
         job = arbiter.store.register(self._admission.read_job(connection, values, key))
@@ -178,7 +183,9 @@ class Answers:
             result = job.result
             kind = result.kind.value if result else ResultKind.LOST.value
             arbiter.bell.queue(connection, "job", id=job.id)
-            arbiter.bell.queue(connection, "end", kind=kind, text=(result.text if result else None) or "ended")
+            text = (result.text if result else None) or "ended"
+            status = result.code if result is not None and result.kind is ResultKind.CANCELLED else None
+            arbiter.bell.queue(connection, "end", kind=kind, text=text, status=status)
             return
         arbiter.adopt(job, connection, connection.give_pidfd())
         self._note_wishes(job, values)
@@ -309,11 +316,14 @@ class Answers:
 
         arbiter = self._arbiter
         assert arbiter.look is not None
+        holder = arbiter.order.holder(job.once) if job.once is not None else None
+        if holder is not None:
+            return f"would not start: job {holder.id} of key {job.once} is {holder.state.value}"
         job = replace(job, id=arbiter.store.next_id())
         view = arbiter.view(job.parent_id, arbiter.look)
         if view is None:
             return f"would wait for job {job.parent_id}, inside which it runs"
-        view = replace(view, jobs=(*view.jobs, job))
+        view = replace(view, jobs=(*view.jobs, job), after={**view.after, **arbiter.order.awaited_by(job)})
         made = plan(view, time.time())
         for action in made.actions:
             if isinstance(action, Grant) and action.job_id == job.id:

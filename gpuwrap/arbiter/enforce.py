@@ -19,7 +19,7 @@ from ..lifecycle import STARTED, Event, JobState
 from ..model import Action, Evict, Grant, Identity, Job, Pause, Result, ResultKind, Resume, Share
 from ..policy.effects import notice
 from ..units import format_of, format_size
-from .learning import worth_learning
+from .learning import learned_from
 from .log import log
 from .observe import marker
 
@@ -195,26 +195,28 @@ class Enforcer:
         """The program of a stub ended, with a wait(2) status, for good."""
         self._end(job, _result(status, self._arbiter.seats[job.id].ended_by), "ended")
 
-    def cancel(self, job: Job, kind: ResultKind, text: str) -> None:
-        """Take a job out of the line, and tell its client."""
+    def cancel(self, job: Job, kind: ResultKind, text: str, status: int | None = None) -> None:
+        """Take a job out of the line, and tell its client, with the status it shall end with if that is not by a signal."""
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:
-            self._arbiter.bell.queue(seat.connection, "end", kind=kind.value, text=text)
-        self._end(job, Result(kind, text=text), text)
+            self._arbiter.bell.queue(seat.connection, "end", kind=kind.value, text=text, status=status)
+        self._end(job, Result(kind, code=status, text=text), text)
 
     def lose(self, job: Job, text: str) -> None:
         """A job of another boot: nobody knows how it ended, only that it cannot be running."""
         self._end(job, Result(ResultKind.LOST, text=text), text)
 
     def _end(self, job: Job, result: Result, why: str) -> None:
+        self._arbiter.pausing.ended(job)
         job = self._arbiter.store.move(job, Event.END, why, ended_at=time.time(), result=result)
         log("ended", f"job {job.id}: {result.kind.value} {result.code if result.signal is None else result.signal}")
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:
             self._settle_seat(job, started=job.started_at is not None)
-        if worth_learning(job):
-            self._arbiter.store.learn_peak(job.fingerprint or "", job.peak_bytes or 0)
-        self.after_commit.append(lambda: self._arbiter.pausing.clean_up(job))
+        known_as = job.fingerprint or ""
+        learned = learned_from(job, self._arbiter.store.learned_peak(known_as))
+        if learned is not None:
+            self._arbiter.store.learn_peak(known_as, learned)
         self.after_commit.append(lambda: self._arbiter.reruns.clean_up(job))
         self._arbiter.job_ended(job)
         self.after_commit.append(lambda: self._arbiter.answers.job_ended(job))
@@ -256,7 +258,7 @@ class Enforcer:
                 if pid in linked or pid in others or pid == job.identity.pid:
                     continue
                 stat = processes.read_stat(pid)
-                if stat is not None and _is_linked(stat, job, reaper == parent, entries):
+                if stat is not None and is_linked(stat, job, reaper == parent, entries):
                     linked[pid] = stat
         for stat in processes.descendants(list(linked)):
             linked.setdefault(stat.pid, stat)
@@ -435,7 +437,7 @@ def _signal_all(identities: list[Identity], number: int) -> None:
             log("signal", f"not permitted to signal pid {identity.pid}")
 
 
-def _is_linked(stat: processes.Stat, job: Job, of_parent: bool, entries: tuple[bytes, ...]) -> bool:
+def is_linked(stat: processes.Stat, job: Job, of_parent: bool, entries: tuple[bytes, ...]) -> bool:
     """Whether a process that an ancestor of the leader has as a child came from the job.
 
     Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.

@@ -1,23 +1,77 @@
-"""What commands were seen to need: peaks of finished jobs, by the fingerprint of their command."""
+"""What commands were seen to need: peaks of finished jobs, by the fingerprint of their command.
+
+1. A fingerprint is the program, its arguments and the script among them by its whole path and rough size. The values of
+   options that change no memory (`HARMLESS`) are left out: a sweep over seeds is one command.
+2. A peak is raised at once and lowered slowly, by a quarter of the difference, and only by runs that succeeded: one that
+   failed early has not shown what it needs.
+3. A run that failed with (nearly) all that it was promised, or that the GPU has, or on a shared GPU with more than any run
+   before it, is taken to have run out of memory: half as much again is learned.
+4. A script that has grown or shrunk by more than about a third is another one: what it needed is forgotten.
+"""
 
 import hashlib
 import os
+from collections.abc import Callable
+from math import log
 
-from ..model import Job
+from ..model import Job, ResultKind
 from ..units import MIB
 
 MARGIN_FACTOR = 1.2
 MARGIN_BYTES = 512 * MIB
+OUT_OF_MEMORY_PART = 0.95
+OUT_OF_MEMORY_FACTOR = 1.5
+# A failed run as long as this has shown what it needs.
+SHOWN_SECONDS = 60.0
+# Sizes of scripts are told apart by steps of this ratio; the steps beside are the same script, edited.
+SIZE_RATIO = 1.3
+
+# Options whose value changes no memory, with - and _ alike: --seed 3, --seed=3, seed=3 (hydra).
+HARMLESS = frozenset((
+    "seed", "random-seed", "rng-seed", "lr", "learning-rate", "weight-decay", "epochs", "num-epochs", "max-epochs",
+    "max-steps", "name", "run-name", "exp-name", "experiment-name", "job-name", "run-id", "tag", "tags", "notes",
+    "wandb-project", "output", "output-dir", "output-path", "out", "out-dir", "outdir", "save-dir", "save-path",
+    "log-dir", "logdir", "log-file", "results-dir",
+))  # fmt: skip
+SCRIPTS = (b".py", b".sh")
 
 
-def fingerprint(argv: tuple[bytes, ...], cwd: bytes) -> str:
-    """Name a command: its program, its arguments, and the script among them by its whole path.
+def fingerprint(argv: tuple[bytes, ...], cwd: bytes, script_bytes: int | None = None) -> str:
+    """Name a command. Two of one name need the same memory, near enough; anything else may not.
 
-    Two runs of one script in one folder with the same arguments need the same memory, near enough; anything else may not.
+    `script_bytes` is the size of its script, None if it is not known.
     """
     words = [os.path.basename(argv[0]) if argv else b""]
-    words += [os.path.join(cwd, word) if word.endswith((b".py", b".sh")) else word for word in argv[1:]]
-    return hashlib.blake2b(b"\0".join(words), digest_size=16).hexdigest()
+    words += [os.path.join(cwd, word) if word.endswith(SCRIPTS) else word for word in _without_values(argv[1:])]
+    digest = hashlib.blake2b(b"\0".join(words), digest_size=16).hexdigest()
+    return digest if script_bytes is None else f"{digest}:{round(log(script_bytes + 1, SIZE_RATIO))}"
+
+
+def _without_values(words: tuple[bytes, ...]) -> list[bytes]:
+    kept: list[bytes] = []
+    drops = False
+    for word in words:
+        if drops and not word.startswith(b"--"):
+            drops = False
+            continue
+        name, equals, _value = word.partition(b"=")
+        drops = _is_harmless(name) and not equals and word.startswith(b"--")
+        kept.append(name if equals and _is_harmless(name) else word)
+    return kept
+
+
+def _is_harmless(name: bytes) -> bool:
+    return name.lstrip(b"-").replace(b"_", b"-").decode("utf-8", "replace") in HARMLESS
+
+
+def recall(known_as: str, peak_of: Callable[[str], int | None]) -> int | None:
+    """Return the peak learned of a command; of one whose script was edited a little, the larger of its neighbours'."""
+    exact = peak_of(known_as)
+    digest, colon, step = known_as.partition(":")
+    if exact is not None or not colon:
+        return exact
+    near = [peak for each in (int(step) - 1, int(step) + 1) if (peak := peak_of(f"{digest}:{each}")) is not None]
+    return max(near, default=None)
 
 
 def needed_bytes(peak_bytes: int) -> int:
@@ -25,6 +79,27 @@ def needed_bytes(peak_bytes: int) -> int:
     return int(peak_bytes * MARGIN_FACTOR) + MARGIN_BYTES
 
 
-def worth_learning(job: Job) -> bool:
-    """Whether a job that has ended tells what its command needs: it ran, and was seen to use memory."""
-    return job.fingerprint is not None and bool(job.peak_bytes) and job.started_at is not None
+def learned_from(job: Job, known_bytes: int | None) -> int | None:
+    """Return the peak to remember after a job that has ended, None if it teaches nothing. `known_bytes`: remembered so far."""
+    peak, result = job.peak_bytes, job.result
+    if job.fingerprint is None or not peak or job.started_at is None or result is None:
+        return None
+    if result.kind is ResultKind.EXIT and result.code == 0:
+        return peak if known_bytes is None else max(peak, known_bytes - (known_bytes - peak) // 4)
+    if ran_out_of_memory(job, known_bytes):
+        return max(int(peak * OUT_OF_MEMORY_FACTOR), known_bytes or 0)
+    ran = (job.ended_at or job.started_at) - job.started_at
+    return max(peak, known_bytes or 0) if known_bytes is not None or ran >= SHOWN_SECONDS else None
+
+
+def ran_out_of_memory(job: Job, known_bytes: int | None = None) -> bool:
+    """Whether a job that failed by itself had nearly all the memory that it could have, or more than it ever needed.
+
+    The allocation that fails is never seen: what was held before it may be much less than what there was.
+    """
+    if job.result is None or job.result.text is not None or not job.shares:
+        return False  # a text names who ended it
+    failed = job.result.kind is ResultKind.SIGNAL or (job.result.kind is ResultKind.EXIT and job.result.code != 0)
+    peak = job.peak_bytes or 0
+    more = known_bytes is not None and peak > known_bytes and not any(share.whole for share in job.shares)
+    return failed and (more or peak >= OUT_OF_MEMORY_PART * min(share.bytes for share in job.shares))

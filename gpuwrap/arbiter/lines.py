@@ -13,6 +13,7 @@ from ..lifecycle import IN_LINE, JobState
 from ..model import Job, View
 from ..policy.reasons import Teller
 from ..policy.story import Lister, Storyteller
+from ..units import format_size
 from .timers import Timer
 
 if TYPE_CHECKING:
@@ -118,7 +119,10 @@ class Lines:
         if reason is None or view is None:
             return None
         teller = Storyteller(view, time.time())
-        return teller.sentences(reason, job), teller.help_lines(reason, job)
+        told = teller.sentences(reason, job)
+        if job.learned_bytes is not None:
+            told.append(f"by earlier runs of this command it needs {format_size(job.learned_bytes)} on a GPU")
+        return told, teller.help_lines(reason, job)
 
     def _explain_started(self, job: Job) -> tuple[str, str, list[str]] | None:
         """Say what is unusual about a job that has started; None if it just runs."""
@@ -133,7 +137,8 @@ class Lines:
         stat = processes.read_stat(job.identity.pid) if job.state is JobState.RUNNING else None
         if stat is not None and stat.state == "T":
             return "stopped", "stopped at its terminal, keeps its GPUs", ["fg in its terminal lets it go on"]
-        return None
+        over = self._arbiter.memory.words(job)
+        return None if over is None else ("memory", over, [])
 
     def explain(self, job: Job, kind: type[Teller] = Teller, *, helps: bool = True) -> tuple[str, str, list[str]] | None:
         """Return the rule, the sentence and what would help, as of the last plan; None before the first."""

@@ -34,8 +34,11 @@ from .leftovers import Leftovers
 from .limits import Limits
 from .lines import Lines
 from .log import log
+from .memory import Memory
 from .observe import Observer
+from .order import Order
 from .pausing import Pausing
+from .pruning import Pruning
 from .rerun import Reruns
 from .seats import Seat
 from .timers import Timer, Timers
@@ -95,7 +98,10 @@ class Arbiter:
         self.pausing = Pausing(self)
         self.reruns = Reruns(self)
         self.limits = Limits(self)
+        self.order = Order(self)
+        self.pruning = Pruning(self)
         self.left_behind = Leftovers(self)
+        self.memory = Memory(self)
         self.observer = Observer(store.live, store.holding, self.seats, settings["ignore"])
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
@@ -220,11 +226,14 @@ class Arbiter:
         self.inventory.read_drained()
 
     def job_ended(self, job: Job) -> None:
-        """Who waited inside a job that has ended waits outside now."""
+        """Who waited inside a job that has ended waits outside now, and who outlives it holds its share there."""
+        for inner in [inner for inner in self.store.holding.values() if inner.parent_id == job.id]:
+            self.store.change(inner, parent_id=job.parent_id)
         for inner in [inner for inner in self.store.in_line.values() if inner.parent_id == job.id]:
             self.store.change(inner, parent_id=job.parent_id)
             if inner.id in self.seats:
                 self.seats[inner.id].validated = False
+        self.order.cancel_failed()
         self.touch()
 
     def holders(self, job: Job) -> list[tuple[int, int | None]]:
@@ -282,20 +291,12 @@ class Arbiter:
         self._look_begun = None
         self.observer.strangers.note(self.look)
         self.answers.machine_known()
-        self._note_peaks()
+        self.memory.note(self.observer.used_by(self.look))
         self.left_behind.remember()
         for job_id in list(self.leftovers):
             job = self.store.live.get(job_id)
             if job is not None:
                 self.enforcer.release_if_let_go(job)
-
-    def _note_peaks(self) -> None:
-        assert self.look is not None
-        for job_id, per_gpu in self.observer.used_by(self.look).items():
-            job = self.store.live[job_id]
-            most = max((size for size in per_gpu.values() if size is not None), default=0)
-            if most > (job.peak_bytes or 0):
-                self.store.change(job, peak_bytes=most)
 
     def _decide(self) -> None:
         if self._dirty_since is None:
@@ -345,11 +346,11 @@ class Arbiter:
         jobs = self.store.live
         if parent_id is None:
             view = self.observer.outer_view(look, self.claims.others, self.drained, self.bounds)
-            return replace(view, yielding=self._yielding())
+            return replace(view, yielding=self._yielding(), after=self.order.blocked())
         parent = jobs.get(parent_id)
         if parent is None or parent.state not in STARTED or parent.state in (JobState.PAUSED, JobState.SUSPENDED):
             return None  # requests inside a paused job are passed over
-        return self.observer.inner_view(parent, look, self.bounds)
+        return replace(self.observer.inner_view(parent, look, self.bounds), after=self.order.blocked())
 
     def _yielding(self) -> dict[int, Yielding]:
         """Find out what jobs could be made to do, where some waiting job outranks one by a step, and for the paused ones."""
@@ -385,7 +386,7 @@ class Arbiter:
     def _seconds_to_next_look(self) -> float | None:
         if self.leftovers and self.left_behind.is_young():
             return LEFTOVER_SECONDS
-        if self._somebody_is_paused():
+        if self._somebody_is_paused() or self.pausing.has_groups():
             return PAUSED_SECONDS
         if self.store.in_line:
             return WATCH_SECONDS

@@ -11,18 +11,21 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..host import processes
-from ..host.freezer import Group, may_have_group
+from ..host.freezer import Group, group_name, may_have_group
 from ..lifecycle import STARTED, Event, JobState
 from ..model import GiveWay, Identity, Job, Yielding
 from ..units import PRIORITY_WORDS, format_duration
 from .bell import Connection
+from .enforce import is_linked
 from .log import log
 from .notices import tell
+from .observe import marker
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -58,6 +61,7 @@ class Pausing:
         self._found: dict[int, Found] = {}
         self._renewed: set[int] = set()
         self._refused: dict[int, str] = {}
+        self._empty_groups: dict[int, Group] = {}
 
     # --- finding out --------------------------------------------------------------------------------------------
 
@@ -111,10 +115,14 @@ class Pausing:
         if all(stat.tty == 0 for stat in members) and _all_orphaned({stat.group for stat in members}):
             return Means.STOP, None
         stat = processes.read_stat(leader)
+        if job.stub and self._connection(job) is None:
+            return None, "its stub is just coming back"  # it would take our stop for the terminal's
         if job.stub and stat is not None and (stat.tty == 0 or stat.group == stat.foreground):
             return Means.STOP_BEHIND_STUB, None
         if job.stub:
             return None, "runs in the background of a terminal: no pause goes unnoticed there (loginctl enable-linger)"
+        if stat is not None and stat.tty == 0:
+            return None, "below a shell with job control no pause goes unnoticed (loginctl enable-linger, or -r)"
         return None, "runs in a terminal: no pause goes unnoticed there (loginctl enable-linger, or -r)"
 
     def _members(self, job: Job) -> list[processes.Stat]:
@@ -130,8 +138,24 @@ class Pausing:
             found.setdefault(stat.pid, stat)
         return [stat for stat in found.values() if stat.state not in "ZX"]
 
+    def _all_members(self, job: Job) -> Iterator[processes.Stat]:
+        """The members, and whatever else on the machine is linked to the job: what left its tree before it was looked at."""
+        found = {stat.pid for stat in self._members(job)}
+        yield from self._members(job)
+        seat, entries = self._arbiter.seats.get(job.id), marker(job)
+        parent = seat.reapers[0].pid if seat is not None and seat.reapers else 0
+        for stat in processes.everybody():
+            if stat.pid in found or stat.pid in self._arbiter.leaders or processes.is_arbiter(stat.pid):
+                continue
+            if is_linked(stat, job, stat.parent == parent, entries):
+                yield stat
+                if seat is not None:
+                    seat.kin[stat.pid] = self._identity(job, stat)
+
     def _group(self, job: Job) -> Group | None:
-        return Group.of(job.identity.pid, f"gpurun-{self._arbiter.folder_inode:x}-{job.id}")
+        """Return the group that was made for a job, else the one it could have."""
+        made = self._arbiter.store.setting(_group_key(job.id))
+        return Group(made) if made else Group.of(job.identity.pid, group_name(self._arbiter.folder_inode, job.id))
 
     # --- doing --------------------------------------------------------------------------------------------------
 
@@ -177,28 +201,52 @@ class Pausing:
             if stat.state == "T" and not (job.stub and stat.pid == job.identity.pid):
                 processes.send_signal(self._identity(job, stat), signal.SIGCONT)
 
-    def clean_up(self, job: Job) -> None:
-        """Remove what pausing left behind, once the job has ended."""
+    def ended(self, job: Job) -> None:
+        """The leader of a job has ended: nothing of it stays stopped or frozen, whoever ended it."""
         self.forget(job.id)
-        group = Group.of(os.getpid(), f"gpurun-{self._arbiter.folder_inode:x}-{job.id}")
-        if group is not None and group.exists():
-            group.remove()
+        made = self._arbiter.store.setting(_group_key(job.id))
+        if job.state is JobState.PAUSED:
+            self._arbiter.enforcer.after_commit.append(lambda: self.let_go(job))
+        if made:
+            self._empty_groups[job.id] = Group(made)
+            self._arbiter.enforcer.after_commit.append(Group(made).thaw)
+
+    def remove_groups(self) -> None:
+        """Remove the groups of jobs that have ended, as soon as nothing lives in them."""
+        for job_id, group in list(self._empty_groups.items()):
+            if group.remove():
+                del self._empty_groups[job_id]
+                self._arbiter.store.unset(_group_key(job_id))
+
+    def has_groups(self) -> bool:
+        """Whether a group still waits to be removed."""
+        return bool(self._empty_groups)
 
     def _stop(self, job: Job, means: Means) -> bool:
         if means is Means.FREEZE:
-            group = self._group(job)
-            gathered = group is not None and group.gather(lambda: [stat.pid for stat in self._members(job)])
-            return gathered and group is not None and group.freeze()
+            return self._freeze(job)
         if means is Means.STOP_BEHIND_STUB:
             self._arbiter.bell.send_now(self._connection(job), "pausing")
         return self._stop_all(job)
+
+    def _freeze(self, job: Job) -> bool:
+        group = self._group(job)
+        if group is None:
+            return False
+        self._arbiter.store.set(_group_key(job.id), group.folder)
+        if not group.gather(lambda: self._all_members(job)):
+            return False
+        for pid in group.pids():
+            if pid == os.getpid() or processes.is_arbiter(pid):
+                group.eject(pid)
+        return group.freeze()
 
     def _stop_all(self, job: Job) -> bool:
         """SIGSTOP until no running member is left: each may fork before its turn comes."""
         for _ in range(50):
             running = [
                 stat
-                for stat in self._members(job)
+                for stat in self._all_members(job)
                 if stat.state not in "Tt" and not (job.stub and stat.pid == job.identity.pid)
             ]
             if not running:
@@ -225,6 +273,7 @@ class Pausing:
 
     def look_after(self) -> None:
         """See that every pause is as it was left, and that nobody stays paused beyond its bound."""
+        self.remove_groups()
         for job in [job for job in self._arbiter.store.holding.values() if job.state is JobState.PAUSED]:
             if self._wants_to_die(job):
                 self.resume(job, "a signal waits for it")
@@ -274,6 +323,10 @@ class Pausing:
         for job in list(self._arbiter.store.holding.values()):
             if job.state in STARTED and job.state in (JobState.PAUSED, JobState.SUSPENDED):
                 self.resume(job, "the arbiter gives up")
+
+
+def _group_key(job_id: int) -> str:
+    return f"group {job_id}"
 
 
 def _mask(numbers: tuple[int, ...]) -> int:

@@ -289,9 +289,9 @@ class Reruns:
         arbiter = self._arbiter
         seat = arbiter.seats[job.id]
         text = self._told(job, again)
+        arbiter.pausing.ended(job)
         if job.state in (JobState.PAUSED, JobState.SUSPENDED):
             job = arbiter.store.move(job, Event.RESUME, "its program ended", paused_at=None)
-        arbiter.pausing.clean_up(job)
         arbiter.enforcer.release(job)
         job = arbiter.store.move(
             arbiter.store.live[job.id], Event.REQUEUE, again.why, shares=(), attempt=job.attempt + 1, started_at=None,

@@ -17,6 +17,7 @@ from typing import NoReturn
 from ..errors import GpurunError
 from ..host import processes
 from ..host.devices import Devices
+from ..host.freezer import leave_groups
 from ..lifecycle import STARTED, JobState
 from ..state import paths
 from ..state.settings import read_settings
@@ -72,6 +73,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
     with store.batch():
         store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
         recover(arbiter)
+        arbiter.order.cancel_failed()
     arbiter.enforcer.flush_now()
     arbiter.let_go_of_claims()
     if by_keeper and store.keeper_starts_since(time.time() - CRASH_WINDOW_SECONDS) > CRASHES_BORNE:
@@ -94,6 +96,8 @@ def recover(arbiter: Arbiter) -> None:
     """Bring what the database says in line with what is alive."""
     _claim_standing(arbiter)
     for job in list(arbiter.store.live.values()):
+        if job.id not in arbiter.store.live:
+            continue  # the end of another cancelled it (--after)
         if job.identity.boot_id != processes.boot_id():
             if job.state is not JobState.ENDED:
                 arbiter.enforcer.lose(job, "machine restarted")
@@ -202,6 +206,7 @@ def _settle_process() -> None:
     """Leave behind what came with the one who summoned us: limits, a keeper's pipe, a large log."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
         comm.write("gpurun-arbiter")
+    leave_groups()
     for name in ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC"):
         limit = getattr(resource, name)
         with contextlib.suppress(OSError, ValueError):

@@ -180,7 +180,7 @@ def spawn(folder: paths.Folder, sim: str | None, timeout: float | None) -> None:
             _become_arbiter(folder, sim, writing)
         os.close(writing)
         writing = -1
-        _reap(child)
+        reap(child)
         report = _read_report(reading, timeout)
     except OSError as err:
         raise NoArbiter(str(err.strerror).lower()) from err
@@ -208,7 +208,8 @@ def _read_report(fd: int, timeout: float | None) -> bytes:
     return os.read(fd, PACKET)
 
 
-def _reap(child: int) -> None:
+def reap(child: int) -> None:
+    """Wait for a child that is about to end, and leave no trace of it."""
     try:
         os.waitpid(child, 0)
     except ChildProcessError:

@@ -45,14 +45,23 @@ def run(given: Given, words: list[str]) -> None:
     launch = _form(request)(folder, sim, given, request, path, argv, offset)
     if given.get("dry_run"):
         launch.rehearse()
-    else:
-        launch.start()
+        return
+    if "output" in request:
+        from .output import Output
+
+        launch.output = Output(str(request["output"]))
+        launch.output.try_out()
+    launch.start()
 
 
 def _form(request: dict[str, object]) -> "type[Launch]":
-    """The form follows from the options alone: only what may be run again keeps a parent."""
+    """The form follows from the options alone: only what may be run again, or is in the background, keeps a parent."""
     if "stub" not in request:
         return Launch
+    if "detach" in request:
+        from .detach import Detached
+
+        return Detached
     from .stub import Stub
 
     return Stub
@@ -84,7 +93,10 @@ def read_request(given: Given) -> dict[str, object]:
     if "memory" in given:
         from ..units import parse_size
 
-        request["memory"], request["percent"] = parse_size(str(given["memory"]))
+        if given["memory"] == "auto":
+            request["auto"] = 1
+        else:
+            request["memory"], request["percent"] = parse_size(str(given["memory"]))
     if "priority" in given:
         from ..units import parse_priority
 
@@ -108,6 +120,9 @@ def read_request(given: Given) -> dict[str, object]:
         if not seconds:
             raise UsageError(f"time {given['time']}: must be more than nothing")
         request["time"] = seconds
+    for option in ("after", "once"):
+        if option in given:
+            request[option] = _text_of(given[option], option)
     for option in ("device", "not"):
         if option in given:
             request[option] = given[option]
@@ -115,7 +130,18 @@ def read_request(given: Given) -> dict[str, object]:
         from ..restarts import read_restarts
 
         request.update(read_restarts(given))
+    if "detach" in given or "output" in given:
+        from .output import read_output
+
+        request.update(read_output(given))
     return request
+
+
+def _text_of(value: str | bool, option: str) -> str:
+    text = str(value)
+    if not text or not text.isprintable():
+        raise UsageError(f"--{option} {_text(os.fsencode(text))}: must be text that can be printed")
+    return text
 
 
 def _wait_limit(given: Given) -> dict[str, object]:
@@ -188,6 +214,20 @@ def _not_found_hint(name: str) -> str | None:
     return f"aliases and shell functions need: gpurun bash -ic '{name} …'"
 
 
+def _script_bytes(argv: list[bytes]) -> int | None:
+    """Return the size of the script that is run: much changed, it may need other memory than before.
+
+    Asked here, since a folder on a server that is down would keep the arbiter waiting for all.
+    """
+    for word in argv:
+        if word.endswith((b".py", b".sh")):
+            try:
+                return os.stat(word).st_size
+            except OSError:
+                return None
+    return None
+
+
 def _text(raw: bytes) -> str:
     """Make bytes fit for a message: nothing that a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in raw.decode("utf-8", "replace"))
@@ -218,6 +258,7 @@ class Launch:
         self.quiet = "quiet" in given
         self.verbose = "verbose" in given
         self.line: Line | None = None
+        self.output: Output | None = None
         wait = request.get("wait")
         self.begun_mono = time.monotonic()
         limit = None if wait is None else self.begun_mono + float(str(wait)) + ARBITER_GRACE_SECONDS
@@ -252,6 +293,7 @@ class Launch:
             key=self.key,
             offset=self.offset,
             visible=None if visible in SAYS_NOTHING else visible,
+            script=_script_bytes(self.argv),
             **self._terminal(),
             **self._running(),
             **request,
@@ -293,7 +335,7 @@ class Launch:
                     self.line.erase()
                 raise _refusal(values)
             elif kind == "job":
-                self.job = values["id"]
+                self._registered(values["id"])
             elif kind in ("wait", "note"):
                 self._tell(kind, values)
             elif kind == "again":  # the offer was withdrawn, or taken too late; the job keeps its place
@@ -301,6 +343,9 @@ class Launch:
             elif kind == "hush" and self.line is not None:  # another waiter of this terminal draws
                 self.line.erase()
             message = self.call.receive()
+
+    def _registered(self, job: str) -> None:
+        self.job = job
 
     def _continued(self, _number: int, _frame: object) -> None:
         """After a stop (Ctrl-Z) say that we can take an offer again; a broken connection shows itself at the next read."""
@@ -344,10 +389,14 @@ class Launch:
     def _execute(self, values: dict[str, str]) -> None:
         """Exec. Reports a failure on the bell, which gives the grant back, and raises it."""
         set_environment(values, self.sim)
+        if self.output is not None:
+            self.output.redirect(int(self.job))
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
         try:
             _execute(self.path, self.argv)
         except OSError as err:
+            if self.output is not None:
+                self.output.restore()
             cause = str(err.strerror).lower()
             not_found = err.errno == errno.ENOENT
             self.call.send(pack("failed", status=127 if not_found else 126, cause=cause))
@@ -371,23 +420,28 @@ class Launch:
             self.line.erase()
         if values["kind"] == "wait-limit":
             self._give_up(values.get("text", ""))
+        if values["kind"] == "once":
+            self._give_up(values["text"], "not started")
+        if "status" in values:
+            raise GpurunError(f"job {self.job}: cancelled: {values['text']}", status=int(values["status"]))
         if not self.quiet:
             say(f"job {self.job}: {values['text']}")
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGTERM,))
         os.kill(os.getpid(), _signal.SIGTERM)
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str, so: str = "not started within the wait limit") -> None:
         self.call.drop()  # which takes the job out of the line, if the arbiter has not done it itself
         tells = self.verbose or (not self.quiet and sys.stderr is not None and os.isatty(2))
         status = int(str(self.given.get("conflict_status", WAIT_LIMIT)))
         if tells:
             what = f"job {self.job}: " if self.job else ""
-            say(f"{what}not started within the wait limit: {why}" if why else f"{what}not started within the wait limit")
+            say(f"{what}{so}: {why}" if why else f"{what}{so}")
         raise SystemExit(status)
 
 
 if False:  # for the type checker alone: the launch path must not import it
+    from .output import Output
     from .waitline import Line
 
 

@@ -13,6 +13,8 @@ import select
 import time
 from collections.abc import Callable, Iterable
 
+from .processes import Stat, read_stat
+
 FREEZE_SECONDS = 0.5
 # Rounds of moving processes: each may have forked another before it was moved.
 MOST_ROUNDS = 50
@@ -56,6 +58,26 @@ def may_have_group(pid: int) -> bool:
     return folder is not None and os.access(folder, os.W_OK) and os.access(folder + "/cgroup.procs", os.W_OK)
 
 
+def leave_groups() -> None:
+    """Move ourselves out of any job's group: an arbiter summoned inside a job would be frozen with it."""
+    while (folder := folder_of(os.getpid())) is not None and is_group(os.path.basename(folder)):
+        Group(folder).eject(os.getpid())
+        if folder_of(os.getpid()) == folder:
+            return
+
+
+def group_name(world: int, job_id: int) -> str:
+    """Name the group of a job; `world` is the inode of the state folder."""
+    return f"gpurun-{world:x}-{job_id}"
+
+
+def is_group(name: str) -> bool:
+    """Whether a cgroup's name is one of ours."""
+    word, _, rest = name.partition("-")
+    world, _, job_id = rest.partition("-")
+    return word == "gpurun" and job_id.isdigit() and bool(world) and all(letter in "0123456789abcdef" for letter in world)
+
+
 class Group:
     """One job's group; found again by name after a restart."""
 
@@ -74,22 +96,32 @@ class Group:
         """Whether it has been made."""
         return os.path.isdir(self.folder)
 
-    def gather(self, members: Callable[[], Iterable[int]]) -> bool:
-        """Make the group and move processes in, until no new one appears; false if the kernel refuses."""
+    def gather(self, members: Callable[[], Iterable[Stat]]) -> bool:
+        """Make the group and move processes in, until a walk finds none outside; false if the kernel refuses.
+
+        Each is moved as soon as it is found: one that runs away from its parent every few milliseconds is gone otherwise.
+        """
         try:
             os.makedirs(self.folder, exist_ok=True)
-            moved: set[int] = set()
             for _ in range(MOST_ROUNDS):
-                new = set(members()) - moved
-                if not new:
+                if not sum(self._move(stat) for stat in members()):
                     return True
-                for pid in new:
-                    with contextlib.suppress(ProcessLookupError):
-                        self._write("cgroup.procs", str(pid))
-                moved |= new
         except OSError:
             self.remove()
         return False
+
+    def _move(self, stat: Stat) -> bool:
+        """Move one process in; false if it is inside already, or has ended."""
+        if folder_of(stat.pid) == self.folder:
+            return False
+        now = read_stat(stat.pid)
+        if now is None or now.start_ticks != stat.start_ticks or now.state in "ZX":
+            return False
+        try:
+            self._write("cgroup.procs", str(stat.pid))
+        except ProcessLookupError:
+            return False
+        return True
 
     def freeze(self) -> bool:
         """Freeze; false, and thawed again, if it is not confirmed in time."""
@@ -123,10 +155,20 @@ class Group:
                 found += [int(word) for word in file.read().split()]
         return found
 
-    def remove(self) -> None:
-        """Remove it, if nothing lives in it."""
-        with contextlib.suppress(OSError):
+    def remove(self) -> bool:
+        """Remove it; false while something lives in it."""
+        try:
             os.rmdir(self.folder)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def eject(self, pid: int) -> None:
+        """Move a process that was born in it, but is no part of the job, to where the job came from."""
+        with contextlib.suppress(OSError):
+            Group(os.path.dirname(self.folder))._write("cgroup.procs", str(pid))
 
     def _write(self, name: str, text: str) -> None:
         fd = os.open(f"{self.folder}/{name}", os.O_WRONLY | os.O_CLOEXEC)

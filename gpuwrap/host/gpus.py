@@ -1,7 +1,8 @@
 """The NVIDIA driver's GPUs: the only place that knows NVML (pynvml).
 
 1. A GPU that hangs hides no other, and a look is over after LOOK_SECONDS at most, whatever hangs (`looking`).
-2. What the driver does not say is None, never 0. What it says of a broken GPU is not used: the sample has a `fault`.
+2. What the driver does not say is None, never 0. What it says of a broken GPU is not used: the sample has a `fault`. One
+   that answers but should not be used (`health`) has a `fault` beside its figures.
 3. One NVML session stays open until `close`: while nobody has one, the driver forgets its state, and the next nvmlInit
    takes 1 to 3 s per GPU [NVIDIA driver persistence]. A failed nvmlInit is tried again INIT_RETRY_SECONDS later.
 4. Facts that stand still are read once, those that change rarely every SLOW_SECONDS; a look asks for the rest.
@@ -16,6 +17,7 @@ from typing import Any
 from ..model import ComputeMode, GpuProcess, GpuSample
 from .connections import Place, address_of, links, numa_node
 from .devices import Look
+from .health import Xids, ecc_fault
 from .looking import Looker
 
 LOOK_SECONDS = 2.0
@@ -27,6 +29,7 @@ NO_DRIVER_ANSWER = "the NVIDIA driver does not answer"
 GONE = "the NVIDIA driver has gone away"
 UNKNOWN_NAME = "unknown GPU"
 OPENING = "opening the driver"
+EVENTS = "events"
 
 # NVML return codes [nvidia-ml-py, NVML_ERROR_*]; numbers, because pynvml is imported late.
 UNINITIALIZED, NOT_SUPPORTED, NO_PERMISSION, INSUFFICIENT_SIZE = 1, 3, 4, 7
@@ -208,13 +211,15 @@ class Gpu:
     _devices: tuple[Device, ...] = ()
     _facts_mono: float = 0.0
     _linked: set[str] = field(default_factory=set)
+    _ecc_fault: str | None = None
 
     def read(self) -> tuple[GpuSample, ...]:
         """Look at it, or at its instances if it is divided by MIG. Raises Fault; the next look reads all anew then."""
         try:
             if self._handle is None or time.monotonic() - self._facts_mono > SLOW_SECONDS:
                 self._read_facts()
-            return tuple(self._read_device(device) for device in self._devices)
+            samples = tuple(self._read_device(device) for device in self._devices)
+            return samples if self._ecc_fault is None else tuple(self._troubled(samples))
         except Exception:
             self._handle = None
             raise
@@ -243,6 +248,7 @@ class Gpu:
         mode = COMPUTE_MODES.get(ask("nvmlDeviceGetComputeMode", handle), ComputeMode.DEFAULT)
         address = address_of(ask("nvmlDeviceGetPciInfo_v3", handle))
         sample = replace(sample, compute_mode=mode, numa_node=numa_node(ask, handle, address))
+        self._ecc_fault = ecc_fault(ask, handle)
         mig = ask("nvmlDeviceGetMigMode", handle, vital=True)
         is_mig = bool(mig and mig[0])
         self.place = None if is_mig else Place(uuid, handle, address)
@@ -250,6 +256,11 @@ class Gpu:
         self.last = tuple(device.sample for device in self._devices) or (sample,)
         if not self._devices:
             raise Fault("MIG is on, but the GPU has no instances")
+
+    def _troubled(self, samples: Iterable[GpuSample]) -> Iterator[GpuSample]:
+        self._facts_mono = 0.0  # so that the look after its reset sees it well
+        for sample in samples:
+            yield replace(sample, fault=sample.fault or self._ecc_fault)
 
     def _instances(self, parent: GpuSample) -> Iterator[Device]:
         ask = self.driver.ask
@@ -295,6 +306,7 @@ class NvidiaDevices(Looker):
         self._shut_fault = NO_DRIVER_ANSWER
         self._retry_mono = 0.0
         self._gpus: list[Gpu] = []
+        self._xids: Xids | None = None
         self._instance_numbers: dict[str, int] = {}
 
     def look(self, begun_mono: float) -> Look:
@@ -306,6 +318,8 @@ class NvidiaDevices(Looker):
             answers = self.ask({gpu.index: gpu.read for gpu in self._gpus}, deadline_mono)
             if not answers or not all(isinstance(answer, Fault) and answer.gone for answer in answers.values()):
                 self._read_links(answers, deadline_mono)
+                if self._xids is not None:
+                    self.ask({EVENTS: self._xids.read}, deadline_mono)
                 return Look(tuple(self._samples(answers)), begun_mono)
             self._driver = None
         self._shut(GONE)
@@ -335,6 +349,7 @@ class NvidiaDevices(Looker):
             return
         known = {gpu.index: gpu.last for gpu in self._gpus}
         self._gpus = [Gpu(driver, index, known.get(index, ())) for index in range(driver.count)]
+        self._xids = Xids(driver)
         self._driver = driver
 
     def _shut(self, fault: str) -> None:
@@ -358,7 +373,8 @@ class NvidiaDevices(Looker):
                 last = gpu.last or (GpuSample(f"unknown-{gpu.index}", gpu.index, UNKNOWN_NAME),)
                 samples = tuple(replace(sample, fault=fault) for sample in last)
             for sample in samples:
-                yield replace(sample, index=self._index(sample), links=gpu.links)
+                trouble = sample.fault or (self._xids.fault(gpu.index) if self._xids is not None else None)
+                yield replace(sample, index=self._index(sample), links=gpu.links, fault=trouble)
 
     def _index(self, sample: GpuSample) -> int:
         if not sample.is_mig:

@@ -162,6 +162,14 @@ def working_folder(pid: int) -> bytes:
         return b""
 
 
+def output_target(pid: int) -> bytes | None:
+    """Return where a process's stdout leads, None if it is closed: a path, or `pipe:[…]` [proc(5)]."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/1".encode())
+    except OSError:
+        return None
+
+
 def ancestors(pid: int) -> Iterator[Stat]:
     """Yield a process, its parent, and so on, up to the first process of the pid namespace."""
     while pid > 0:

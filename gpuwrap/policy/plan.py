@@ -80,6 +80,7 @@ class _Pass:
         self.victims = Victims(view, now_at)
         self._searched: set[object] = set()
         self._has_newcomer = False
+        self._evicted: frozenset[int] = frozenset()
         # Whoever stands below this outranks nobody who could give way.
         known = [job.priority for job in view.jobs if job.id in view.yielding] if view.yielding else []
         self._yield_from = min(known) + PRIORITY_STEP if known else inf
@@ -93,7 +94,7 @@ class _Pass:
         for in_line in self._line():
             job, entry = in_line
             if entry is None:
-                if self._takes_back(job):
+                if job.id not in self._evicted and self._takes_back(job):
                     actions.append(Resume(job.id))
                 continue
             if not isinstance(entry, Rule):
@@ -139,7 +140,7 @@ class _Pass:
         ]
         line.sort(key=attrgetter("id"))
         line.sort(key=attrgetter("priority"), reverse=True)
-        stopped, absent = self._view.stopped, self._view.absent
+        stopped, absent, after = self._view.stopped, self._view.absent, self._view.after
         entries: list[InLine] = []
         for job in line:
             entry: Rule | Shape | None
@@ -147,6 +148,8 @@ class _Pass:
                 entry = None
             elif job.state is held:
                 entry = Rule.HELD
+            elif job.id in after:
+                entry = Rule.AFTER
             elif job.id in stopped:
                 entry = Rule.STOPPED
             elif job.id in absent:
@@ -227,7 +230,6 @@ class _Pass:
         rooms = self._not_kept(shape)
         way = self.victims.find(job, shape, rooms, self.spared(job, shape), leaving)
         if way is None:
-            self._keep([room for room in rooms if any(each.job_id in leaving for each in room.holders)], job)
             return []
         self._keep(way.rooms, job)
         if leaving:
@@ -238,7 +240,7 @@ class _Pass:
     def _asked(self, way: Way, job: Job) -> list[Action]:
         pause, evict = sorted(way.option.pause), sorted(way.option.evict)
         if evict:
-            self.leaving[job.id] = frozenset(evict)
+            self.leaving[job.id] = self._evicted = frozenset(evict)
             return [Evict(victim, job.id) for victim in evict]
         return [Pause(victim, job.id) for victim in pause]
 

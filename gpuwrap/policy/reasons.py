@@ -63,6 +63,8 @@ class Teller:
             return f"held: gpurun resume {job.id} lets it go"
         if reason.rule is Rule.STOPPED:
             return "stopped at its terminal, keeps its place"
+        if reason.rule is Rule.AFTER:
+            return self._awaited_jobs(job)
         if reason.rule is Rule.ABSENT:
             return "its gpurun to come back, keeps its place"
         if reason.yielding:
@@ -96,6 +98,14 @@ class Teller:
         return list(dict.fromkeys(lines))
 
     # What blocks, part by part.
+
+    def _awaited_jobs(self, job: Job) -> str:
+        """Say which jobs must end first."""
+        job_ids = self._view.after.get(job.id, ())
+        if not job_ids:
+            return "its turn"
+        holders = [self._holder(job_id) for job_id in job_ids] if len(job_ids) <= DESCRIBED else [job_list(job_ids)]
+        return f"{_and(holders)} to end"
 
     def _refused(self, refused: Sequence[tuple[int, str]]) -> list[str]:
         """Say which lower jobs cannot give way, and why not."""
@@ -357,7 +367,7 @@ def _claimed(obstacle: Obstacle) -> str:
 
 
 def _unhealthy(obstacle: Obstacle) -> str:
-    return f"unhealthy: {safe(obstacle.fault)}" if obstacle.fault else "unhealthy"
+    return f"unhealthy: {safe(obstacle.fault, REFUSAL_LENGTH)}" if obstacle.fault else "unhealthy"
 
 
 def _what(reason: Reason, job: Job) -> str:

@@ -11,6 +11,7 @@ _RULES = {
     Rule.HELD: "it is held by hand",
     Rule.STOPPED: "it is stopped at its terminal; it keeps its place and is passed over",
     Rule.ABSENT: "its gpurun is not connected just now; it keeps its place and is passed over",
+    Rule.AFTER: "it starts after others, as it was asked to (--after)",
     Rule.BUSY: "it asks for whole GPUs, and a whole GPU is free only when no other job computes there",
     Rule.MEMORY: "a GPU is shared only where its promises leave room for one more",
     Rule.FOREIGN: "a process that is not in the queue uses the GPU, and gpurun disturbs no stranger",

@@ -172,8 +172,33 @@ class Victims:
                         if option is not None:
                             found[room] = option
                 if len(found) >= shape.gpus:
-                    return self._cheapest(found, shape.gpus)
+                    return self._pruned(self._cheapest(found, shape.gpus), job, shape, gone)
         return None
+
+    def _pruned(self, way: Way, job: Job, shape: Shape, gone: frozenset[int]) -> Way:
+        """Leave out who was chosen for one GPU, if those chosen for the others suffice there too."""
+        needs = [(room, need(job, shape, room)) for room in way.rooms]
+        comfort = [wanted.met(room.left(gone | way.option.evict, way.option.pause), True) for room, wanted in needs]
+
+        def suffices(option: Option) -> bool:
+            for (room, wanted), comfortable in zip(needs, comfort, strict=True):
+                away = gone | option.evict
+                if any(h.paused and h.job_id not in away and not self.may_stay_paused(job, h.job_id) for h in room.holders):
+                    return False
+                if not wanted.met(room.left(away, option.pause), comfortable):
+                    return False
+            return True
+
+        option = way.option
+        if len(way.rooms) > 1:
+            for victim in sorted(option.evict, key=self._rank) + sorted(option.pause, key=self._rank):
+                fewer = Option(option.pause - {victim}, option.evict - {victim})
+                if suffices(fewer):
+                    option = fewer
+        return Way(way.rooms, option)
+
+    def _rank(self, victim_id: int) -> tuple[int, int]:
+        return -self._jobs[victim_id].priority, victim_id
 
     def _stands_beside(self, job: Job, shape: Shape, room: Room, gone: frozenset[int]) -> bool:
         if any(h.paused and h.job_id not in gone and not self.may_stay_paused(job, h.job_id) for h in room.holders):

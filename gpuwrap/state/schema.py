@@ -50,6 +50,10 @@ CREATE TABLE IF NOT EXISTS job (
     returned_at REAL,
     fingerprint TEXT,
     learned_bytes INTEGER,
+    output BLOB,
+    after_jobs TEXT,
+    once TEXT,
+    detached INTEGER NOT NULL DEFAULT 0,
     devices TEXT
 );
 CREATE INDEX IF NOT EXISTS job_live ON job (state) WHERE state != 'ended';
@@ -69,6 +73,7 @@ CREATE TABLE IF NOT EXISTS event (
     to_state TEXT NOT NULL,
     why TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS event_job ON event (job_id);
 CREATE TABLE IF NOT EXISTS peak (
     fingerprint TEXT PRIMARY KEY,
     bytes INTEGER NOT NULL,

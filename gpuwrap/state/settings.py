@@ -78,6 +78,12 @@ SETTINGS: dict[str, Setting] = {
     "keep_free": Setting(_size, "0", "memory kept free on every GPU"),
     "end_leftovers": Setting(_duration_or_never, "never", "when what a job left behind on its GPUs is ended"),
     "ignore": Setting(_ignored, [], "processes that do not count as computing: pids, users, globs of commands"),
+    "over_memory": Setting(
+        _one_of("warn", "evict"), "warn", "who uses more than its -m: warn it, or evict it if it may be restarted (-r)"
+    ),
+    "keep_history": Setting(_count, 10000, "how many ended jobs are remembered"),
+    "keep_logs": Setting(_duration, "30d", "how long logs of -d are kept after they were last written"),
+    "keep_logs_size": Setting(_size, "10G", "how large logs of -d may be together; the oldest go first"),
     "without_gpu": Setting(_one_of("refuse", "run"), "refuse", "without a driver: refuse, or run after one line of warning"),
 }
 

@@ -29,7 +29,7 @@ _JOB_COLUMNS = (
     "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
     "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
     "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
-    "returned_at, fingerprint, learned_bytes, devices"
+    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, devices"
 )  # fmt: skip
 _BUSY_SECONDS = 5.0
 _ARBITER_ROWS_KEPT = 20
@@ -125,6 +125,12 @@ class Store:
             return job
         rows = self._read(f"SELECT {_JOB_COLUMNS} FROM job WHERE id = ?", (job_id,))
         return _job_from_row(rows[0], _shares_from_text(rows[0][-1])) if rows else None
+
+    def latest_named(self, name: str) -> list[Job]:
+        """Return the latest job of a name, ended or not, if any."""
+        rows = self._read("SELECT id FROM job WHERE name = ? ORDER BY id DESC LIMIT 1", (name,))
+        job = self.find(rows[0][0]) if rows else None
+        return [job] if job is not None else []
 
     def move(self, job: Job, event: Event, why: str, **changes: Any) -> Job:
         """Move a job, guarded by the state it is in, and write the event. Raises IllegalMove."""
@@ -222,6 +228,17 @@ class Store:
         """Forget something that was changed for good."""
         self._write("DELETE FROM setting WHERE name = ?", (name,))
 
+    def prune(self, kept: int, most: int) -> int:
+        """Forget ended jobs beyond the latest `kept`, at most so many; returns how many. Numbers are never reused."""
+        gone = self._write(
+            "DELETE FROM job WHERE id IN (SELECT id FROM job WHERE state = 'ended' AND id NOT IN (SELECT job_id FROM share)"
+            " AND id <= (SELECT id FROM job WHERE state = 'ended' ORDER BY id DESC LIMIT 1 OFFSET ?) LIMIT ?) RETURNING id",
+            (kept, most),
+        )
+        for (job_id,) in gone:
+            self._write("DELETE FROM event WHERE job_id = ?", (job_id,))
+        return len(gone)
+
     def next_id(self) -> int:
         """Return the number that the next job will get."""
         rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'job'", ())
@@ -284,6 +301,14 @@ class Reader:
         """Return jobs by number: the live ones and those whose grant still stands, with `ended` all."""
         where = "" if ended else "WHERE state != 'ended' OR id IN (SELECT job_id FROM share)"
         return self._jobs(f"SELECT {_JOB_COLUMNS} FROM job {where} ORDER BY id", ())
+
+    def history(self, since_at: float | None, user: str | None) -> list[Job]:
+        """Return ended jobs by number, those that ended since a wall-clock time, or of one user."""
+        return self._jobs(
+            f"SELECT {_JOB_COLUMNS} FROM job WHERE state = 'ended' AND (? IS NULL OR ended_at >= ?)"
+            " AND (? IS NULL OR user = ?) ORDER BY id",
+            (since_at, since_at, user, user),
+        )
 
     def has_live(self) -> bool:
         """Whether any job is in line, running or holding a grant."""
@@ -358,6 +383,8 @@ def _columns(changes: dict[str, Any]) -> dict[str, Any]:
     for field, value in changes.items():
         if field == "result":
             columns.update(zip(_RESULT_COLUMNS, _result_values(value), strict=True))
+        elif field == "request":
+            columns.update(memory_bytes=value.memory_bytes, memory_percent=value.memory_percent)
         elif field == "shares":
             columns["devices"] = json.dumps([[s.uuid, s.index, s.bytes, int(s.whole)] for s in value])
         elif field == "identity":
@@ -384,6 +411,7 @@ def _row_from_job(job: Job) -> tuple[Any, ...]:
         b"\0".join(job.argv), job.cwd, job.submitted_at, job.granted_at, job.started_at, job.ended_at, job.attempt,
         job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id, int(job.stub), job.signals,
         job.retries, job.yields_to, int(job.requeue), job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,
+        job.output, job.after_jobs, job.once, int(job.detached),
     )  # fmt: skip
 
 
@@ -392,7 +420,8 @@ def _job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         job_id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way,
         time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, ended_at,
         attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
-        signals, retries, yields_to, requeue, paused_at, returned_at, fingerprint, learned_bytes, _devices,
+        signals, retries, yields_to, requeue, paused_at, returned_at, fingerprint, learned_bytes, output, after_jobs, once,
+        detached, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
@@ -402,6 +431,7 @@ def _job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         Identity(boot_id, pid_namespace, pid, start_ticks), tuple(argv.split(b"\0")), cwd, submitted_at, shares,
         granted_at, started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
         bool(stub), signals, retries, yields_to, bool(requeue), paused_at, returned_at, fingerprint, learned_bytes,
+        output, after_jobs, once, bool(detached),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ and per end of a program, and knows nothing of gpurun; what was asked for is the
 order of grants is read from gpurun's own event table, since two programs granted together may start in any order.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -308,18 +309,18 @@ def bells_that_answer(folder: Path) -> list[Path]:
 
 def locks_in(folder: Path) -> list[tuple[int, str]]:
     """Locks (flock or POSIX) on files below the folder: who holds them and the file's name."""
-    inodes = {}
+    files = {}
     for path in folder.rglob("*"):
-        try:
-            inodes[path.stat().st_ino] = path
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):
+            facts = path.stat()
+            files[os.major(facts.st_dev), os.minor(facts.st_dev), facts.st_ino] = path
     locked = []
     for line in Path("/proc/locks").read_text().splitlines():
         pid, place = line.split()[-4:-2]
-        inode = int(place.rsplit(":", 1)[1])
-        if inode in inodes:
-            locked.append((int(pid), inodes[inode].name))
+        major, minor, inode = place.split(":")
+        path = files.get((int(major, 16), int(minor, 16), int(inode)))
+        if path:
+            locked.append((int(pid), path.name))
     return locked
 
 

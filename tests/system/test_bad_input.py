@@ -121,8 +121,11 @@ VERB_USAGE = {
     "renice out of range": (["renice", "500", "1"], ["500", "-100 to 100"]),
     "renice to an unknown priority": (["renice", "hihg", "1"], ["hihg"]),
     "wait for nothing": (["wait"], ["usage: gpurun wait"]),
-    "a verb of later": (["top"], ["top", "not yet known"]),
 }
+
+
+for _verb in (name for name, verb in VERBS.items() if verb.later):
+    VERB_USAGE[f"{_verb} is later"] = ([_verb], [_verb, "not yet known"])
 
 
 @pytest.mark.parametrize("kind", VERB_USAGE)
@@ -187,7 +190,7 @@ def programs(tmp_path: Path) -> Path:
     [
         ("no-such-program-anywhere", 127, "not found"),
         ("./no-such-program", 127, "not found"),
-        ("./plain/below", 127, ""),
+        ("./plain/below", 126, "not a directory"),
         ("./dangling", 127, ""),
         ("", 127, ""),
         ("./plain", 126, "permission denied"),

@@ -245,6 +245,7 @@ def test_a_database_deleted_under_a_running_arbiter_costs_no_running_job_and_no_
     # The other GPU is free: the next command makes a new database, and the old job's GPU is not in it.
     crowd.start(Asked("beside"), "for=50")
     crowd.until_started(2, within=15)
+    assert [one.tag for one in crowd.asked_by_job().values()] == ["beside"], "the database at its path is not the one in use"
     assert world.run("-n", "-g", "2", "--", "true").returncode == 124, "a GPU in use was granted again"
     crowd.start(Asked("both", gpus=2))
     wait_until(lambda: crowd.clients["beside"].poll() is not None, "the one beside to end")

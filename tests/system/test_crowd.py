@@ -42,7 +42,7 @@ def seeded(seed: int | None = None) -> random.Random:
 
 def block_all_gpus(crowd: Crowd, gate: Path, gpus: int = 4) -> None:
     """Have one job hold every GPU until the file `gate` exists."""
-    crowd.start(Asked("gate", gpus=gpus, priority=100), f"until={gate}")
+    crowd.start(Asked("gate", gpus=gpus, priority=50), f"until={gate}")
     crowd.until_started(1)
 
 
@@ -129,6 +129,8 @@ def test_a_stopped_job_is_first_again_when_it_goes_on(make_world: MakeWorld, tmp
     crowd.finish()
     crowd.prove("a stopped job")
     assert [life.tag for life in crowd.lives()] == ["gate", "second", "first", "third"]
+    withdrawn = [event for event in crowd.world.events() if event["from_state"] == "granted" != event["to_state"]]
+    assert {event["to_state"] for event in withdrawn} == {"running"}, "a GPU was offered to one that was stopped"
 
 
 # Between offer and exec
@@ -162,7 +164,7 @@ def test_a_client_killed_between_offer_and_exec_gives_its_gpu_back(crowd: Crowd,
     block_all_gpus(crowd, gate)
     killed = [f"killed{i}" for i in range(4)]
     for tag in killed:
-        crowd.start(Asked(tag, priority=10))
+        crowd.start(Asked(tag, priority=5))
     late = [f"late{i}" for i in range(8)]
     for tag in late:
         crowd.start(Asked(tag), "for=20")
@@ -189,7 +191,7 @@ def test_an_offer_that_is_not_taken_is_withdrawn_and_the_job_keeps_its_place(
     block_all_gpus(crowd, gate)
     frozen = [f"frozen{i}" for i in range(2)]
     for tag in frozen:
-        crowd.start(Asked(tag, gpus=2, priority=10))
+        crowd.start(Asked(tag, gpus=2, priority=5))
     crowd.start(Asked("late", gpus=4), "for=20")
     crowd.until_in_line([*frozen, "late"])
     for tag in frozen:

@@ -140,14 +140,14 @@ def test_make_cron_and_a_shell_train_in_one_queue(crowd: Crowd, tmp_path: Path) 
     crowd.start(Asked("gate", gpus=2, priority=100), f"until={gate}")
     crowd.until_started(1)
     make = sources.make(
-        whole=["make-w1-0", "make-w2-5", "make-w3-0"],
-        shared=["make-s1-0", "make-s2-0", "make-s3-5", "make-s4-0", "make-s5-0"],
+        whole=["make-w1-0", "make-w2-3", "make-w3-0"],
+        shared=["make-s1-0", "make-s2-0", "make-s3-3", "make-s4-0", "make-s5-0"],
     )
     sources.until_in_line(8)
-    crons = [sources.cron_environment(f"cron-{number}-{rank}") for number, rank in enumerate((0, 20))]
+    crons = [sources.cron_environment(f"cron-{number}-{rank}") for number, rank in enumerate((0, 9))]
     sources.until_in_line(10)
     with interactive_shell(crowd.world) as shell:
-        shell.sendline(sources.command(sources.expect("back-1-10"), "-q") + " &")
+        shell.sendline(sources.command(sources.expect("back-1-6"), "-q") + " &")
         sources.until_in_line(11)
         shell.sendline(sources.command(sources.expect("front-1-0")) + "; echo status $?.")
         sources.until_in_line(12)
@@ -163,7 +163,7 @@ def test_make_cron_and_a_shell_train_in_one_queue(crowd: Crowd, tmp_path: Path) 
     crowd.finish()
     crowd.prove("make, cron and a shell")
     order = [life.tag for life in crowd.lives()]
-    assert set(order[1:3]) == {"cron-1-20", "back-1-10"}, order
+    assert set(order[1:3]) == {"cron-1-9", "back-1-6"}, order
     print(f"{len(crowd.lives())} programs, in this order: {' '.join(life.tag for life in crowd.lives())}")
 
 
@@ -241,7 +241,7 @@ def test_debians_cron_itself_queues_with_make_and_a_shell(crowd: Crowd, tmp_path
     gate = tmp_path / "open"
     crowd.start(Asked("gate", gpus=2, priority=100), f"until={gate}")
     crowd.until_started(1)
-    tags = ["cron-1-0", "cron-2-20", "cron-3-5"]
+    tags = ["cron-1-0", "cron-2-9", "cron-3-3"]
     lines = [f"{name}={crowd.world.env[name]}" for name in ("GPURUN_DIR", "GPURUN_SIM")]
     # It fires each minute: once is enough, and what it says is kept.
     for tag in map(sources.expect, tags):
@@ -250,10 +250,10 @@ def test_debians_cron_itself_queues_with_make_and_a_shell(crowd: Crowd, tmp_path
     prepare_cron(tmp_path, "\n".join(lines) + "\n")
     cron = crowd.world.adopt(subprocess.Popen(in_namespace(NAMESPACE.format(folder=tmp_path))))
     try:
-        make = sources.make(whole=["make-w1-0", "make-w2-5"], shared=[f"make-s{n}-0" for n in range(6)])
+        make = sources.make(whole=["make-w1-0", "make-w2-3"], shared=[f"make-s{n}-0" for n in range(6)])
         wait_until(lambda: list(crowd.states().values()).count("waiting") == 11, "cron's three jobs and make's", 90)
         with interactive_shell(crowd.world) as shell:
-            shell.sendline(sources.command(sources.expect("front-1-10")) + "; echo status $?.")
+            shell.sendline(sources.command(sources.expect("front-1-6")) + "; echo status $?.")
             sources.until_in_line(12)
             gate.touch()
             shell.expect_exact("status 0.")
@@ -344,11 +344,13 @@ def test_debians_cron_and_a_shell_agree_on_the_default_folder(private_home: Path
     variables = environments(private_home)["shell"]
     assert ask_in(tmp_path, variables, f"{command} --sim 1x24G -- true").returncode == 0
     done = tmp_path / "done"
-    prepare_cron(tmp_path, f"* * * * * [ -e {done} ] || {command} --sim 1x24G -- touch {done}\n")
+    said = tmp_path / "said"
+    prepare_cron(tmp_path, f"* * * * * [ -e {done} ] || {command} --sim 1x24G -- touch {done} >{said} 2>&1\n")
     script = PASSWD.format(folder=tmp_path) + NAMESPACE.format(folder=tmp_path)
     cron = subprocess.Popen(in_namespace(script), env=variables)
     try:
-        wait_until(done.exists, "cron's job to run", 90)
+        wait_until(said.exists, "cron to fire", 130)
+        wait_until(done.exists, f"cron's job to run: {said.read_text()}", 30)
     finally:
         end(cron)
     the_one_queue(private_home, command, tmp_path, 2)

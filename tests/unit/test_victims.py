@@ -195,6 +195,13 @@ def test_unknown_figures_never_become_free() -> None:
     assert actions(world(holder(1), urgent(m=4), gpus=(blind,))) == ()
 
 
+def test_where_nobody_is_left_all_is_free_whatever_the_figures_were() -> None:
+    view = world(requeued(1, held=None), urgent(m=20), ways=RESTARTABLE)
+    assert actions(view) == (Evict(1, 50),)
+    strange = gpu(used={1: None}, free_bytes=15 * GIB, foreign=(foreign(size=GIB),))
+    assert actions(replace(view, gpus=(strange,))) == ()
+
+
 def test_a_gpu_for_one_process_has_no_room_beside_a_paused_job() -> None:
     card = gpu(used={1: GIB}, free_bytes=23 * GIB, compute_mode=ComputeMode.EXCLUSIVE_PROCESS)
     assert actions(world(holder(1), urgent(m=4), gpus=(card,))) == ()
@@ -228,6 +235,13 @@ def test_evicting_comes_before_pausing_with_less_than_half() -> None:
 def test_a_pause_anywhere_comes_before_an_eviction_of_lower_rank() -> None:
     view = world(requeued(1, priority=-10), holder(2, 1), urgent(), count=2, ways={1: RESTARTABLE, 2: PAUSABLE})
     assert actions(view) == (Pause(2, 50),)
+
+
+def test_pausing_several_comes_before_evicting_one() -> None:
+    jobs = sharer(1, 8, held=2), sharer(2, 8, held=2), sharer(3, 8, held=8, priority=-10, give_way=GiveWay.REQUEUE)
+    view = world(*jobs, urgent(m=8), ways={1: PAUSABLE, 2: PAUSABLE, 3: RESTARTABLE})
+    assert actions(view) == (Pause(1, 50), Pause(2, 50))
+    assert actions(replace(view, yielding={1: STIFF, 2: PAUSABLE, 3: RESTARTABLE})) == (Evict(3, 50),)
 
 
 def test_only_some_of_those_that_share_are_evicted_if_that_is_enough() -> None:
@@ -274,6 +288,8 @@ def test_fewest_victims_then_lowest_rank_then_least_lost_then_least_memory() -> 
     many = [sharer(number, 8, give_way=GiveWay.REQUEUE, priority=-20) for number in (1, 2, 3)]
     alone = requeued(4, 1, priority=0)
     assert actions(world(*many, alone, urgent(), count=2, ways=RESTARTABLE)) == (Evict(4, 50),)
+    two = sharer(1, 4, priority=-20), sharer(2, 4, priority=-20)
+    assert actions(world(*two, holder(3, 1, held=9), urgent(), count=2)) == (Pause(3, 50),)
     view = world(requeued(1, 0), requeued(2, 1, priority=-1), urgent(), count=2, ways=RESTARTABLE)
     assert actions(view) == (Evict(2, 50),)
     young = requeued(2, 1, started_at=NOW - 400)
@@ -302,6 +318,13 @@ def test_a_victim_on_several_gpus_counts_once() -> None:
     gang = replace(running(3, share(2), share(3)), peak_bytes=8 * GIB)
     assert actions(world(holder(1, 0), holder(2, 1), gang, urgent(50, 2), count=4)) == (Pause(3, 50),)
     assert actions(world(holder(1, 0), holder(2, 1), gang, urgent(50, 3), count=4)) == (Pause(1, 50), Pause(3, 50))
+
+
+def test_who_was_chosen_for_one_gpu_only_is_left_out_if_a_gang_gives_way_anyhow() -> None:
+    gang = replace(running(6, share(0, 6 * GIB, False), share(1, 6 * GIB, False), m=6), peak_bytes=0)
+    cards = gpu(0, used={1: 0, 6: 0}, free_bytes=18 * GIB), gpu(1, used={6: 0}, free_bytes=16 * GIB)
+    view = world(sharer(1, 6), gang, urgent(50, 2, m=12), count=2, gpus=cards)
+    assert actions(view) == (Pause(6, 50),)
 
 
 def test_a_gang_is_never_paused_on_a_gpu_that_is_kept_for_somebody_higher() -> None:
@@ -360,6 +383,16 @@ def test_what_is_freed_goes_to_the_newcomer_also_before_all_of_it_is_free() -> N
     assert [action.job_id for action in actions(ended)] == [50]
 
 
+def test_no_short_job_slips_in_where_somebody_ends_for_a_newcomer() -> None:
+    ending = in_state(sharer(1, 8), JobState.STOPPING, yields_to=50)
+    limited = holder(2, 1, priority=60, time_limit_seconds=9000.0)
+    first = waiting(40, priority=60, allowed=frozenset({"GPU-1"}))
+    short = waiting(61, m=1, time_limit_seconds=1.0, allowed=frozenset({"GPU-0"}))
+    view = world(ending, limited, first, urgent(m=20, allowed=frozenset({"GPU-0"})), short, count=2)
+    assert actions(view) == ()
+    assert plan(view, NOW).kept == {"GPU-0": 50, "GPU-1": 40}
+
+
 def test_it_waits_also_while_processes_of_the_evicted_linger() -> None:
     lingers = in_state(requeued(1), JobState.WAITING, yields_to=50)
     view = world(lingers, requeued(2, 1), urgent(), count=2, ways={2: RESTARTABLE})
@@ -373,6 +406,8 @@ def test_a_free_gpu_is_taken_although_another_is_being_freed() -> None:
 
 
 def test_one_newcomer_at_a_time_and_the_next_after_it() -> None:
+    view = world(holder(1, 0), holder(2, 1), urgent(50), urgent(51, m=16), count=2)
+    assert actions(view) == (Pause(1, 50),)
     view = world(holder(1, 0), holder(2, 1), urgent(50), urgent(51), count=2)
     assert settle(view) == [Pause(1, 50), grant(50, 16 * GIB, 0), Pause(2, 51), grant(51, 16 * GIB, 1)]
 
@@ -461,6 +496,11 @@ def test_a_job_paused_for_as_long_as_it_may_goes_on_beside_the_newcomer() -> Non
     assert actions(world(paused(holder(1)), newcomer(), ways={1: spent})) == (Resume(1),)
     assert actions(world(paused(holder(1)), urgent(m=1), ways=spent)) == (Resume(1),)
     assert actions(world(paused(holder(1), yields_to=None), newcomer(), ways={1: spent})) == ()
+
+
+def test_one_that_is_being_evicted_does_not_go_on_too() -> None:
+    spent = Yielding(0.0, can_evict=True)
+    assert actions(world(paused(requeued(1)), urgent(m=4), ways=spent)) == (Evict(1, 50),)
 
 
 def test_an_evicted_job_waits_in_line_at_its_own_rank() -> None:

@@ -222,6 +222,7 @@ class Storm:
         self.work: dict[int, float] = {}
         self.needs: dict[int, int] = {}
         self.held: dict[int, int] = {}
+        self.forced: set[int] = set()
         self.paused_for: dict[int, float] = {}
         self.moved: dict[int, list[tuple[type, float]]] = {}
         self.number = 0
@@ -247,7 +248,9 @@ class Storm:
             for each in job.shares:
                 used[each.index][job.id] = min(self.held.get(job.id, 0), each.bytes)
         free = [TOTAL - sum(size or 0 for size in each.values()) for each in used]
-        assert min(free) >= 0, "more memory is used than there is"
+        # One paused for as long as it may goes on beside whoever is there: who takes more than is left runs out.
+        assert min(free) >= 0 or self.forced & set(self.jobs), "more memory is used than there is"
+        free = [max(0, size) for size in free]
         cards = tuple(gpu(i, used=used[i], free_bytes=free[i]) for i in range(self.count))
         ways = {
             job.id: Yielding(self.may_pause(job), can_evict=job.request.give_way is GiveWay.REQUEUE)
@@ -268,6 +271,8 @@ class Storm:
                 returns = [at for kind, at in before if kind is Resume]
                 assert not returns or self.now - returns[-1] >= 300, "paused again too soon"
             if isinstance(action, Resume):
+                if self.may_pause(self.jobs[action.job_id]) == 0:
+                    self.forced.add(action.job_id)
                 assert (Pause, self.now) not in before, "paused and resumed in one instant"
             before.append((type(action), self.now))
 

@@ -1,0 +1,71 @@
+"""What running jobs use, against what they asked for.
+
+1. Peaks are kept of every job, per GPU the most that its processes hold together.
+2. Who uses more than its share is told once on its terminal, and stands so in `ls`. With the setting `over_memory = "evict"`
+   one that may be restarted is, and asks for what it was seen to need; nobody else is ever ended for it.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..lifecycle import JobState
+from ..model import Job, Share
+from ..units import format_size
+from .learning import needed_bytes
+from .log import log
+from .notices import tell
+from .rerun import may_be_evicted
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+
+class Memory:
+    """Watches what jobs use."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self._over: dict[int, str] = {}
+
+    def note(self, used: dict[int, dict[str, int | None]]) -> None:
+        """Take in what a look has shown: bytes by job and GPU."""
+        over: dict[int, str] = {}
+        for job_id, per_gpu in used.items():
+            job = self._arbiter.store.live[job_id]
+            most = max((size for size in per_gpu.values() if size is not None), default=0)
+            if most > (job.peak_bytes or 0):
+                job = self._arbiter.store.change(job, peak_bytes=most)
+            share = _exceeded(job, per_gpu)
+            if share is not None:
+                over[job_id] = _words(share, per_gpu[share.uuid] or 0)
+                if job_id not in self._over:
+                    self._warn(job, over[job_id], most)
+        self._over = over
+
+    def words(self, job: Job) -> str | None:
+        """Say that a job uses more than it asked for; None if it does not."""
+        return self._over.get(job.id)
+
+    def _warn(self, job: Job, text: str, most: int) -> None:
+        log("memory", f"job {job.id} {text}")
+        tell(job, f"job {job.id} {text}")
+        if self._arbiter.settings["over_memory"] == "evict" and job.state is JobState.RUNNING and may_be_evicted(job):
+            self._arbiter.store.change(job, request=self._raised(job, most))
+            self._arbiter.reruns.evict(self._arbiter.store.live[job.id], None, f"{text} (over_memory)")
+
+    def _raised(self, job: Job, most: int) -> object:
+        """Return its request with what it was seen to need; whole GPUs if none has that much."""
+        totals = [self._arbiter.total_bytes(share.uuid) or 0 for share in job.shares]
+        need = needed_bytes(most)
+        return replace(job.request, memory_bytes=need if need < min(totals) else None, memory_percent=None)
+
+
+def _exceeded(job: Job, per_gpu: dict[str, int | None]) -> Share | None:
+    """Return the share that a job uses more than all of; a whole GPU cannot be exceeded."""
+    if job.state not in (JobState.RUNNING, JobState.PAUSED) or not job.request.shares:
+        return None
+    return next((share for share in job.shares if not share.whole and (per_gpu.get(share.uuid) or 0) > share.bytes), None)
+
+
+def _words(share: Share, size: int) -> str:
+    return f"uses {format_size(size)} on GPU {share.index}, more than its -m {format_size(share.bytes)}"

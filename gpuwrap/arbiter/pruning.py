@@ -1,0 +1,65 @@
+"""Keeping the state folder small: rows of jobs long ended, and logs that grew old or too large together.
+
+Only logs in the state folder are removed, never what `-o` named; a job that has not ended keeps its log.
+"""
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ..lifecycle import JobState
+from ..outputs import LOGS
+from .log import log
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+FIRST_SECONDS = 1.0
+BETWEEN_SECONDS = 3600.0
+# So many rows go at once: the queue waits meanwhile.
+ROWS_AT_ONCE = 2000
+
+
+class Pruning:
+    """Prunes soon after the start, then every hour."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        arbiter.timers.after(FIRST_SECONDS, self._prune)
+
+    def _prune(self) -> None:
+        removed = self._arbiter.store.prune(int(self._arbiter.settings["keep_history"]), ROWS_AT_ONCE)
+        if removed:
+            log("prune", f"{removed} rows")
+        self._arbiter.enforcer.after_commit.append(self._prune_logs)
+        self._arbiter.timers.after(FIRST_SECONDS if removed == ROWS_AT_ONCE else BETWEEN_SECONDS, self._prune)
+
+    def _prune_logs(self) -> None:
+        live = {job.id for job in self._arbiter.store.live.values() if job.state is not JobState.ENDED}
+        oldest = time.time() - float(self._arbiter.settings["keep_logs"])
+        room = int(self._arbiter.settings["keep_logs_size"])
+        for name, size, at in self._logs(live):
+            room -= size
+            if at < oldest or room < 0:
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{LOGS}/{name}", dir_fd=self._arbiter.folder.fd)
+                    log("prune", f"{LOGS}/{name}")
+
+    def _logs(self, live: set[int]) -> list[tuple[str, int, float]]:
+        """Return the logs of ended jobs, the latest first."""
+        found = []
+        try:
+            folder = os.open(LOGS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._arbiter.folder.fd)
+        except OSError:
+            return []
+        try:
+            for name in os.listdir(folder):
+                number = name.removesuffix(".log")
+                if number.isdigit() and int(number) not in live:
+                    with contextlib.suppress(OSError):
+                        facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                        found.append((name, facts.st_size, facts.st_mtime))
+        finally:
+            os.close(folder)
+        return sorted(found, key=lambda each: each[2], reverse=True)

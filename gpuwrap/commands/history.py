@@ -1,0 +1,84 @@
+"""history: what ran, how long it waited and ran, what it needed, how it ended, and whether its output was kept."""
+
+import json
+import os
+import sys
+import time
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+from ..errors import NoSuchJob, UsageError
+from ..model import Job
+from ..outputs import kept_in
+from ..render import Screen, history_as_json, history_as_table
+from ..units import parse_duration, parse_integer
+from .asking import Given, World
+
+
+def main(given: Given, operands: list[str]) -> int:
+    """List ended jobs, the latest last; exit 1 if a job was named that is none."""
+    since = since_when(str(given["since"]), datetime.now()) if "since" in given else None
+    most = _most(given)
+    world = World(given)
+    user = given.get("user")
+    jobs = world.reader.history(since, user if isinstance(user, str) else None) if world.reader is not None else []
+    missing = []
+    if operands:
+        named = {word: [job for job in jobs if _is_named(job, word)] for word in operands}
+        missing = [NoSuchJob(word) for word, found in named.items() if not found]
+        wanted = {job.id for found in named.values() for job in found}
+        jobs = [job for job in jobs if job.id in wanted]
+    if most is not None:
+        jobs = jobs[-most:] if most else []
+    logs = {job.id: path for job in jobs if (path := kept_in(job.output, job.id)[0]) is not None and os.path.exists(path)}
+    if "json" in given:
+        print(json.dumps({"jobs": [history_as_json(job, logs.get(job.id)) for job in jobs]}))
+    elif jobs:
+        print("\n".join(history_as_table(jobs, logs.keys(), time.time(), Screen.of_stdout())))
+    elif not missing:
+        print("no jobs")
+    sys.stdout.flush()
+    for err in missing:
+        sys.stderr.write(f"gpurun: history: {err.text}\n")
+    return 1 if missing else 0
+
+
+def _most(given: Given) -> int | None:
+    if "lines" not in given:
+        return None
+    count = parse_integer(str(given["lines"]))
+    if count is None or count < 0:
+        raise UsageError(f"lines {given['lines']}: a count, 0 or more")
+    return count
+
+
+def _is_named(job: Job, word: str) -> bool:
+    number = parse_integer(word)
+    if number is not None:
+        return job.id == number
+    first, dash, last = word.partition("-")
+    low, high = parse_integer(first), parse_integer(last)
+    if dash and low is not None and high is not None:
+        return low <= job.id <= high
+    return job.name is not None and fnmatchcase(job.name, word)
+
+
+def since_when(text: str, now: datetime) -> float:
+    """Read a moment: a duration before now, `today`, `yesterday`, `14:30`, `2026-11-20`. Raises UsageError."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if text in ("today", "yesterday"):
+        return (midnight - timedelta(days=text == "yesterday")).timestamp()
+    for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"):
+        try:
+            return datetime.strptime(text, form).timestamp()
+        except ValueError:
+            continue
+    try:
+        clock = datetime.strptime(text, "%H:%M")
+        return midnight.replace(hour=clock.hour, minute=clock.minute).timestamp()
+    except ValueError:
+        pass
+    try:
+        return now.timestamp() - parse_duration(text, "since")
+    except UsageError:
+        raise UsageError(f"since {text}: not understood: 2d, yesterday, 14:30 or 2026-11-20") from None

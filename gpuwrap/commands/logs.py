@@ -1,0 +1,188 @@
+"""logs: show and follow what jobs wrote.
+
+1. Files are copied in pieces, however long they or their lines are; `-n` looks for its lines from the end.
+2. Of several jobs each line begins with the job's number; lines are never mixed (one longer than `PIECE` is broken).
+3. Following ends when the jobs have ended and all that they wrote was shown.
+"""
+
+import os
+import sys
+import time
+from typing import BinaryIO
+
+from ..errors import SOME_FAILED, NoSuchJob, UsageError
+from ..lifecycle import IN_LINE, JobState
+from ..model import Job
+from ..outputs import kept_in
+from ..units import parse_integer
+from .asking import Given, World, require_jobs
+
+PIECE = 1 << 16
+LOOK_SECONDS = 0.1
+# Every so many looks the database is asked whether a job still runs.
+LOOKS_BETWEEN = 5
+
+
+def main(given: Given, operands: list[str]) -> int:
+    """Show the output of every job named; exit 1 if one has none to show."""
+    require_jobs(operands, given, "logs [-f] [-n N] JOB...")
+    lines = _read_count(given)
+    world = World(given)
+    jobs, missing = world.select(operands, everything=False)
+    logs, status = _open_logs(jobs, missing, follow="follow" in given)
+    for log in logs:
+        log.prefix = f"{log.job.id}: ".encode() if len(jobs) > 1 else b""
+        log.show_present(lines)
+        if "follow" not in given:
+            log.finish()
+    if "follow" in given and logs:
+        world.repair()
+        _follow(world, logs)
+    return status
+
+
+def _read_count(given: Given) -> int | None:
+    if "lines" not in given:
+        return None
+    count = parse_integer(str(given["lines"]))
+    if count is None or count < 0:
+        raise UsageError(f"lines {given['lines']}: a count, 0 or more")
+    return count
+
+
+def _open_logs(jobs: list[Job], missing: list[NoSuchJob], *, follow: bool) -> tuple[list["Log"], int]:
+    logs, status = [], 0
+    for err in missing:
+        status = _complain(err.text)
+    for job in jobs:
+        path, words = kept_in(job.output, job.id)
+        if path is None:
+            status = _complain(f"job {job.id} wrote {words}: nothing is kept; next time -o FILE or -d")
+            continue
+        log = Log(job, path)
+        waits = job.state in IN_LINE or job.state is JobState.GRANTED
+        if log.open() or (follow and waits):
+            logs.append(log)
+        elif waits:
+            status = _complain(f"job {job.id} still waits: gpurun logs -f {job.id} follows it")
+        else:
+            status = _complain(f"cannot read: {os.fsdecode(path)}: {log.cause}")
+    return logs, status
+
+
+def _complain(text: str) -> int:
+    sys.stdout.flush()
+    sys.stderr.write("gpurun: logs: " + "".join(c if c.isprintable() else "?" for c in text) + "\n")
+    sys.stderr.flush()
+    return SOME_FAILED
+
+
+def _follow(world: World, logs: list["Log"]) -> None:
+    looks = 0
+    while logs:
+        ended = set()
+        if looks % LOOKS_BETWEEN == 0 and world.reader is not None:
+            # Asked before the files are read: what a job wrote before its end is there then.
+            ended = {log.job.id for log in logs if _has_ended(world, log.job.id)}
+        for log in logs:
+            log.show_new()
+        for log in [log for log in logs if log.job.id in ended]:
+            log.finish()
+            logs.remove(log)
+        looks += 1
+        if logs:
+            time.sleep(LOOK_SECONDS)
+
+
+def _has_ended(world: World, job_id: int) -> bool:
+    assert world.reader is not None
+    found = world.reader.by_number(job_id, job_id)
+    return not found or found[0].state is JobState.ENDED
+
+
+class Log:
+    """One job's output as far as it was shown."""
+
+    def __init__(self, job: Job, path: bytes) -> None:
+        self.job = job
+        self.path = path
+        self.prefix = b""
+        self.cause = ""
+        self._file: BinaryIO | None = None
+        self._rest = b""
+
+    def open(self) -> bool:
+        """Open the file if it is there; `cause` says why not. Only regular files have something to show again."""
+        if self._file is None:
+            try:
+                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            except OSError as err:
+                self.cause = str(err.strerror).lower()
+                return False
+            self._file = os.fdopen(fd, "rb", buffering=0)
+            if os.fstat(fd).st_mode & 0o170000 != 0o100000:
+                self.cause = "not a regular file"
+                self._file.close()
+                self._file = None
+                return False
+        return True
+
+    def show_present(self, lines: int | None) -> None:
+        """Show what is there, of `lines` only the last so many."""
+        if self.open() and lines is not None:
+            assert self._file is not None
+            self._file.seek(_start_of_last(self._file, lines))
+        self.show_new()
+
+    def show_new(self) -> None:
+        """Show what was added; from its beginning again if the file was cut."""
+        if not self.open():
+            return
+        assert self._file is not None
+        if os.fstat(self._file.fileno()).st_size < self._file.tell():
+            self._file.seek(0)
+        while piece := self._file.read(PIECE):
+            if self.prefix:
+                self._write_lines(piece)
+            else:
+                _write(piece)
+
+    def finish(self) -> None:
+        """Show a last line that has no end."""
+        if self._rest:
+            self._write_lines(b"\n")
+
+    def _write_lines(self, piece: bytes) -> None:
+        text = self._rest + piece
+        if b"\n" not in piece and len(text) >= PIECE:
+            text += b"\n"
+        lines, end, self._rest = text.rpartition(b"\n")
+        if end:
+            _write(self.prefix + lines.replace(b"\n", b"\n" + self.prefix) + b"\n")
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def _start_of_last(file: BinaryIO, lines: int) -> int:
+    """Return where the last so many lines begin; a last line may have no end."""
+    size = os.fstat(file.fileno()).st_size
+    at, wanted = size, lines
+    while at > 0:
+        length = min(PIECE, at)
+        file.seek(at - length)
+        piece = file.read(length)
+        end = len(piece)
+        if at == size and piece.endswith(b"\n"):
+            end -= 1  # it ends the last line, and begins none
+        if not wanted:
+            return size
+        while (found := piece.rfind(b"\n", 0, end)) >= 0:
+            wanted -= 1
+            if not wanted:
+                return at - length + found + 1
+            end = found
+        at -= length
+    return 0

@@ -1,0 +1,65 @@
+"""The program of the tests of giving way: takes GPU memory and says at each step that it goes on.
+
+    beat.py LOG TAG [take=BYTES|granted] [every=MS] [steps=N] [until=FILE] [catch=N,N] [exit=N]
+
+Each line is one write() to a file opened O_APPEND: NANOSECONDS TAG PID WHAT VALUE, by CLOCK_MONOTONIC. WHAT is `start`
+(value: the GPUs), `take` and `free` (bytes on each), `beat` (the number of the step), `signal`, `end` (the status).
+It ends after `steps`, or once the file `until` exists; a caught signal is told, and TERM then ends it.
+"""
+
+import _signal as signal
+import os
+import sys
+import time
+
+log, tag = sys.argv[1:3]
+given = dict(word.split("=", 1) for word in sys.argv[3:])
+fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+devices = [index for index in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if index]
+every, steps = int(given.get("every", "10")) / 1000, int(given.get("steps", "0"))
+status = int(given.get("exit", "0"))
+asked = False
+
+
+def say(what, value):
+    os.write(fd, f"{time.monotonic_ns()} {tag} {os.getpid()} {what} {value}\n".encode())
+
+
+def caught(number, _frame):
+    global asked
+    say("signal", number)
+    asked = asked or number == signal.SIGTERM
+
+
+def hold(size):
+    for index in devices:
+        path = f"{os.environ['GPURUN_SIM_DIR']}/{index}/{os.getpid()}"
+        if not size:
+            os.unlink(path)
+            continue
+        with open(path + ".half", "w") as file:
+            file.write(size)
+        os.rename(path + ".half", path)
+
+
+say("start", ",".join(devices) or "-")
+for number in given.get("catch", "").split(","):
+    if number:
+        signal.signal(int(number), caught)
+signal.signal(signal.SIGINT, caught if "2" in given.get("catch", "").split(",") else signal.SIG_DFL)
+take = given.get("take")
+if take == "granted":
+    take = os.environ["GPURUN_GRANTED"].split(",")[0]
+if take:
+    say("take", take)  # before it does: what is told is never less than what is held
+    hold(take)
+step = 0
+while not asked and not (steps and step >= steps) and not ("until" in given and os.path.exists(given["until"])):
+    step += 1
+    say("beat", step)
+    time.sleep(every)
+if take:
+    hold("")
+    say("free", take)
+say("end", status)
+sys.exit(status)

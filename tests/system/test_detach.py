@@ -1,0 +1,221 @@
+"""Jobs in the background (-d), output to files (-o), and logs."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from waiting import wait_until
+from world import World
+
+SLEEP = ("python3", "-c", "import time; time.sleep(60)")
+
+
+def block(world: World) -> "subprocess.Popen[str]":
+    """Have both GPUs taken."""
+    child = world.start("-g", "all", *SLEEP)
+    wait_until(lambda: any(job["state"] == "running" for job in world.jobs()), "the GPUs to be taken")
+    return child
+
+
+def until_ended(world: World, job_id: int) -> None:
+    wait_until(lambda: world.state(job_id) == "ended", f"job {job_id} to end")
+
+
+def test_a_detached_job_prints_its_number_at_once_and_its_status_is_known(world: World) -> None:
+    done = world.run("-d", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert world.run("wait", "1").returncode == 7
+    assert world.job(1)["result"]["code"] == 7
+    shown = world.run("logs", "1")
+    assert (shown.returncode, shown.stdout) == (0, "out\nerr\n")
+
+
+def test_it_has_no_terminal_no_input_and_no_living_parent_of_the_callers(world: World, tmp_path: Path) -> None:
+    facts = tmp_path / "facts"
+    script = f"cat; (ps -o sid=,pgid=,tty= -p $$; echo $PPID) > {facts}"
+    assert world.run("-d", "sh", "-c", script, input="nobody reads this\n").stdout == "1\n"
+    assert world.run("wait", "1").returncode == 0
+    session, group, tty, stub = facts.read_text().split()
+    assert session == group
+    assert tty == "?"
+    assert int(stub) == world.rows("SELECT pid FROM job WHERE id = 1")[0]["pid"]
+    assert world.run("logs", "1").stdout == ""
+
+
+def test_it_survives_the_end_and_the_hang_up_of_its_terminal(world: World) -> None:
+    import pty
+
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execve("/bin/sh", ["sh", "-c", f"{world.command} -d sleep 3; exec sleep 60"], world.env)
+    try:
+        wait_until(lambda: world.state(1) == "running", "the job to run")
+    finally:
+        os.close(master)  # hangs up
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert world.run("wait", "1").returncode == 0
+
+
+def test_while_it_waits_the_caller_is_free_and_logs_follows_until_its_end(world: World) -> None:
+    blocker = block(world)
+    begun = time.monotonic()
+    assert world.run("-d", "sh", "-c", "echo started; echo done").stdout == "2\n"
+    assert time.monotonic() - begun < 5
+    assert world.state(2) == "waiting"
+    plain = world.run("logs", "2")
+    assert (plain.returncode, plain.stdout) == (0, "")
+    follower = world.start("logs", "-f", "2")
+    assert world.run("kill", "1").returncode == 0
+    blocker.wait(15)
+    assert follower.communicate(timeout=15) == ("started\ndone\n", "")
+    assert follower.returncode == 0
+
+
+def test_logs_of_several_jobs_are_prefixed_and_lines_are_never_mixed(world: World) -> None:
+    for name in ("a", "b"):
+        world.run("-d", "-m", "1G", "sh", "-c", f"for i in 1 2 3; do printf {name}; sleep 0.05; echo $i; done; printf end")
+    follower = world.run("logs", "-f", "1", "2")
+    lines = follower.stdout.splitlines()
+    assert [line for line in lines if line.startswith("1: ")] == ["1: a1", "1: a2", "1: a3", "1: end"]
+    assert [line for line in lines if line.startswith("2: ")] == ["2: b1", "2: b2", "2: b3", "2: end"]
+
+
+def test_output_goes_to_the_end_of_a_file_named_by_the_number(world: World, tmp_path: Path) -> None:
+    for form in ((), ("-d",)):
+        done = world.run(*form, "-o", "log-%j-100%%", "sh", "-c", "echo out; echo err >&2", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "2\n"
+    until_ended(world, 2)
+    for number in (1, 2):
+        assert (tmp_path / f"log-{number}-100%").read_text() == "out\nerr\n"
+        assert world.run("logs", str(number)).stdout == "out\nerr\n"
+    same = tmp_path / "same"
+    for _ in range(2):
+        world.run("-o", same, "echo", "line")
+    assert same.read_text() == "line\nline\n"
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_waits(world: World, tmp_path: Path) -> None:
+    for form in ((), ("-d",)):
+        done = world.run(*form, "-o", tmp_path / "no" / "file", "true")
+        complaint = f"gpurun: cannot write: {tmp_path}/no/file: no such file or directory\n"
+        assert (done.returncode, done.stdout, done.stderr) == (125, "", complaint)
+    done = world.run("-d", "-o", tmp_path / "no" / "%j", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr == f"gpurun: cannot write: {tmp_path}/no/1: no such file or directory\n"
+    wait_until(lambda: all(job["state"] == "ended" for job in world.jobs()), "nothing to be left")
+
+
+def test_a_program_that_cannot_be_executed_is_said_where_the_caller_looks(world: World, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    done = world.run("-o", tmp_path / "log", script)
+    assert done.returncode == 127
+    assert "bad interpreter" in done.stderr
+    assert world.run("-d", "no-such-program").returncode == 127
+
+
+def test_logs_says_where_output_went_that_was_not_kept(world: World, tmp_path: Path) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    world.run("true", stdout=slave)
+    os.close(slave)
+    os.close(master)
+    done = world.run("logs", "1")
+    complaint = "gpurun: logs: job 1 wrote to a terminal: nothing is kept; next time -o FILE or -d\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", complaint)
+    world.run("true")
+    assert "job 2 wrote to a pipe: nothing is kept" in world.run("logs", "2").stderr
+    with (tmp_path / "redirected 100%j").open("w") as file:
+        world.run("echo", "hello", stdout=file)
+    assert world.run("logs", "3").stdout == "hello\n"
+    assert world.run("logs", "99").stderr == "gpurun: logs: job 99: no such job\n"
+
+
+@pytest.mark.parametrize(("count", "expected"), [("0", ""), ("1", "3"), ("2", "2\n3"), ("9", "1\n2\n3")])
+def test_the_last_lines_are_those_of_tail(world: World, count: str, expected: str) -> None:
+    world.run("-d", "printf", "1\n2\n3")
+    until_ended(world, 1)
+    assert world.run("logs", "-n", count, "1").stdout == expected
+    world.run("-d", "printf", "1\n2\n3\n")
+    until_ended(world, 2)
+    assert world.run("logs", "-n", count, "2").stdout == (expected + "\n" if expected else "")
+
+
+def test_a_log_of_a_gigabyte_makes_nobody_large(world: World, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(1 << 30)  # one line of a gigabyte
+    with big.open("ab") as file:
+        world.run("echo", "\nlast", stdout=file)
+    with Path(os.devnull).open("wb") as null:
+        child = world.start("logs", "1", stdout=null)
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    assert usage.ru_maxrss < 60 * 1024
+    assert world.run("logs", "-n", "1", "1").stdout == "last\n"
+
+
+def test_now_or_not_at_all_holds_in_the_background_too(world: World) -> None:
+    assert world.run("-d", "-n", "true").stdout == "1\n"
+    until_ended(world, 1)
+    block(world)
+    done = world.run("-d", "-n", "true")
+    assert (done.returncode, done.stdout) == (124, "")
+    assert world.run("-d", "-n", "-E", "9", "true").returncode == 9
+
+
+def test_a_detached_job_outlives_the_arbiter_and_its_keeper(world: World) -> None:
+    assert world.run("-d", "sh", "-c", "sleep 2; exit 5").stdout == "1\n"
+    wait_until(lambda: world.state(1) == "running", "the job to run")
+    for pid in (world.keeper_pid(), world.arbiter_pid()):
+        assert pid is not None
+        psutil.Process(pid).kill()
+    assert world.run("wait", "1").returncode == 5
+
+
+@pytest.mark.parametrize("state", ["waiting", "running"])
+def test_when_the_stub_is_killed_nothing_is_left_of_the_job(world: World, state: str) -> None:
+    if state == "waiting":
+        block(world)
+    number = int(world.run("-d", *SLEEP).stdout)
+    wait_until(lambda: world.state(number) == state, f"the job to be {state}")
+    stub = psutil.Process(world.rows("SELECT pid FROM job WHERE id = ?", number)[0]["pid"])
+    children = stub.children(recursive=True)
+    stub.kill()
+    until_ended(world, number)
+    wait_until(lambda: not any(child.is_running() for child in children), "the program to be gone")
+    assert (world.folder / "logs" / f"{number}.log").exists()
+
+
+def test_a_waiting_one_that_is_killed_says_so_in_its_log(world: World) -> None:
+    block(world)
+    number = world.run("-d", "true").stdout.strip()
+    assert world.run("kill", number).returncode == 0
+    until_ended(world, int(number))
+    wait_until(lambda: f"job {number}: cancelled by" in world.run("logs", number).stdout, "the log to say it")
+
+
+def test_a_detached_job_started_inside_a_job_asks_the_outer_queue(make_world: Callable[..., World]) -> None:
+    world = make_world("1x24G")
+    outer = world.run("-m", "8G", "sh", "-c", f"{world.command} -d -m 8G true; {world.command} -q wait 2 || true; sleep 1")
+    assert outer.stdout == "2\n"
+    assert world.run("wait", "2").returncode == 0
+    assert world.rows("SELECT parent_id FROM job WHERE id = 2") == [{"parent_id": None}]
+
+
+def test_dry_run_starts_and_makes_nothing(world: World, tmp_path: Path) -> None:
+    done = world.run("-d", "-o", tmp_path / "log", "--dry-run", "true")
+    assert done.returncode == 0
+    assert done.stdout.startswith("would start now")
+    assert world.jobs() == []
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,102 @@
+"""Sick GPUs get no new job, with the reason, and come back by themselves; the rest go on, and so do running jobs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from standin import (
+    GIB,
+    GPU_IS_LOST,
+    LIB_RM_VERSION_MISMATCH,
+    RESET_REQUIRED,
+    Gpu,
+)
+from truth import Machine
+from waiting import wait_until
+from world import World
+
+MakeMachine = Callable[..., Machine]
+
+
+@pytest.fixture
+def make_machine(tmp_path: Path, make_world: Callable[..., World]) -> MakeMachine:
+    return lambda *gpus, settings="": Machine(tmp_path, make_world, *gpus, settings=settings)
+
+
+def unhealthy(machine: Machine, index: int = 0) -> str | None:
+    """The line of `gpus` that says so."""
+    if machine.gpu(index)["state"] != "unhealthy":
+        return None
+    return next((line for line in machine.gpus_text().splitlines() if "unhealthy" in line), "")
+
+
+@pytest.mark.parametrize(
+    ("make_ill", "make_well", "reason"),
+    [
+        (lambda box: box.fail("*", GPU_IS_LOST, 0), lambda box: box.mend(), "lost"),
+        (lambda box: box.fail("nvmlDeviceGetMemoryInfo", RESET_REQUIRED, 0), lambda box: box.mend(), "needs a reset"),
+        (lambda box: box.fail("*", LIB_RM_VERSION_MISMATCH, 0), lambda box: box.mend(), "driver was upgraded"),
+        (lambda box: box.hang("nvmlDeviceGetMemoryInfo", 30, 0), lambda box: box.mend(), "does not answer"),
+    ],
+    ids=["lost", "reset required", "driver upgraded", "hangs"],
+)
+def test_a_sick_gpu_gets_no_job_and_comes_back(
+    make_machine: MakeMachine, make_ill: Callable, make_well: Callable, reason: str
+) -> None:
+    machine = make_machine(Gpu(), Gpu())
+    first = machine.run_job("-i", "0", "sleep", "1000")
+    machine.box.allocate(0, first.pid, 5 * GIB)
+    make_ill(machine.box)
+    wait_until(lambda: unhealthy(machine), "GPU 0 to be seen as sick", 15)
+    assert reason in (unhealthy(machine) or "")
+    assert machine.world.run("--", "true").returncode == 0  # the other goes on
+    pinned = machine.start("-i", "0", "-m", "1G", "--", "true")
+    assert reason in machine.why(pinned, "unhealthy")
+    assert machine.job_of(first)["state"] == "running"
+    make_well(machine.box)
+    machine.end(first.pid)
+    assert pinned.wait(20) == 0
+
+
+@pytest.mark.parametrize(("fact", "reason"), [("retired_pending", "wait for a reset"), ("remap_failure", "must be replaced")])
+def test_memory_trouble_keeps_new_jobs_away(make_machine: MakeMachine, fact: str, reason: str) -> None:
+    machine = make_machine(Gpu(facts={fact: 1}))
+    waiting = machine.start("--", "true")
+    assert reason in machine.why(waiting, "unhealthy")
+    assert machine.gpu()["free_bytes"]
+    machine.box.set(0, facts={})
+    assert waiting.wait(15) == 0
+
+
+def test_an_xid_that_matters_keeps_new_jobs_away_and_others_do_not(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(), Gpu())
+    runs = machine.run_job("-i", "1", "sleep", "1000")
+    wait_until(lambda: machine.gpu()["state"] == "free", "a look")
+    machine.box.send_xid(0, 31)  # a program's own mistake
+    machine.box.send_xid(1, 79)
+    waiting = machine.start("-i", "1", "-m", "1G", "--", "true")
+    assert "Xid 79" in machine.why(waiting, "unhealthy")
+    assert machine.world.run("-i", "0", "--", "true").returncode == 0
+    assert machine.job_of(runs)["state"] == "running"
+    assert "Xid 79" in (unhealthy(machine, 1) or "")
+
+
+def test_a_driver_that_hangs_for_good_leaves_the_verbs_alone(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    runs = machine.run_job("sleep", "1000")
+    machine.box.hang("*", 30)
+    waiting = machine.start("--", "true")
+    text = machine.why(waiting, within=20)
+    assert "does not answer" in text or "sleep" in text
+    assert machine.world.run("kill", "1", timeout=5).returncode == 0
+    assert runs.wait(15) != 0
+    machine.box.mend()
+    assert waiting.wait(20) == 0
+
+
+def test_a_driver_that_was_never_there_is_asked_again(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    machine.box.fail("nvmlInit", LIB_RM_VERSION_MISMATCH)
+    done = machine.world.run("--", "true")
+    assert done.returncode == 125
+    assert "driver was upgraded under us" in done.stderr

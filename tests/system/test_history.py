@@ -1,0 +1,128 @@
+"""history: what ran, and that it stays small."""
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+from world import World
+
+from gpuwrap.commands.history import since_when
+
+
+def fill(world: World, rows: int) -> None:
+    """Put ended jobs into the database, alike the last one; numbers go on, times lie a minute apart, into the past."""
+    with contextlib.closing(sqlite3.connect(world.database, timeout=10)) as database, database:
+        names = [row[1] for row in database.execute("PRAGMA table_info(job)") if row[1] not in ("id", "key", "ended_at")]
+        last = database.execute("SELECT max(id), ended_at FROM job").fetchone()
+        database.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            f"INSERT INTO job (key, ended_at, {', '.join(names)}) "
+            f"SELECT 'filled ' || i, ended_at - 60 * i, {', '.join(names)} FROM job, n WHERE id = ?",
+            (rows, last[0]),
+        )
+
+
+def until_nobody_is_there(world: World) -> None:
+    """Until the arbiter has left by itself, with nothing to wake the next."""
+    wait_until(lambda: world.arbiter_pid() is None, "the arbiter to leave", 45)
+
+
+def test_it_tells_how_long_a_job_waited_and_ran_and_how_it_ended(world: World, tmp_path: Path) -> None:
+    world.run("-N", "good", "-o", tmp_path / "log", "sh", "-c", "sleep 1")
+    world.run("sh", "-c", "exit 3")
+    blocker = world.start("-g", "all", "sleep", "60")
+    wait_until(lambda: world.state(3) == "running", "the GPUs to be taken")
+    assert world.run("-w", "1s", "true").returncode == 124
+    world.run("kill", "-9", "3")
+    blocker.wait(10)
+    wait_until(lambda: world.state(3) == "ended", "the end to be known")
+    done = world.run("history")
+    header, *lines = done.stdout.splitlines()
+    assert header.split() == ["JOB", "RESULT", "ENDED", "WAITED", "RAN", "PEAK", "GAVE", "WAY", "LOG", "COMMAND"]
+    words = [line.split("  ") for line in lines]
+    told = [[word.strip() for word in line if word.strip()] for line in words]
+    assert [line[:2] for line in told] == [["1", "exit 0"], ["2", "exit 3"], ["3", "signal 9"], ["4", "wait-limit"]]
+    assert "yes" in told[0]
+    assert told[0][-1] == "good: sh -c 'sleep 1'"
+    rows = json.loads(world.run("history", "--json").stdout)["jobs"]
+    assert [row["id"] for row in rows] == [1, 2, 3, 4]
+    assert 0.9 <= rows[0]["ran_seconds"] < 10
+    assert rows[0]["output"] == str(tmp_path / "log")
+    assert rows[3]["waited_seconds"] >= 0.9
+    assert rows[3]["ran_seconds"] is None
+    assert rows[3]["output"] is None
+
+
+def test_filters_take_names_numbers_times_and_users(world: World) -> None:
+    assert world.run("history").stdout == ""
+    for name in ("lr-1", "lr-2", "other"):
+        world.run("-N", name, "true")
+
+    def numbers(*words: str) -> list[int]:
+        done = world.run("history", "--json", *words)
+        assert done.returncode == 0, done.stderr
+        return [row["id"] for row in json.loads(done.stdout)["jobs"]]
+
+    wait_until(lambda: len(numbers()) == 3, "all to have ended")
+    assert numbers("lr-*") == [1, 2]
+    assert numbers("other", "1") == [1, 3]
+    assert numbers("2-9") == [2, 3]
+    assert numbers("-n", "1") == [3]
+    assert numbers("--since", "1h", "-u", world.job(1)["user"]) == [1, 2, 3]
+    assert numbers("-u", "nobody-here") == []
+    tomorrow = (datetime.now() + timedelta(days=1)).strftime("%Y-%m-%d")
+    assert numbers("--since", tomorrow) == []
+    done = world.run("history", "99")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "gpurun: history: job 99: no such job\n")
+    done = world.run("history", "--since", "soon")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2h", datetime(2026, 3, 4, 13, 30)),
+        ("today", datetime(2026, 3, 4)),
+        ("yesterday", datetime(2026, 3, 3)),
+        ("14:05", datetime(2026, 3, 4, 14, 5)),
+        ("2026-01-31", datetime(2026, 1, 31)),
+    ],
+)
+def test_since_is_read_as_people_say_it(text: str, expected: datetime) -> None:
+    assert since_when(text, datetime(2026, 3, 4, 15, 30)) == expected.timestamp()
+
+
+def test_old_rows_and_old_logs_go_and_the_latest_stay(world: World) -> None:
+    (world.directory / "settings.toml").write_text('keep_history = 100\nkeep_logs_size = "4K"\n')
+    world.run("-d", "true")
+    wait_until(lambda: world.state(1) == "ended", "the job to end")
+    until_nobody_is_there(world)
+    fill(world, 5000)
+    logs = world.folder / "logs"
+    for number in range(2, 10):
+        (logs / f"{number}.log").write_bytes(b"x" * 1024)
+        os.utime(logs / f"{number}.log", (time.time() - number, time.time() - number))
+    other = logs / "mine.txt"
+    other.write_text("kept")
+    child = world.start("-d", "sleep", "60")
+    assert child.wait(10) == 0
+    wait_until(lambda: len(world.rows("SELECT id FROM job WHERE state = 'ended'")) == 100, "old rows to go")
+    assert [row["id"] for row in world.rows("SELECT max(id) AS id FROM job")] == [5002]
+    assert world.rows("SELECT count(*) AS n FROM event WHERE job_id = 1") == [{"n": 0}]
+    wait_until(lambda: len(list(logs.glob("*.log"))) < 7, "old logs to go")
+    assert {path.name for path in logs.iterdir()} >= {"mine.txt", "2.log", "3.log", "5002.log"}
+    assert not (logs / "9.log").exists()
+
+
+def test_ls_is_quick_beside_ten_thousand_ended_jobs(world: World) -> None:
+    world.run("true")
+    fill(world, 10_000)
+    plan = world.rows("EXPLAIN QUERY PLAN SELECT id FROM job WHERE state != 'ended' OR id IN (SELECT job_id FROM share)")
+    assert not [row for row in plan if row["detail"].startswith("SCAN job")], plan
+    assert len(json.loads(world.run("history", "--json").stdout)["jobs"]) == 10_001

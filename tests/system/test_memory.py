@@ -1,0 +1,134 @@
+"""Memory that nobody has to type: learned needs, and what happens to who uses more than it asked for."""
+
+import contextlib
+import os
+import pty
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from standin import GIB
+from truth import Machine
+from waiting import wait_until
+from world import World
+
+MakeMachine = Callable[..., Machine]
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def make_machine(tmp_path: Path, make_world: MakeWorld) -> MakeMachine:
+    return lambda *gpus, settings="": Machine(tmp_path, make_world, *gpus, settings=settings)
+
+
+def test_who_uses_more_than_its_m_is_told_once_and_shown(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    master, slave = pty.openpty()
+    job = machine.run_job("-m", "2G", "sleep", "1000", stderr=slave)
+    os.close(slave)
+    os.set_blocking(master, False)
+    said = b""
+
+    def told() -> bytes:
+        nonlocal said
+        with contextlib.suppress(BlockingIOError):
+            said += os.read(master, 4096)
+        return said
+
+    machine.box.allocate(0, job.pid, 3 * GIB)
+    wait_until(lambda: b"more than its -m 2G" in told(), "the notice on its terminal", 15)
+    assert "uses 3G on GPU 0, more than its -m 2G" in machine.text("ls")
+    machine.box.allocate(0, job.pid, 4 * GIB)
+    wait_until(lambda: machine.job_of(job)["peak_bytes"] == 4 * GIB, "the peak", 15)
+    assert told().count(b"more than its") == 1
+    assert machine.job_of(job)["state"] == "running"
+    os.close(master)
+
+
+def test_a_setting_evicts_who_uses_more_and_may_be_restarted(make_machine: MakeMachine) -> None:
+    machine = make_machine(settings='over_memory = "evict"\n')
+    stays = machine.run_job("-m", "2G", "sleep", "1000")
+    job = machine.run_job("-m", "2G", "-r", "sleep", "1001")
+    machine.box.allocate(0, stays.pid, 3 * GIB)
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children")
+    program = int(wait_until(children.read_text, "the program below the stub").split()[0])
+    machine.box.allocate(0, program, 3 * GIB)
+
+    def again() -> bool:
+        seen = machine.job_of(job)
+        return seen["attempt"] == 2 and seen["state"] == "running" and seen["memory_bytes"] > 4 * GIB - 1
+
+    wait_until(again, "it to run again with what it was seen to need", 30)
+    assert machine.job_of(stays)["state"] == "running"
+
+
+TRAIN = """
+import os, sys, time
+need = int(open(sys.argv[1]).read())
+root = os.environ["GPURUN_SIM_DIR"] + "/" + os.environ["CUDA_VISIBLE_DEVICES"]
+mine = f"{root}/{os.getpid()}"
+def held():
+    return sum(int(open(f"{root}/{name}").read() or 0) for name in os.listdir(root) if name.isdigit())
+def take(size):
+    with open(mine + ".new", "w") as file:
+        file.write(str(size))
+    os.rename(mine + ".new", mine)
+size = 0
+while size < need:
+    size = min(need, size + 2**30)
+    if size > int(os.environ["GPURUN_GRANTED"]):
+        time.sleep(2.5)  # as long as it takes to be seen
+        sys.exit("out of memory")
+    take(size)
+    time.sleep(0.05)
+until = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    time.sleep(0.05)
+if os.environ.get("GATE"):
+    while not os.path.exists(os.environ["GATE"]):
+        time.sleep(0.05)
+"""
+
+
+def test_need_is_learned_shared_by_and_learned_anew(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A simulated card; out of memory is what exceeds the promise, as where all of a card is promised."""
+    world = make_world("24G")
+    (tmp_path / "train.py").write_text(TRAIN)
+    need, gate = tmp_path / "need", tmp_path / "gate"
+
+    def words(seed: int, seconds: str = "2.5") -> list[str]:
+        return ["-m", "auto", "--", sys.executable, "train.py", str(need), seconds, "--seed", str(seed)]
+
+    need.write_text(str(5 * GIB))
+    first = world.start(*words(0), cwd=tmp_path)
+    wait_until(lambda: world.state(1) == "running", "the first to run", 15)
+    assert world.job(1)["devices"][0]["bytes"] == 24 * GIB  # unknown: whole
+    assert first.wait(30) == 0
+    three = [world.start(*words(seed), cwd=tmp_path, extra={"GATE": str(gate)}) for seed in (1, 2, 3)]
+    wait_until(lambda: [job["state"] for job in world.jobs(all=False)] == ["running"] * 3, "three beside each other", 20)
+    assert {job["memory_bytes"] for job in world.jobs(all=False)} == {int(5 * GIB * 1.2) + 512 * 2**20}
+    fourth = world.start(*words(4), cwd=tmp_path)
+    wait_until(lambda: world.state(5) == "waiting", "the fourth to wait")
+    assert "6.5G" in world.run("why", "5").stdout
+    gate.touch()
+    assert [each.wait(30) for each in (*three, fourth)] == [0] * 4
+    need.write_text(str(10 * GIB))
+    assert world.run(*words(5), cwd=tmp_path).returncode == 1  # its need has doubled
+    assert world.run(*words(6), cwd=tmp_path).returncode == 0
+    with (tmp_path / "train.py").open("a") as file:
+        file.write("# " + "longer " * 400)
+    last = world.start(*words(7), cwd=tmp_path)
+    wait_until(lambda: world.state(8) == "running", "the last to run", 15)
+    assert world.job(8)["memory_bytes"] is None  # much changed: unknown again
+    assert last.wait(30) == 0
+
+
+def test_auto_asks_for_the_whole_gpu_where_more_is_needed_than_there_is(make_world: MakeWorld, tmp_path: Path) -> None:
+    world = make_world("8G")
+    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "need").write_text(str(7 * GIB))
+    for _ in range(2):
+        done = world.run("-m", "auto", "--", sys.executable, "train.py", str(tmp_path / "need"), "2.5", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert [job["memory_bytes"] for job in world.jobs()] == [None, None]

@@ -1,0 +1,176 @@
+"""gpurun inside gpurun: inner jobs take turns on the outer grant or share it, whatever the nesting, and nobody is stuck."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import wait_until
+from world import World
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    return make_world("24G")
+
+
+def worker(folder: Path) -> str:
+    """A program that writes when it began and ended, with its GPU."""
+    code = f"""
+        import os, sys, time
+        begun = time.monotonic_ns()
+        time.sleep(float(sys.argv[2]))
+        with open({str(folder / "lives")!r}, "a") as file:
+            file.write(f"{{sys.argv[1]}} {{begun}} {{time.monotonic_ns()}} {{os.environ['CUDA_VISIBLE_DEVICES']}}\\n")
+    """
+    path = folder / "worker.py"
+    path.write_text(textwrap.dedent(code))
+    return f"{sys.executable} {path}"
+
+
+def lives(folder: Path) -> list[tuple[str, int, int, str]]:
+    found = []
+    for line in (folder / "lives").read_text().splitlines():
+        name, begun, ended, gpu = line.split(" ")
+        found.append((name, int(begun), int(ended), gpu))
+    return sorted(found, key=lambda life: life[1])
+
+
+def most_at_once(found: list[tuple[str, int, int, str]]) -> int:
+    return max(sum(begun <= at < ended for _, begun, ended, _ in found) for _, at, _, _ in found)
+
+
+def shell(world: World, script: str, *options: str, **popen: Any) -> "subprocess.Popen[Any]":
+    return world.start(*options, "--", "sh", "-c", script, **popen)
+
+
+@pytest.mark.needs("make")
+@pytest.mark.parametrize(("option", "at_once"), [("", 1), ("-m 6G", 4)], ids=["whole", "shared"])
+def test_jobs_of_a_parallel_make_take_turns_or_share(world: World, tmp_path: Path, option: str, at_once: int) -> None:
+    program = worker(tmp_path)
+    names = [f"t{number}" for number in range(8)]
+    rules = "".join(f"{name}:\n\t{world.command} {option} -- {program} {name} 0.4\n" for name in names)
+    (tmp_path / "Makefile").write_text(f"all: {' '.join(names)}\n{rules}")
+    done = world.run("--", "make", "-j8", "-s", cwd=tmp_path, timeout=100)
+    assert done.returncode == 0, done.stderr
+    found = lives(tmp_path)
+    assert sorted(name for name, *_ in found) == names
+    assert {gpu for *_, gpu in found} == {"0"}
+    assert most_at_once(found) <= at_once
+    if at_once > 1:
+        assert most_at_once(found) > 1
+
+
+def test_the_outer_queue_and_the_inner_one_do_not_wait_for_each_other(world: World, tmp_path: Path) -> None:
+    program = worker(tmp_path)
+    outer = shell(world, f"{world.command} {program} inner1 0.5; {world.command} {program} inner2 0.5")
+    wait_until(lambda: world.state(1) == "running", "the outer job to run")
+    following = world.start("--", *program.split(), "following", "0")
+    assert outer.wait(60) == 0
+    assert following.wait(60) == 0
+    assert [name for name, *_ in lives(tmp_path)] == ["inner1", "inner2", "following"]
+
+
+def test_more_than_the_grant_holds_is_an_error_at_once(make_world: MakeWorld) -> None:
+    world = make_world("2x24G")
+    done = world.run("--", world.command, "-g", "2", "true")
+    assert done.returncode == 125
+    assert "inside which it runs" in done.stderr
+    done = world.run("-m", "4G", "--", world.command, "-m", "5G", "true")
+    assert done.returncode == 125
+    assert "inside which it runs, has 4G" in done.stderr
+
+
+def test_three_levels_never_block_each_other(world: World, tmp_path: Path) -> None:
+    """Whole in whole in whole, twice at the innermost; sharing ones in a share of a share."""
+    program = worker(tmp_path)
+    run = world.command
+    innermost = f"{run} {program} a 0.2 & {run} {program} b 0.2 & wait"
+    assert world.run("--", "sh", "-c", f'{run} sh -c "{run} sh -c \\"{innermost}\\""', timeout=60).returncode == 0
+    assert most_at_once(lives(tmp_path)) == 1
+    (tmp_path / "lives").unlink()
+    sharing = f"{run} -m 2G {program} a 1 & {run} -m 2G {program} b 1 & wait"
+    assert world.run("-m", "12G", "--", "sh", "-c", f'{run} -m 5G sh -c "{sharing}"', timeout=60).returncode == 0
+    assert len(lives(tmp_path)) == 2
+
+
+def test_gpurun_that_execs_gpurun_is_two_jobs_of_one_process(world: World) -> None:
+    done = world.run("--", world.command, "--", world.command, "sh", "-c", "echo $GPURUN_JOB", timeout=30)
+    assert (done.returncode, done.stdout) == (0, "3\n")
+
+
+def test_a_stale_marker_is_ignored(world: World, tmp_path: Path) -> None:
+    """As in a tmux server or an at(1) job that kept the environment of a job."""
+    gate = tmp_path / "gate"
+    first = shell(world, f"env > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/env; while ! test -e {gate}; do sleep 0.1; done")
+    wait_until((tmp_path / "env").exists, "the outer job to run")
+    lines = (tmp_path / "env").read_text().splitlines()
+    kept = dict(line.split("=", 1) for line in lines if line.startswith(("GPURUN_", "CUDA_")))
+    following = world.start("--", "true", extra=kept)
+    wait_until(lambda: world.state(2) == "waiting", "the job outside to wait for the outer queue")
+    (row,) = world.rows("SELECT parent_id FROM job WHERE id = 2")
+    assert row["parent_id"] is None
+    gate.touch()
+    assert first.wait(20) == 0
+    assert following.wait(20) == 0
+
+
+def test_a_marker_of_a_job_that_has_ended_is_ignored(world: World) -> None:
+    assert world.run("--", "true").returncode == 0
+    done = world.run("--", "sh", "-c", "echo $GPURUN_JOB", extra={"GPURUN_JOB": "1"})
+    assert (done.returncode, done.stdout) == (0, "2\n")
+
+
+def test_an_inner_job_that_outlives_the_outer_keeps_the_gpu(world: World, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    outer = shell(world, f"{world.command} sh -c 'while ! test -e {gate}; do sleep 0.1; done' & sleep 0.5; exit 0")
+    wait_until(lambda: world.state(2) == "running", "the inner job to run")
+    assert outer.wait(20) == 0
+    following = world.start("--", "true")
+    wait_until(lambda: world.state(3) == "waiting", "the next job to wait")
+    assert world.state(2) == "running"
+    gate.touch()
+    assert following.wait(20) == 0
+    wait_until(lambda: world.state(2) == "ended", "the inner job to be over")
+
+
+def test_an_inner_job_that_waits_when_the_outer_ends_goes_outside(world: World, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    outer = shell(
+        world,
+        f"{world.command} sh -c 'while ! test -e {gate}; do sleep 0.1; done' & "
+        f"sleep 0.5; {world.command} true & sleep 0.5; exit 0",
+    )
+    wait_until(lambda: world.state(3) == "waiting", "the second inner job to wait")
+    assert outer.wait(20) == 0
+    gate.touch()
+    wait_until(lambda: world.state(3) == "ended", "the second inner job to run", 20)
+    assert world.run("--", "true").returncode == 0
+
+
+def test_no_inner_job_starts_while_the_outer_is_paused(world: World, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    script = f"{world.command} sleep 1000 & while ! test -e {gate}; do sleep 0.05; done; {world.command} true & wait"
+    outer = shell(world, script, start_new_session=True)
+    wait_until(lambda: world.state(2) == "running", "the first inner job to run")
+    gate.touch()
+    wait_until(lambda: world.state(3) == "waiting", "the second to wait")
+    sleeps = next(job for job in world.jobs() if job["argv"][:1] == ["sleep"])
+    other = next(job["id"] for job in world.jobs() if job["argv"][:1] == ["true"])
+    assert sleeps["state"] == "running"
+    done = world.run("pause", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    os.kill(sleeps["pid"], signal.SIGKILL)
+    wait_until(lambda: world.state(sleeps["id"]) == "ended", "the inner holder to be gone")
+    assert world.run("-n", "--", "true").returncode == 124  # nor does the outer queue get it: a look and a plan later
+    assert (world.state(1), world.state(other)) == ("paused", "waiting")
+    assert world.run("resume", "1").returncode == 0
+    assert outer.wait(30) == 0
+    assert world.state(other) == "ended"
