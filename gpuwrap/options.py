@@ -44,7 +44,7 @@ LAUNCH = [
     Option("-E --conflict-exit-code", "N", "exit status for -n, -w and --once instead of 124", key="conflict_status"),
     Option("-t --time", "DURATION", "time limit: asked to end (--signal), then killed", daily=True),
     Option("-a --after", "JOB,…", "start when those ended; ok:JOB only if it succeeded"),
-    Option("--give-way", "HOW", "how it may be made to give way: never, pause, suspend, requeue"),
+    Option("--give-way", "HOW", "how it may give way: never, pause, suspend, requeue"),
     Option("-r --restartable", None, "it may be ended and run again", daily=True),
     Option("--signal", "LIST", "how it is asked to end (TERM:120)"),
     Option("-d --detach", None, "in the background; prints the job's number", daily=True),
