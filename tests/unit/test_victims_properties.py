@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from views import GIB, NOW, TOTAL, applied, foreign, gpu, running, share, waiting
 
@@ -101,7 +101,7 @@ def to_come(view: View, card: Gpu) -> int:
 
 
 @given(worlds())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_grant_beside_paused_jobs_promises_more_than_is_free(view: View) -> None:
     for before, made in rounds(view):
         after = applied(before, made)
@@ -118,7 +118,7 @@ def test_no_grant_beside_paused_jobs_promises_more_than_is_free(view: View) -> N
 
 
 @given(worlds())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_victim_is_outranked_by_a_step_allows_it_and_is_within_its_bounds(view: View) -> None:
     for before, made in rounds(view):
         jobs = {job.id: job for job in before.jobs}
@@ -145,7 +145,7 @@ def test_a_victim_is_outranked_by_a_step_allows_it_and_is_within_its_bounds(view
 
 
 @given(worlds())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_who_stands_beside_a_paused_job_outranks_it_by_a_step(view: View) -> None:
     for before, made in rounds(view):
         for action in made.actions:
@@ -161,7 +161,7 @@ def test_who_stands_beside_a_paused_job_outranks_it_by_a_step(view: View) -> Non
 
 
 @given(worlds())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_it_settles_and_nobody_is_paused_and_resumed_in_one_instant(view: View) -> None:
     done = rounds(view)
     moved = [(type(action), action.job_id) for _, made in done for action in made.actions]
@@ -176,7 +176,7 @@ def test_it_settles_and_nobody_is_paused_and_resumed_in_one_instant(view: View) 
 
 
 @given(worlds())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_evicted_makes_room_for_the_newcomer_if_everybody_goes_as_asked(view: View) -> None:
     for before, made in rounds(view):
         newcomers = {action.newcomer_id for action in made.actions if isinstance(action, Evict)}
@@ -198,7 +198,7 @@ def test_what_is_evicted_makes_room_for_the_newcomer_if_everybody_goes_as_asked(
 
 
 @given(worlds())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_sentence_is_one_printable_line(view: View) -> None:
     for before, made in rounds(view):
         teller = Teller(before, NOW)
@@ -301,7 +301,7 @@ class Storm:
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @given(st.integers(0, 10**6))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_in_a_storm_all_bounds_hold_and_in_the_end_everybody_has_run(count: int, seed: int) -> None:
     storm = Storm(seed, count)
     for _ in range(120):
