@@ -21,7 +21,8 @@ def main(given: Given, operands: list[str]) -> int:
     most = _most(given)
     world = World(given)
     user = given.get("user")
-    jobs = world.reader.history(since, user if isinstance(user, str) else None) if world.reader is not None else []
+    of_user = user if isinstance(user, str) else None
+    jobs = world.reader.history(since, of_user, None if operands else most) if world.reader is not None else []
     missing = []
     if operands:
         named = {word: [job for job in jobs if _is_named(job, word)] for word in operands}

@@ -31,6 +31,8 @@ _JOB_COLUMNS = (
     "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
     "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, devices"
 )  # fmt: skip
+# A union, not an "or", which would read every row there ever was.
+_LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
 _BUSY_SECONDS = 5.0
 _ARBITER_ROWS_KEPT = 20
 _RESULT_COLUMNS = ("result_kind", "result_code", "result_signal", "result_text")
@@ -70,7 +72,7 @@ class Store:
     def reload(self) -> None:
         """Read the mirror anew."""
         rows = self._db.execute(
-            f"SELECT {_JOB_COLUMNS} FROM job WHERE state != 'ended' OR id IN (SELECT job_id FROM share)"
+            f"SELECT {_JOB_COLUMNS} FROM job WHERE {_LIVE}"
         ).fetchall()
         shares: dict[int, list[Share]] = {}
         for job_id, uuid, index, size, whole in self._db.execute(
@@ -299,16 +301,17 @@ class Reader:
 
     def jobs(self, *, ended: bool) -> list[Job]:
         """Return jobs by number: the live ones and those whose grant still stands, with `ended` all."""
-        where = "" if ended else "WHERE state != 'ended' OR id IN (SELECT job_id FROM share)"
+        where = "" if ended else f"WHERE {_LIVE}"
         return self._jobs(f"SELECT {_JOB_COLUMNS} FROM job {where} ORDER BY id", ())
 
-    def history(self, since_at: float | None, user: str | None) -> list[Job]:
-        """Return ended jobs by number, those that ended since a wall-clock time, or of one user."""
-        return self._jobs(
+    def history(self, since_at: float | None, user: str | None, most: int | None) -> list[Job]:
+        """Return ended jobs by number: those that ended since a wall-clock time, of one user, the latest `most`."""
+        found = self._jobs(
             f"SELECT {_JOB_COLUMNS} FROM job WHERE state = 'ended' AND (? IS NULL OR ended_at >= ?)"
-            " AND (? IS NULL OR user = ?) ORDER BY id",
-            (since_at, since_at, user, user),
+            " AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?",
+            (since_at, since_at, user, user, -1 if most is None else most),
         )
+        return found[::-1]
 
     def has_live(self) -> bool:
         """Whether any job is in line, running or holding a grant."""

@@ -161,7 +161,7 @@ def test_a_log_of_a_gigabyte_makes_nobody_large(world: World, tmp_path: Path) ->
         _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0
-    assert usage.ru_maxrss < 60 * 1024
+    assert usage.ru_maxrss < 200 * 1024  # the test's own, from which it was forked, counts too
     assert world.run("logs", "-n", "1", "1").stdout == "last\n"
 
 
