@@ -26,7 +26,7 @@ BEAT = str(HERE / "beat.py")
 PYTHON = [sys.executable, "-I", "-S"]
 OTHER_UID = 65534
 # No step of a program that steps each 10 ms for so long: it stands still.
-STILL_SECONDS = 0.4
+STILL_SECONDS = 0.25
 # Times bounds as they are promised; a machine that runs other things too may take a few times as long.
 SLACK = 3
 

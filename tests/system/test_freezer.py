@@ -201,7 +201,13 @@ def test_workers_of_a_paused_job_whose_leader_is_killed_do_not_stay_frozen(stage
 # Signals that wait
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, id=number.name, marks=[pytest.mark.long] if number in (signal.SIGHUP, signal.SIGQUIT) else [])
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    ],
+)
 def test_a_handled_signal_reaches_a_frozen_job_soon(stage: Stage, number: signal.Signals) -> None:
     catch = "1,2,3,15"
     job = stage.running("train", f"catch={catch}")

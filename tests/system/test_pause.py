@@ -169,6 +169,20 @@ def sent_behind(t: Desk, p: Pauser) -> list[Any]:
     return [*found, t.becomes(pid, state="gone"), t.status()]
 
 
+def stopped_before(t: Desk, p: Pauser) -> list[Any]:
+    """What its owner has stopped stays stopped when the pause is over."""
+    pid = t.start("RUN VICTIM sleep")
+    t.key("z")
+    found: list[Any] = [t.becomes(pid, state="T", foreground=False), t.status()]
+    p.pause(pid)
+    p.resume()
+    found += [t.stat(pid), say(t, "jobs"), t.stat(pid)]
+    t.type("fg")
+    found.append(t.becomes(pid, state="S", foreground=True))
+    t.key("c")
+    return [*found, t.becomes(pid, state="gone"), t.status()]
+
+
 def in_pipeline(t: Desk, p: Pauser) -> list[Any]:
     pid = t.start("RUN VICTIM sleep | cat")
     p.pause(pid)
@@ -249,8 +263,8 @@ def nohup_and_window_closed(t: Desk, p: Pauser) -> list[Any]:
 
 
 SCENARIOS: list[Callable[[Desk, Pauser], list[Any]]] = [
-    in_front, interrupted, interrupt_caught, stopped, behind, brought_to_front, sent_behind, in_pipeline,
-    stopped_in_pipeline, shell_left, disowned_and_shell_left, window_closed, window_closed_on_one_that_catches_it,
+    in_front, interrupted, interrupt_caught, stopped, behind, brought_to_front, sent_behind, stopped_before,
+    in_pipeline, stopped_in_pipeline, shell_left, disowned_and_shell_left, window_closed, window_closed_on_one_that_catches_it,
     nohup_and_window_closed,
 ]  # fmt: skip
 # What differs from shell to shell is tried in all of them; the rest there only in long runs.
@@ -461,7 +475,9 @@ def pause_and_resume(stage: Stage, job: str, tag: str) -> None:
 
 @freezing
 @needing("tmux")
-@pytest.mark.parametrize("direct", [True, False], ids=["direct command", "in its shell"])
+@pytest.mark.parametrize(
+    "direct", [pytest.param(True, id="direct command"), pytest.param(False, id="in its shell", marks=pytest.mark.long)]
+)
 def test_in_tmux_a_pause_changes_nothing(stage: Stage, direct: bool) -> None:
     """tmux lets a stopped direct command go on at once: a frozen one it does not see."""
 
