@@ -8,6 +8,7 @@
 4. A frozen job with a signal pending that it wants to handle is thawed to receive it.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -169,12 +170,15 @@ class Pausing:
         found = self._found[job.id] = self._find_out(job)
         if found.means is None:
             return found.yielding.no_pause
+        self._mark(job)
         if not self._stop(job, found.means):
+            self._unmark(job)
             return self._refuse(job, "could not be stopped")
         self._arbiter.store.move(
             job, Event.PAUSE, f"{why} ({found.means.value})", yields_to=newcomer_id, paused_at=time.time(),
             times_given_way=job.times_given_way + (newcomer_id is not None),
         )  # fmt: skip
+        self._arbiter.enforcer.after_commit.append(lambda: self._unmark(job))
         self._renewed.discard(job.id)
         log("pause", f"job {job.id}: {found.means.value}, for job {newcomer_id}")
         tell(job, f"job {job.id} paused {self._for_whom(newcomer_id)}")
@@ -191,25 +195,51 @@ class Pausing:
         self._arbiter.touch()
 
     def let_go(self, job: Job) -> None:
-        """Thaw and continue whatever of a job stands still, whoever stopped it."""
+        """Let go on what we stopped of a job; what its owner had stopped (Ctrl-Z) stays stopped."""
         group = self._group(job)
         if group is not None and group.exists():
             group.thaw()
         if job.stub:
             self._arbiter.bell.queue(self._connection(job), "resuming")
-        for stat in self._members(job):
-            if stat.state == "T" and not (job.stub and stat.pid == job.identity.pid):
-                processes.send_signal(self._identity(job, stat), signal.SIGCONT)
+        for word in self._arbiter.store.setting(_stopped_key(job.id)).split():
+            pid, _, start = word.partition(":")
+            stopped = Identity(job.identity.boot_id, job.identity.pid_namespace, int(pid), int(start))
+            processes.send_signal(stopped, signal.SIGCONT)
+        self._arbiter.store.unset(_stopped_key(job.id))
+
+    def recover(self, job: Job) -> None:
+        """After a restart: a job that was being stopped, and was not written down as paused, goes on."""
+        name = _mark_name(job.id)
+        try:
+            os.stat(name, dir_fd=self._arbiter.folder.fd)
+        except OSError:
+            return
+        if job.state is not JobState.PAUSED:
+            self.let_go(job)
+            for stat in self._members(job):
+                if stat.state == "T" and not (job.stub and stat.pid == job.identity.pid):
+                    processes.send_signal(self._identity(job, stat), signal.SIGCONT)
+        self._unmark(job)
+
+    def _mark(self, job: Job) -> None:
+        """Leave word, outside the database, that a job is about to be stopped: the batch may never be committed."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with contextlib.suppress(OSError):
+            os.close(os.open(_mark_name(job.id), flags, 0o600, dir_fd=self._arbiter.folder.fd))
+
+    def _unmark(self, job: Job) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(_mark_name(job.id), dir_fd=self._arbiter.folder.fd)
 
     def ended(self, job: Job) -> None:
         """The leader of a job has ended: nothing of it stays stopped or frozen, whoever ended it."""
         self.forget(job.id)
         made = self._arbiter.store.setting(_group_key(job.id))
         if job.state is JobState.PAUSED:
-            self._arbiter.enforcer.after_commit.append(lambda: self.let_go(job))
+            self.let_go(job)
         if made:
             self._empty_groups[job.id] = Group(made)
-            self._arbiter.enforcer.after_commit.append(Group(made).thaw)
+            self._empty_groups[job.id].thaw()
 
     def remove_groups(self) -> None:
         """Remove the groups of jobs that have ended, as soon as nothing lives in them."""
@@ -234,15 +264,18 @@ class Pausing:
         if group is None:
             return False
         self._arbiter.store.set(_group_key(job.id), group.folder)
-        if not group.gather(lambda: self._all_members(job)):
+        if not group.make():
             return False
         for pid in group.pids():
-            if pid == os.getpid() or processes.is_arbiter(pid):
+            if pid == os.getpid() or processes.is_arbiter(pid):  # summoned by the job, and no part of it
                 group.eject(pid)
-        return group.freeze()
+        return group.freeze(lambda: self._all_members(job))
 
     def _stop_all(self, job: Job) -> bool:
         """SIGSTOP until no running member is left: each may fork before its turn comes."""
+        stopped: dict[int, int] = {}
+        for word in self._arbiter.store.setting(_stopped_key(job.id)).split():  # of a pause that is renewed
+            stopped[int(word.partition(":")[0])] = int(word.partition(":")[2])
         for _ in range(50):
             running = [
                 stat
@@ -250,12 +283,19 @@ class Pausing:
                 if stat.state not in "Tt" and not (job.stub and stat.pid == job.identity.pid)
             ]
             if not running:
+                self._note_stopped(job, stopped)
                 return True
             for stat in running:
-                processes.send_signal(self._identity(job, stat), signal.SIGSTOP)
+                if processes.send_signal(self._identity(job, stat), signal.SIGSTOP):
+                    stopped[stat.pid] = stat.start_ticks
             time.sleep(0.001)  # the signal is acted on when the process next enters or leaves the kernel
+        self._note_stopped(job, stopped)
         self.let_go(job)
         return False
+
+    def _note_stopped(self, job: Job, stopped: dict[int, int]) -> None:
+        text = " ".join(f"{pid}:{start}" for pid, start in sorted(stopped.items()))
+        self._arbiter.store.set(_stopped_key(job.id), text)
 
     def _identity(self, job: Job, stat: processes.Stat) -> Identity:
         return Identity(job.identity.boot_id, job.identity.pid_namespace, stat.pid, stat.start_ticks)
@@ -323,6 +363,14 @@ class Pausing:
         for job in list(self._arbiter.store.holding.values()):
             if job.state in STARTED and job.state in (JobState.PAUSED, JobState.SUSPENDED):
                 self.resume(job, "the arbiter gives up")
+
+
+def _mark_name(job_id: int) -> str:
+    return f"pausing-{job_id}"
+
+
+def _stopped_key(job_id: int) -> str:
+    return f"stopped {job_id}"
 
 
 def _group_key(job_id: int) -> str:

@@ -95,6 +95,9 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
 def recover(arbiter: Arbiter) -> None:
     """Bring what the database says in line with what is alive."""
     _claim_standing(arbiter)
+    # Known before anybody's leftovers are looked for: a client that waits inside a job carries that job's marker.
+    boot = processes.boot_id()
+    arbiter.leaders |= {job.identity.pid: job.id for job in arbiter.store.live.values() if job.identity.boot_id == boot}
     for job in list(arbiter.store.live.values()):
         if job.id not in arbiter.store.live:
             continue  # the end of another cancelled it (--after)
@@ -140,6 +143,7 @@ def _claim_standing(arbiter: Arbiter) -> None:
 
 def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
     job, seat = arbiter.store.live[job_id], arbiter.seats[job_id]
+    arbiter.pausing.recover(job)
     arbiter.watch_leader(job_id)
     if job.state in STARTED:
         seat.reapers = arbiter.enforcer.reapers(job)

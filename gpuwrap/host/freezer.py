@@ -12,6 +12,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from .processes import Stat, read_stat
 
@@ -20,6 +21,7 @@ FREEZE_SECONDS = 0.5
 MOST_ROUNDS = 50
 
 
+@lru_cache(maxsize=1)
 def mount_point() -> tuple[str, str] | None:
     """Return (where the cgroup2 tree is mounted, which part of it), None if it is not."""
     try:
@@ -96,18 +98,36 @@ class Group:
         """Whether it has been made."""
         return os.path.isdir(self.folder)
 
-    def gather(self, members: Callable[[], Iterable[Stat]]) -> bool:
-        """Make the group and move processes in, until a walk finds none outside; false if the kernel refuses.
-
-        Each is moved as soon as it is found: one that runs away from its parent every few milliseconds is gone otherwise.
-        """
+    def make(self) -> bool:
+        """Make the group; false if the kernel refuses."""
         try:
             os.makedirs(self.folder, exist_ok=True)
+        except OSError:
+            return False
+        return True
+
+    def freeze(self, members: Callable[[], Iterable[Stat]]) -> bool:
+        """Freeze the group, and move processes in until a walk finds none outside; false, and thawed, if that fails.
+
+        The group is frozen while it is still empty: each process stands still on arrival and forks no more, and each is
+        moved as soon as it is found, since one that runs away from its parent every few milliseconds is gone otherwise.
+        """
+        try:
+            self._write("cgroup.freeze", "1")
+            if self._gather(members) and self._await_frozen():
+                return True
+        except OSError:
+            pass
+        self.thaw()
+        return False
+
+    def _gather(self, members: Callable[[], Iterable[Stat]]) -> bool:
+        try:
             for _ in range(MOST_ROUNDS):
                 if not sum(self._move(stat) for stat in members()):
                     return True
         except OSError:
-            self.remove()
+            return False
         return False
 
     def _move(self, stat: Stat) -> bool:
@@ -122,17 +142,6 @@ class Group:
         except ProcessLookupError:
             return False
         return True
-
-    def freeze(self) -> bool:
-        """Freeze; false, and thawed again, if it is not confirmed in time."""
-        try:
-            self._write("cgroup.freeze", "1")
-            if self._await_frozen():
-                return True
-        except OSError:
-            pass
-        self.thaw()
-        return False
 
     def thaw(self) -> None:
         """Let everything in it go on."""
