@@ -68,6 +68,7 @@ class Story:
         self._queue()
         self._share()
         self._overtake()
+        self._give_way()
         self._tell("\nThat was all. On real GPUs it is the same: put gpurun in front. man gpurun tells the rest.")
 
     def _queue(self) -> None:
@@ -109,6 +110,20 @@ class Story:
         for process in (*busy, *line):
             process.wait()
         self._show("ls -a")
+
+    def _give_way(self) -> None:
+        self._tell("\n4. Giving way. Both GPUs train at low priority, and now somebody needs an answer.")
+        training = [self._start("-p low -r python train.py 6 5") for _ in range(2)]
+        self._await("both GPUs to be taken", lambda: self._count("running") == 2)
+        urgent = self._start("-p urgent -N answer python train.py 4 1.5")
+        self._await("one training to give way", lambda: self._count("paused") == 1)
+        self._show("ls")
+        self._tell("One training stands still and keeps its memory; nobody's work is lost. When the answer is there:")
+        urgent.wait()
+        self._await("the training to go on", lambda: self._count("paused") == 0)
+        self._show("ls")
+        for process in training:
+            process.wait()
 
     def _tell(self, text: str) -> None:
         print(text, flush=True)
