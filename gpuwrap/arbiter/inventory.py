@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GpurunError
+from ..host.connections import NVLINK
 from ..lifecycle import JobState
 from ..model import Claim, ForeignProcess, Gpu, Job
-from ..policy.placement import unexplained_bytes
-from ..policy.reasons import command, program, safe
+from ..policy.placement import unexplained_allowance, unexplained_bytes
+from ..policy.reasons import command, gpu_list, program, safe
 from ..units import format_duration, format_size
 from .admission import named_gpus
 from .leftovers import leftover_words
@@ -44,7 +45,8 @@ class Inventory:
             raise GpurunError(f"no GPU to be had: {look.fault}", hint="try it on simulated GPUs: gpurun demo")
         view = self._arbiter.view(None, look)
         assert view is not None
-        return [self._gpu(gpu, view.jobs) for gpu in view.gpus]
+        indices = {gpu.uuid: gpu.index for gpu in view.gpus}
+        return [self._gpu(gpu, view.jobs, indices) for gpu in view.gpus]
 
     def drain(self, text: str, drained: bool) -> list[list[object]]:
         """Let no new job onto GPUs, or let them again; returns [index, True, what it means]. Raises Refused."""
@@ -73,7 +75,7 @@ class Inventory:
         """Read from the database what is drained."""
         self._arbiter.drained = frozenset(self._arbiter.store.setting(DRAINED).split())
 
-    def _gpu(self, gpu: Gpu, jobs: tuple[Job, ...]) -> dict[str, Any]:
+    def _gpu(self, gpu: Gpu, jobs: tuple[Job, ...], indices: dict[str, int]) -> dict[str, Any]:
         here = [job for job in jobs if any(share.uuid == gpu.uuid for share in job.shares)]
         claim = self._claim(gpu)
         plan = self._arbiter.plans.get(None)
@@ -83,10 +85,13 @@ class Inventory:
         notes += [f"left by job {each.job_id}: {leftover_words(each)}" for each in gpu.leftovers]
         notes += [_foreign_words(process) for process in gpu.foreign or ()]
         unexplained = unexplained_bytes(gpu)
-        if unexplained:
+        if unexplained and unexplained > unexplained_allowance(gpu.total_bytes or 0):  # less is the driver's own
             notes.append(f"{format_size(unexplained)} held by nobody the driver names")
         if kept is not None:
             notes.append(f"kept for job {kept}")
+        linked = [indices[uuid] for uuid, level in gpu.links.items() if level >= NVLINK and uuid in indices]
+        if linked:
+            notes = [*(notes or ["free"]), f"NVLink to {gpu_list(linked)}"]
         return {
             "index": gpu.index,
             "uuid": gpu.uuid,

@@ -5,13 +5,14 @@
    one that may be restarted is, and asks for what it was seen to need; nobody else is ever ended for it.
 """
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..lifecycle import JobState
-from ..model import Job, Share
+from ..model import Job, Result, ResultKind, Share
 from ..units import format_size
-from .learning import needed_bytes
+from .learning import learned_from, needed_bytes, ran_out_of_memory
 from .log import log
 from .notices import tell
 from .rerun import may_be_evicted
@@ -45,6 +46,18 @@ class Memory:
     def words(self, job: Job) -> str | None:
         """Say that a job uses more than it asked for; None if it does not."""
         return self._over.get(job.id)
+
+    def retried(self, job: Job) -> None:
+        """A run has failed and there is another: what it died of for want of memory it is given next time (`-m auto`)."""
+        store = self._arbiter.store
+        failed = replace(job, result=Result(ResultKind.EXIT, code=1), ended_at=time.time())
+        known = store.learned_peak(job.fingerprint or "")
+        learned = learned_from(failed, known)
+        if learned is None or not ran_out_of_memory(failed, known):
+            return
+        store.learn_peak(job.fingerprint or "", learned)
+        if job.request.memory_bytes is not None and job.request.memory_bytes == job.learned_bytes:
+            store.change(job, request=self._raised(job, learned), learned_bytes=needed_bytes(learned))
 
     def _warn(self, job: Job, text: str, most: int) -> None:
         log("memory", f"job {job.id} {text}")

@@ -258,6 +258,8 @@ class Reruns:
             self._end(job, ending)
             self._arbiter.bell.queue(connection, "exit")
         else:
+            if again.failures > ending.failures:
+                self._arbiter.memory.retried(job)
             self._settle(job.id, ending, again, told=False)
 
     def _end(self, job: Job, ending: Ending) -> None:

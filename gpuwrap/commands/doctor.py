@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .. import __version__
+from ..arbiter import strangers
 from ..arbiter.summon import knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
 from ..host import freezer, processes
 from ..host.devices import Devices, Look
+from ..model import GpuProcess
 from ..state import paths, settings
 from ..state.store import Reader
 from ..units import format_size
@@ -112,8 +114,18 @@ def _gpus(sim: str | None) -> Iterator[Finding]:
             yield Finding("bad", name, f"{sample.name}, {size}: the driver does not name its processes", help)
         else:
             yield Finding("ok", name, f"{sample.name}, {size}")
+            yield from _blind_spots(name, sample.processes)
     if not look.samples:
         yield Finding("bad", "NVML", "the driver has no GPU", "nvidia-smi -L must list one")
+
+
+def _blind_spots(name: str, found: tuple[GpuProcess, ...]) -> Iterator[Finding]:
+    """What the driver leaves out of its list: memory on WSL2 and elsewhere, and in containers who it is about."""
+    if any(strangers.means_nothing_here(process) for process in found):
+        help = "only the memory in all counts; start the container with --pid host to see who computes"
+        yield Finding("note", name, "the driver names processes that cannot be seen from this container", help)
+    if any(process.bytes is None for process in found):
+        yield Finding("note", name, "the driver does not say how much each process holds: only the memory in all counts")
 
 
 def _look(sim: str | None) -> Look | None:

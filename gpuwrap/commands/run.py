@@ -381,10 +381,22 @@ class Launch:
     def _announce(self, values: dict[str, str]) -> None:
         if self.line is not None:
             self.line.erase()
+        if not self.quiet and values.get("GPURUN_ATTEMPT") == "1":
+            self._say_fewer(values)
         if self.verbose and "note" in values:
             say(values["note"])
         if "told" in values and not self.quiet:
             say(values["told"])
+
+    def _say_fewer(self, values: dict[str, str]) -> None:
+        """Say that the caller's CUDA_VISIBLE_DEVICES lists more GPUs than are asked for; inside a job it is gpurun's own."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        granted = values.get("CUDA_VISIBLE_DEVICES", "")
+        if visible in SAYS_NOTHING or not granted or "GPURUN_JOB" in os.environ:
+            return
+        listed, got = visible.count(",") + 1, granted.count(",") + 1
+        if listed > got:
+            say(f"CUDA_VISIBLE_DEVICES lists {listed} GPUs, the job gets {got} of them (-g {listed} asks for all)")
 
     def _execute(self, values: dict[str, str]) -> None:
         """Exec. Reports a failure on the bell, which gives the grant back, and raises it."""

@@ -132,3 +132,17 @@ def test_auto_asks_for_the_whole_gpu_where_more_is_needed_than_there_is(make_wor
         done = world.run("-m", "auto", "--", sys.executable, "train.py", str(tmp_path / "need"), "2.5", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert [job["memory_bytes"] for job in world.jobs()] == [None, None]
+
+
+def test_a_retry_is_given_what_the_run_before_died_for_want_of(make_world: MakeWorld, tmp_path: Path) -> None:
+    world = make_world("24G")
+    (tmp_path / "train.py").write_text(TRAIN)
+    need = tmp_path / "need"
+    words = ["-m", "auto", "--retries", "1", "--", sys.executable, "train.py", str(need), "2.5"]
+    need.write_text(str(5 * GIB))
+    assert world.run(*words, cwd=tmp_path).returncode == 0
+    need.write_text(str(10 * GIB))
+    assert world.run(*words, cwd=tmp_path, timeout=60).returncode == 0
+    job = world.job(2)
+    assert job["attempt"] == 2
+    assert 10 * GIB < job["memory_bytes"] < 24 * GIB

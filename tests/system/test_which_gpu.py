@@ -1,0 +1,134 @@
+"""Which GPU a job gets and is told: MIG, links, inherited choices, what containers hide, and what other tools say."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from standin import GIB, MIB, Gpu, Instance, Process
+from truth import Machine, Seen
+from waiting import wait_until
+from world import World
+
+MakeMachine = Callable[..., Machine]
+SHOW = "echo $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER $GPURUN_GPU_UUIDS"
+
+
+@pytest.fixture
+def make_machine(tmp_path: Path, make_world: Callable[..., World]) -> MakeMachine:
+    return lambda *gpus, settings="": Machine(tmp_path, make_world, *gpus, settings=settings)
+
+
+def shown(machine: Machine, *options: str, **popen: object) -> list[str]:
+    done = machine.world.run(*options, "--", "sh", "-c", SHOW, **popen)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout).split()
+
+
+def test_a_box_with_one_divided_gpu_offers_three_gpus_and_seven_instances(make_machine: MakeMachine) -> None:
+    instances = [Instance(f"MIG-{uuid.uuid4()}", total=10 * GIB) for _ in range(7)]
+    machine = make_machine(Gpu(), Gpu(), Gpu(mig=instances, uuid=f"GPU-{uuid.uuid4()}"), Gpu())
+    gpus = json.loads(machine.text("gpus", "--json"))["gpus"]
+    assert sorted(gpu["index"] for gpu in gpus) == [0, 1, 3, *range(4, 11)]
+    assert {instance.uuid for instance in instances} < {gpu["uuid"] for gpu in gpus}
+    visible, order, uuids = shown(machine, "-i", "MIG")
+    assert (visible, order) == (uuids, "PCI_BUS_ID")
+    assert visible in {instance.uuid for instance in instances}
+    visible, _, uuids = shown(machine, "-m", "12G")  # no instance has that much
+    assert visible in ("0", "1", "3")
+    assert uuids.startswith("GPU-")
+    # Each instance holds one job, all at once.
+    jobs = [machine.start("-i", "MIG", "--", "sleep", "1000") for _ in range(7)]
+    wait_until(lambda: [job["state"] for job in machine.jobs()] == ["running"] * 7, "all instances to be used", 30)
+    assert len({job["devices"][0]["uuid"] for job in machine.jobs()}) == 7
+    eighth = machine.start("-i", "MIG", "--", "true")
+    machine.why(eighth, "busy")
+    machine.end(jobs[3].pid)
+    assert eighth.wait(15) == 0
+
+
+def test_wide_jobs_get_linked_gpus_and_gpus_shows_the_links(make_machine: MakeMachine) -> None:
+    machine = make_machine(*[Gpu(numa=index // 4) for index in range(8)])
+    # Pairs 1-6 and 2-5 are linked by more than the rest.
+    machine.box.nvlinks = [(1, 6, 4), (2, 5, 4), (0, 1, 2)]
+    machine.box.write()
+    assert shown(machine, "-g", "2")[0] in ("1,6", "2,5")
+    text = machine.gpus_text()
+    assert "NVLink to GPU 6" in text or "NVLink to GPUs 0 and 6" in text
+    assert "free" in text
+
+
+def test_an_inherited_choice_limits_and_is_said_once(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(), Gpu(), Gpu(), Gpu())
+    uuids = [gpu["uuid"] for gpu in json.loads(machine.text("gpus", "--json"))["gpus"]]
+    for visible, expected in (("2", "2"), ("3,2", "2"), (uuids[3], "3"), (uuids[1][:12], "1"), ("", "0"), ("NoDevFiles", "0")):
+        done = machine.world.run("--", "sh", "-c", SHOW, extra={"CUDA_VISIBLE_DEVICES": visible})
+        if visible == uuids[1][:12] and sum(one.startswith(visible) for one in uuids) > 1:
+            continue
+        assert done.stdout.split()[0] == expected, (visible, done.stderr)
+        said = "CUDA_VISIBLE_DEVICES lists 2 GPUs, the job gets 1 of them" in done.stderr
+        assert said == ("," in visible), (visible, done.stderr)
+    quiet = machine.world.run("-q", "--", "true", extra={"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert quiet.stderr == ""
+    inner = machine.world.run("-g", "2", "--", machine.world.command, "true")
+    assert inner.stderr == ""
+    done = machine.world.run("--", "true", extra={"CUDA_VISIBLE_DEVICES": "9"})
+    assert done.returncode == 125
+    assert "no such GPU" in done.stderr
+
+
+NVITOP = """
+import json
+from nvitop import Device
+print(json.dumps([
+    {"index": one.index, "uuid": one.uuid(), "name": one.name(), "total": one.memory_total(), "free": one.memory_free(),
+     "processes": {str(pid): process.gpu_memory() for pid, process in one.processes().items()}}
+    for one in Device.all()
+]))
+"""
+
+
+def test_other_tools_agree(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(utilization=37), Gpu(name="Tesla T4", total=16 * GIB))
+    pid = machine.stranger(3 * GIB)
+    environment = {**machine.world.env, "PATH": "/usr/bin:/bin"}
+    mine: list[Seen] = json.loads(machine.text("gpus", "--json"))["gpus"]
+    pytest.importorskip("nvitop")
+    done = subprocess.run([sys.executable, "-c", NVITOP], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout)
+    for one, other in zip(mine, theirs, strict=True):
+        assert (one["index"], one["uuid"], one["name"]) == (other["index"], other["uuid"], other["name"])
+        assert (one["total_bytes"], one["free_bytes"]) == (other["total"], other["free"])
+        assert {str(each["pid"]): each["bytes"] for each in one["foreign"]} == other["processes"]
+    pytest.importorskip("gpustat")
+    words = [sys.executable, "-m", "gpustat", "--json"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for one, other in zip(mine, json.loads(done.stdout)["gpus"], strict=True):
+        assert (one["index"], one["uuid"], one["name"]) == (other["index"], other["uuid"], other["name"])
+        assert one["total_bytes"] == other["memory.total"] * MIB
+        assert [(each["pid"], each["bytes"]) for each in one["foreign"]] == [
+            (each["pid"], each["gpu_memory_usage"] * MIB) for each in other["processes"]
+        ]
+        assert [each["user"] for each in one["foreign"]] == [each["username"] for each in other["processes"]]
+    assert mine[0]["foreign"][0]["pid"] == pid
+
+
+@pytest.mark.needs("unshare")
+def test_in_a_container_pids_of_the_machine_leave_the_totals(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(), Gpu())
+    words = ("unshare", "--pid", "--fork", "--mount-proc")
+    if subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no pid namespace can be made here")
+    run = machine.world.command
+    machine.box.set(0, processes=[Process(4_000_000, 6 * GIB)])  # a pid of the machine
+    script = f"{run} gpus --json; {run} doctor; {run} -i 1 true && {run} -i 0 -m 8G true && {run} -n -i 0 true; echo status $?"
+    done = subprocess.run([*words, "sh", "-c", script], env=machine.world.env, capture_output=True, text=True, timeout=60)
+    first = json.loads(done.stdout.splitlines()[0])["gpus"][0]
+    assert (first["foreign"], first["state"]) == ([], "unknown"), done.stderr
+    assert "the driver names processes that cannot be seen from this container" in done.stdout
+    assert "status 124" in done.stdout  # whole: 6G are somebody's; shared: there is room

@@ -1,0 +1,165 @@
+"""From looks to grants over random worlds: nothing is promised beyond what is there, and unknown never becomes free.
+
+Real processes of this machine stand for those on the GPUs; which of them are a job's is told by what is known of its kin.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from views import NOW, applied, running, waiting
+
+from gpuwrap.arbiter.observe import Observer
+from gpuwrap.arbiter.seats import Seat
+from gpuwrap.host import processes
+from gpuwrap.host.devices import Look
+from gpuwrap.lifecycle import JobState
+from gpuwrap.model import Bounds, GpuProcess, GpuSample, Grant, Job, Share, View
+from gpuwrap.policy.plan import plan
+from gpuwrap.units import GIB, MIB
+
+TOTAL = 24 * GIB
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def pids() -> Iterator[list[int]]:
+    children = [subprocess.Popen(["sleep", "1000"]) for _ in range(COUNT)]
+    yield [child.pid for child in children]
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+World = tuple[Look, dict[int, Job], dict[int, Seat], dict[str, int]]
+
+
+@st.composite
+def worlds(draw: Callable, pids: list[int]) -> World:
+    """GPUs with jobs, their leftovers, strangers and displays; the true use of each GPU comes along."""
+    jobs: dict[int, Job] = {}
+    seats: dict[int, Seat] = {}
+    samples = []
+    truth: dict[str, int] = {}
+    left = list(pids)
+    for index in range(draw(st.integers(1, 3))):
+        uuid = f"GPU-{index}"
+        named: list[GpuProcess] = []
+        held = draw(st.sampled_from((0, 300 * MIB)))  # the driver's own
+        promised = 0
+        for _ in range(draw(st.integers(0, 2))):
+            size = draw(st.integers(1, 10)) * GIB
+            if not left or promised + size > 20 * GIB:
+                break
+            promised += size
+            number = 1 + len(jobs)
+            job = running(number, Share(uuid, index, size, whole=False), memory_bytes=size)
+            state = draw(st.sampled_from((JobState.RUNNING, JobState.RUNNING, JobState.ENDED)))
+            identity = processes.identify(left.pop())
+            assert identity is not None
+            jobs[number] = replace(job, identity=identity, state=state, ended_at=NOW if state is JobState.ENDED else None)
+            seats[number] = Seat(identity.pid)
+            if state is JobState.ENDED:
+                seats[number].kin[identity.pid] = identity
+            use = draw(st.sampled_from((0, size // 2, size)))
+            if use:
+                held += use
+                named.append(GpuProcess(identity.pid, draw(st.sampled_from((use, use, None)))))
+        for kind in draw(st.lists(st.sampled_from(("stranger", "display", "gone")), max_size=2)):
+            size = draw(st.sampled_from((200 * MIB, 2 * GIB)))
+            if held + size > TOTAL - promised or not left:
+                continue
+            held += size
+            pid = left.pop() if kind != "gone" else 4_100_000 + index
+            named.append(GpuProcess(pid, draw(st.sampled_from((size, size, None))), graphics=kind == "display"))
+        held = min(held, TOTAL)
+        truth[uuid] = held
+        free = draw(st.sampled_from((TOTAL - held, TOTAL - held, TOTAL - held, None)))
+        lists = draw(st.sampled_from((tuple(named), tuple(named), tuple(named), None)))
+        fault = draw(st.sampled_from((None, None, None, "it is lost")))
+        samples.append(GpuSample(uuid, index, "card", TOTAL, free, lists, draw(st.sampled_from((0, 50, None))), fault=fault))
+    return Look(tuple(samples), 1.0), jobs, seats, truth
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+def test_no_grant_ever_promises_more_than_there_is(pids: list[int], data: st.DataObject) -> None:
+    look, jobs, seats, truth = data.draw(worlds(pids))
+    line = {
+        100 + number: waiting(100 + number, **({"m": size} if size else {}))
+        for number, size in enumerate(data.draw(st.lists(st.sampled_from((None, 1, 3, 8, 20)), max_size=5)))
+    }
+    live = {**jobs, **line}
+    observer = Observer(live, jobs, {**seats, **{number: Seat(0) for number in line}})
+    observer.strangers.note(look)
+    view = replace(observer.outer_view(look, {}, frozenset(), Bounds()), absent=frozenset())
+    made = plan(view, NOW)
+    after: View = applied(view, made)
+    samples = {sample.uuid: sample for sample in look.samples}
+    for action in made.actions:
+        assert isinstance(action, Grant)
+        for share in action.shares:
+            sample = samples[share.uuid]
+            assert sample.fault is None
+            assert sample.free_bytes is not None, "unknown became free"
+            assert_fits(after, sample, truth[share.uuid], share)
+
+
+def assert_fits(after: View, sample: GpuSample, held: int, share: Share) -> None:
+    """What is used, and what is promised beyond it, is no more than the GPU has; a whole grant meets nobody who computes."""
+    there = [(job, each) for job in after.jobs for each in job.shares if each.uuid == sample.uuid]
+    if share.whole:
+        assert len(there) == 1
+        computing = [process for process in sample.processes or () if not process.graphics]
+        assert not computing, "a whole grant beside somebody"
+        return
+    sizes = {process.pid: process.bytes or 0 for process in sample.processes or ()}
+    to_come = sum(max(0, each.bytes - sizes.get(job.identity.pid, 0)) for job, each in there)
+    assert held + to_come <= TOTAL
+
+
+def test_a_job_without_a_seat_or_a_dead_process_harms_nobody() -> None:
+    named = (GpuProcess(4_100_000, GIB), GpuProcess(os.getpid(), None))
+    look = Look((GpuSample("GPU-0", 0, "card", TOTAL, TOTAL - GIB, named),), 1.0)
+    job = waiting(1)
+    observer = Observer({1: job}, {}, {})
+    (gpu,) = observer.outer_view(look, {}, frozenset(), Bounds()).gpus
+    assert {process.pid for process in gpu.foreign or ()} == {4_100_000, os.getpid()}
+
+
+def test_what_strangers_held_is_remembered_for_an_hour_and_forgotten_with_them(pids: list[int]) -> None:
+    observer = Observer({}, {}, {})
+
+    def peak_after(size: int | None, at: float) -> int | None:
+        named = (GpuProcess(pids[0], size),) if size is not None else ()
+        look = Look((GpuSample("GPU-0", 0, "card", TOTAL, TOTAL, named, 0),), at)
+        observer.strangers.note(look)
+        return observer.outer_view(look, {}, frozenset(), Bounds()).gpus[0].foreign_peak_bytes
+
+    assert peak_after(8 * GIB, 100.0) == 8 * GIB
+    assert peak_after(2 * GIB, 1000.0) == 8 * GIB
+    assert peak_after(2 * GIB, 5000.0) == 2 * GIB
+    assert peak_after(None, 5001.0) is None
+    assert peak_after(2 * GIB, 5002.0) == 2 * GIB
+
+
+def test_a_stranger_is_idle_since_nothing_ran_there(pids: list[int]) -> None:
+    observer = Observer({}, {}, {})
+
+    def idle_after(utilization: int | None, at: float) -> float | None:
+        named = (GpuProcess(pids[0], 20 * GIB),)
+        look = Look((GpuSample("GPU-0", 0, "card", TOTAL, 4 * GIB, named, utilization),), at)
+        observer.strangers.note(look)
+        (process,) = observer.outer_view(look, {}, frozenset(), Bounds()).gpus[0].foreign or ()
+        return process.idle_seconds
+
+    assert idle_after(0, 100.0) is None
+    assert idle_after(0, 110.0) is None  # too short to say
+    assert idle_after(0, 4000.0) == 3900.0
+    assert idle_after(3, 4001.0) is None
+    assert idle_after(0, 4002.0) is None
+    assert idle_after(None, 9000.0) is None
