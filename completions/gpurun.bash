@@ -1,7 +1,7 @@
 # Completion of gpurun(1) for bash: verbs, options, values, jobs, and the wrapped command with its own completion.
 
 # --- tables (compared with gpurun's own by a test)
-__gpurun_verbs='ls kill renice pause resume why gpus logs wait history doctor demo completion'
+__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history doctor demo completion'
 __gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once -N --name -q --quiet -v --verbose --dry-run --sim --help --version'
 __gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once -N --name --sim'
 __gpurun_valued_ls='-u --user --sim'
@@ -18,6 +18,10 @@ __gpurun_valued_why='--sim'
 __gpurun_options_why='--sim --help'
 __gpurun_valued_gpus='--sim'
 __gpurun_options_gpus='--json --sim --help'
+__gpurun_valued_set='-g --gpus -m --memory -i --device --not -p --priority -w --wait -t --time -N --name --sim'
+__gpurun_options_set='-g --gpus -m --memory --exclusive -i --device --not -p --priority -w --wait -t --time -N --name --all --sim --help'
+__gpurun_valued_again='--sim'
+__gpurun_options_again='--sim --help'
 __gpurun_valued_logs='-n --lines --sim'
 __gpurun_options_logs='-f --follow -n --lines --sim --help'
 __gpurun_valued_wait='--sim'

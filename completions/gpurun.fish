@@ -70,7 +70,7 @@ function __gpurun_nth --description 'whether this is the Nth word after the verb
 end
 
 # --- tables (compared with gpurun's own by a test)
-set -g __gpurun_verbs ls kill renice pause resume why gpus logs wait history doctor demo completion
+set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history doctor demo completion
 set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once -N --name --sim
 complete -c gpurun -f -n __gpurun_first -a ls -d 'jobs, and why they wait'
 complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running'
@@ -79,6 +79,8 @@ complete -c gpurun -f -n __gpurun_first -a pause -d 'hold waiting jobs, pause ru
 complete -c gpurun -f -n __gpurun_first -a resume -d 'let held and paused jobs go on'
 complete -c gpurun -f -n __gpurun_first -a why -d 'why a job waits, and what would help'
 complete -c gpurun -f -n __gpurun_first -a gpus -d 'GPUs: memory, jobs, health'
+complete -c gpurun -f -n __gpurun_first -a set -d 'change what a waiting job asks for'
+complete -c gpurun -f -n __gpurun_first -a again -d 'run an ended job’s command again from here'
 complete -c gpurun -f -n __gpurun_first -a logs -d 'show and follow output'
 complete -c gpurun -f -n __gpurun_first -a wait -d 'wait for jobs, return the status'
 complete -c gpurun -f -n __gpurun_first -a history -d 'what ran: waited, ran, memory, result'
@@ -137,6 +139,20 @@ complete -c gpurun -n '__gpurun_verb why' -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb gpus' -l json -d 'JSON, never cut or coloured'
 complete -c gpurun -n '__gpurun_verb gpus' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb gpus' -l help -d 'print help'
+complete -c gpurun -n '__gpurun_verb set' -s g -l gpus -x -a '1 2 4 8 all 0' -d 'GPUs, all or none of them (1); `all`; 0 starts at once'
+complete -c gpurun -n '__gpurun_verb set' -s m -l memory -x -a '4G 8G 16G 24G 40G 80G 50%' -d 'memory needed on each GPU, to share it: 6G, 50%, auto'
+complete -c gpurun -n '__gpurun_verb set' -l exclusive -d 'with -m: nobody else computes on its GPUs while it runs'
+complete -c gpurun -n '__gpurun_verb set' -s i -l device -x -a '(__gpurun_list gpus)' -d 'only these GPUs: index, UUID prefix or name glob'
+complete -c gpurun -n '__gpurun_verb set' -l not -x -a '(__gpurun_list gpus)' -d 'never these GPUs'
+complete -c gpurun -n '__gpurun_verb set' -s p -l priority -x -a 'low normal high urgent' -d 'higher runs first: -100 to 100 (0), low, high, urgent'
+complete -c gpurun -n '__gpurun_verb set' -s w -l wait -x -a '10m 1h 4h 1d' -d 'give up after waiting that long: exit 124'
+complete -c gpurun -n '__gpurun_verb set' -s t -l time -x -a '10m 1h 4h 1d' -d 'time limit: asked to end (--signal), then killed'
+complete -c gpurun -n '__gpurun_verb set' -s N -l name -x -d 'name of the job'
+complete -c gpurun -n '__gpurun_verb set' -l all -d 'all jobs of mine'
+complete -c gpurun -n '__gpurun_verb set' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
+complete -c gpurun -n '__gpurun_verb set' -l help -d 'print help'
+complete -c gpurun -n '__gpurun_verb again' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
+complete -c gpurun -n '__gpurun_verb again' -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb logs' -s f -l follow -d 'go on until the jobs have ended, waiting ones too'
 complete -c gpurun -n '__gpurun_verb logs' -s n -l lines -x -d 'only the last N lines of what is there'
 complete -c gpurun -n '__gpurun_verb logs' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'

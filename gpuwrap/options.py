@@ -84,6 +84,9 @@ class Verb:
 JSON = Option("--json", None, "JSON, never cut or coloured")
 ALL = Option("--all", None, "all jobs of mine")
 
+# What `set` changes.
+CHANGEABLE = ("gpus", "memory", "exclusive", "device", "not", "priority", "wait", "time", "name")
+
 VERBS = {
     "ls": Verb(
         "[JOB]...",
@@ -112,8 +115,13 @@ VERBS = {
     "resume": Verb("JOB...", "let held and paused jobs go on", ALL),
     "why": Verb("[JOB]", "why a job waits, and what would help"),
     "gpus": Verb("[drain|undrain LIST]", "GPUs: memory, jobs, health", JSON),
-    "set": Verb("JOB...", "change what a waiting job asks for", later=True),
-    "again": Verb("JOB...", "run an ended job's command again from here", later=True),
+    "set": Verb(
+        "JOB...",
+        "change what a waiting job asks for",
+        *[option for option in LAUNCH if option.key in CHANGEABLE],
+        ALL,
+    ),
+    "again": Verb("JOB", "run an ended job's command again from here"),
     "logs": Verb(
         "JOB...",
         "show and follow output",

@@ -130,6 +130,10 @@ class Admission:
             samples = [sample for sample in samples if sample.uuid in granted]
         return samples
 
+    def machine_of(self, job: Job) -> list[GpuSample]:
+        """Return the GPUs that a job in line can choose from. Raises Refused if there is no driver."""
+        return self._machine(self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None)
+
     def judge(self, request: Request, parent_id: int | None) -> None:
         """Refuse what this machine, or the job inside which it was asked for, can never give."""
         if request.gpus == 0:

@@ -20,6 +20,7 @@ from ..policy.plan import plan
 from ..wire import PROTOCOL
 from .admission import Admission, Refused
 from .bell import Connection
+from .changing import change
 from .enforce import gpu_words
 from .log import log
 
@@ -62,6 +63,7 @@ class Answers:
             "continued": self._continued,
             "kill": self._kill,
             "renice": self._renice,
+            "set": self._set,
             "pause": self._pause,
             "resume": self._resume,
             "watch": self._watch,
@@ -203,11 +205,14 @@ class Answers:
         seat = self._arbiter.seats[job.id]
         seat.tty = int(values["tty"]) if "tty" in values else None
         if "wait" in values:
-            seconds = float(values["wait"])
-            seat.limit_mono = time.monotonic() + seconds
-            self._limited.add(job.id)
-            if seconds > 0:
-                self._arbiter.timers.after(seconds, self._arbiter.touch)
+            self.limit_wait(job, float(values["wait"]))
+
+    def limit_wait(self, job: Job, seconds: float) -> None:
+        """Have a job leave the line after so long."""
+        self._arbiter.seats[job.id].limit_mono = time.monotonic() + seconds
+        self._limited.add(job.id)
+        if seconds > 0:
+            self._arbiter.timers.after(seconds, self._arbiter.touch)
 
     def _machine_unknown(self, connection: Connection, kind: str, values: Values) -> bool:
         """Put a request off until the GPUs have been looked at once; without GPUs asked for nothing need be known."""
@@ -402,6 +407,15 @@ class Answers:
             done.append([job.id, True, text])
         self._arbiter.touch()
         self.renicings.append((connection, done))  # answered after the next plan, with what it does
+
+    def _set(self, connection: Connection, values: Values) -> None:
+        done: list[list[object]] = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+            else:
+                done.append([job.id, *change(self._arbiter, self._admission, job, values)])
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
 
     def note_effects(self, made: Plan, view: View) -> None:
         """Remember what a plan does for jobs whose priority was just changed: the plan after it knows no more of it."""

@@ -338,11 +338,18 @@ class Launch:
                 self._registered(values["id"])
             elif kind in ("wait", "note"):
                 self._tell(kind, values)
+            elif kind == "limit":  # gpurun set -w
+                self._limit_wait(float(values["seconds"]))
             elif kind == "again":  # the offer was withdrawn, or taken too late; the job keeps its place
                 self.call.send(pack("continued"))
             elif kind == "hush" and self.line is not None:  # another waiter of this terminal draws
                 self.line.erase()
             message = self.call.receive()
+
+    def _limit_wait(self, seconds: float) -> None:
+        self.request["wait"] = seconds
+        self.begun_mono = time.monotonic()
+        self.call.limit_mono = self.begun_mono + seconds + ARBITER_GRACE_SECONDS
 
     def _registered(self, job: str) -> None:
         self.job = job
@@ -366,7 +373,7 @@ class Launch:
         message = None
         if self.call.send(pack("take")):
             message = self.call.receive()
-            while message is not None and message[0] in ("wait", "note", "offer"):
+            while message is not None and message[0] in ("wait", "note", "offer", "limit"):
                 message = self.call.receive()
         if message is None or message[0] != "go":
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)

@@ -35,6 +35,9 @@ _JOB_COLUMNS = (
 _LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
 _BUSY_SECONDS = 5.0
 _ARBITER_ROWS_KEPT = 20
+_REQUEST_COLUMNS = (
+    "gpus", "memory_bytes", "memory_percent", "exclusive", "allowed", "give_way", "time_limit_seconds",
+)  # fmt: skip
 _RESULT_COLUMNS = ("result_kind", "result_code", "result_signal", "result_text")
 
 
@@ -386,10 +389,10 @@ def _columns(changes: dict[str, Any]) -> dict[str, Any]:
     for field, value in changes.items():
         if field == "result":
             columns.update(zip(_RESULT_COLUMNS, _result_values(value), strict=True))
-        elif field == "request":
-            columns.update(memory_bytes=value.memory_bytes, memory_percent=value.memory_percent)
         elif field == "shares":
             columns["devices"] = json.dumps([[s.uuid, s.index, s.bytes, int(s.whole)] for s in value])
+        elif field == "request":
+            columns.update(zip(_REQUEST_COLUMNS, _request_values(value), strict=True))
         elif field == "identity":
             columns.update(
                 boot_id=value.boot_id, pid_namespace=value.pid_namespace, pid=value.pid, start_ticks=value.start_ticks
@@ -397,6 +400,13 @@ def _columns(changes: dict[str, Any]) -> dict[str, Any]:
         else:
             columns[field] = value
     return columns
+
+
+def _request_values(request: Request) -> tuple[Any, ...]:
+    return (
+        request.gpus, request.memory_bytes, request.memory_percent, int(request.exclusive),
+        _text_from_uuids(request.allowed), request.give_way.value, request.time_limit_seconds,
+    )  # fmt: skip
 
 
 def _result_values(result: Result | None) -> tuple[Any, ...]:
@@ -408,9 +418,8 @@ def _result_values(result: Result | None) -> tuple[Any, ...]:
 def _row_from_job(job: Job) -> tuple[Any, ...]:
     request, identity = job.request, job.identity
     return (
-        job.key, job.name, job.user, job.state.value, job.priority, request.gpus, request.memory_bytes,
-        request.memory_percent, int(request.exclusive), _text_from_uuids(request.allowed), request.give_way.value,
-        request.time_limit_seconds, identity.boot_id, identity.pid_namespace, identity.pid, identity.start_ticks,
+        job.key, job.name, job.user, job.state.value, job.priority, *_request_values(request),
+        identity.boot_id, identity.pid_namespace, identity.pid, identity.start_ticks,
         b"\0".join(job.argv), job.cwd, job.submitted_at, job.granted_at, job.started_at, job.ended_at, job.attempt,
         job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id, int(job.stub), job.signals,
         job.retries, job.yields_to, int(job.requeue), job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,

@@ -1,0 +1,68 @@
+"""again: run an ended job's command again, from here: this folder, this environment, the options it was started with.
+
+It becomes an ordinary launch by exec, so everything about a launch holds. What the job waited for (--after) has ended and is
+not repeated. Where the output goes is a matter of here, too, unless the job ran in the background.
+"""
+
+import os
+import sys
+
+from ..errors import GpurunError, NoSuchJob, UsageError
+from ..lifecycle import JobState
+from ..model import GiveWay, Job
+from ..outputs import has_number
+from .asking import Given, World
+from .output import default_output
+from .run import ignored_by_caller, restore_python_signals, set_environment
+
+USAGE = "usage: gpurun again JOB"
+
+
+def main(given: Given, operands: list[str]) -> int:
+    """Become the launch. Raises GpurunError if there is no such job, or it has not ended."""
+    if len(operands) != 1:
+        raise UsageError("JOB missing" if not operands else "one JOB at a time", hint=USAGE)
+    world = World(given)
+    world.repair()
+    jobs, _missing = world.select(operands, everything=False)
+    if not jobs:
+        raise NoSuchJob(operands[0])
+    if len(jobs) > 1:
+        raise UsageError("one JOB at a time", hint=USAGE)
+    job = jobs[0]
+    if job.state is not JobState.ENDED:
+        raise GpurunError(f"job {job.id}: has not ended: it is {job.state.value}")
+    assert world.folder is not None
+    words = options_of(job, default_output(world.folder))
+    if "sim" in given:
+        words += ["--sim", str(given["sim"])]
+    with open("/proc/self/cmdline", "rb") as file:
+        entries = file.read().split(b"\0")[:-1]
+    command = [os.fsencode(sys.executable), *entries[1 : len(entries) - len(sys.argv) + 1]]
+    sys.stdout.flush()
+    restore_python_signals(ignored_by_caller())
+    set_environment({}, None)
+    os.execv(sys.executable, [*command, *(os.fsencode(word) for word in words), b"--", *job.argv])
+
+
+def options_of(job: Job, default: str) -> list[str]:
+    """Write the options with which a job was started, as far as they still mean something."""
+    request = job.request
+    words = ["-g", str(request.gpus)]
+    if request.memory_bytes is not None:
+        words += ["-m", f"{request.memory_bytes / 1024!r}K"]
+    if request.memory_percent is not None:
+        words += ["-m", f"{request.memory_percent!r}%"]
+    words += ["--exclusive"] if request.exclusive else []
+    words += ["-i", ",".join(sorted(request.allowed))] if request.allowed is not None else []
+    words += ["-p", str(job.priority)] if job.priority else []
+    words += ["-t", f"{request.time_limit_seconds!r}s"] if request.time_limit_seconds is not None else []
+    words += ["--give-way", request.give_way.value] if request.give_way is not GiveWay.PAUSE else []
+    words += ["--signal", job.signals] if job.signals is not None else []
+    words += ["--retries", str(job.retries)] if job.retries else []
+    words += ["--once", job.once] if job.once is not None else []
+    words += ["-N", job.name] if job.name is not None else []
+    words += ["-d"] if job.detached else []
+    if job.output is not None and os.fsdecode(job.output) != default and (job.detached or has_number(job.output)):
+        words += ["-o", os.fsdecode(job.output)]
+    return words
