@@ -51,6 +51,8 @@ LEFTOVER_SECONDS = 0.25
 # How often pauses are looked after: what Ctrl-C sends to a frozen job waits as long.
 PAUSED_SECONDS = 0.5
 RETRY_SECONDS = 0.2
+# How long a successor waits for clients to come back before it plans without them: they take milliseconds.
+RETURN_SECONDS = 1.0
 # Plans in a row for one wake: each repeats because a client turned out to be stopped or a GPU to be claimed.
 MOST_PLANS = 200
 
@@ -90,6 +92,7 @@ class Arbiter:
         self._look_begun: float | None = None
         self._sample_timer: Timer | None = None
         self._idle_timer: Timer | None = None
+        self._awaited_until: float | None = None
         self._leaving = False
         self._retired = False
         self.on_retire: Callable[[], None] = lambda: None
@@ -299,7 +302,7 @@ class Arbiter:
                 self.enforcer.release_if_let_go(job)
 
     def _decide(self) -> None:
-        if self._dirty_since is None:
+        if self._dirty_since is None or self._awaits_clients():
             return
         if not self._somebody_waits():
             self._dirty_since = None
@@ -319,6 +322,23 @@ class Arbiter:
                 break
         self.answers.planned()
         self.lines.refresh_soon()
+
+    def await_clients(self) -> None:
+        """After a restart: let the clients known to wait come back first, or a later one might be served before them."""
+        self._awaited_until = time.monotonic() + RETURN_SECONDS
+        self.timers.after(RETURN_SECONDS, self.touch)
+
+    def _awaits_clients(self) -> bool:
+        if self._awaited_until is None:
+            return False
+        if time.monotonic() < self._awaited_until and any(
+            seat.connection is None and not seat.stopped
+            for seat in (self.seats.get(job_id) for job_id in self.store.in_line)
+            if seat is not None
+        ):
+            return True
+        self._awaited_until = None
+        return False
 
     def _somebody_waits(self) -> bool:
         return bool(self.answers.rehearsals or self.answers.renicings or self.store.in_line or self._somebody_is_paused())

@@ -85,6 +85,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
     arbiter.keeper.start()
     log("ready", f"arbiter {os.getpid()}" + (" by keeper" if by_keeper else ""))
     _report(pack("ready"))
+    arbiter.await_clients()
     arbiter.touch()
     arbiter.step([])
     arbiter.run()
@@ -144,6 +145,8 @@ def _claim_standing(arbiter: Arbiter) -> None:
 def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
     job, seat = arbiter.store.live[job_id], arbiter.seats[job_id]
     arbiter.pausing.recover(job)
+    stat = processes.read_stat(job.identity.pid)
+    seat.stopped = job.state not in STARTED and stat is not None and stat.state in "Tt"
     arbiter.watch_leader(job_id)
     if job.state in STARTED:
         seat.reapers = arbiter.enforcer.reapers(job)
