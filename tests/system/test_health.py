@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from standin import (
+    ERROR_UNKNOWN,
     GIB,
     GPU_IS_LOST,
     LIB_RM_VERSION_MISMATCH,
+    NOT_SUPPORTED,
     RESET_REQUIRED,
     Gpu,
 )
@@ -100,3 +102,31 @@ def test_a_driver_that_was_never_there_is_asked_again(make_machine: MakeMachine)
     done = machine.world.run("--", "true")
     assert done.returncode == 125
     assert "driver was upgraded under us" in done.stderr
+
+
+CALLED_AT_EACH_LOOK = (
+    "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetMPSComputeRunningProcesses",
+    "nvmlDeviceGetGraphicsRunningProcesses",
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlEventSetWait",
+    "*",
+)
+
+
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, GPU_IS_LOST, ERROR_UNKNOWN])
+def test_a_stranger_is_never_taken_for_nobody_whatever_fails(make_machine: MakeMachine, code: int) -> None:
+    machine = make_machine()
+    machine.run_job("-g", "0", "sleep", "1000")
+    pid = machine.stranger(6 * GIB)
+    arbiter = machine.world.arbiter_pid()
+    for function in CALLED_AT_EACH_LOOK:
+        machine.box.fail(function, code)
+        done = machine.world.run("-n", "--", "true")
+        assert done.returncode in (124, 125), function
+        assert done.returncode == 124 or "driver" in done.stderr or "GPU" in done.stderr, (function, done.stderr)
+        machine.box.mend()
+    assert machine.world.arbiter_pid() == arbiter
+    machine.end(pid)
+    assert machine.start("--", "true").wait(20) == 0

@@ -113,7 +113,7 @@ def test_a_stale_marker_is_ignored(world: World, tmp_path: Path) -> None:
     wait_until((tmp_path / "env").exists, "the outer job to run")
     lines = (tmp_path / "env").read_text().splitlines()
     kept = dict(line.split("=", 1) for line in lines if line.startswith(("GPURUN_", "CUDA_")))
-    following = world.start("--", "true", extra=kept)
+    following = world.start("--", "true", extra=kept, start_new_session=True)
     wait_until(lambda: world.state(2) == "waiting", "the job outside to wait for the outer queue")
     (row,) = world.rows("SELECT parent_id FROM job WHERE id = 2")
     assert row["parent_id"] is None
@@ -174,3 +174,31 @@ def test_no_inner_job_starts_while_the_outer_is_paused(world: World, tmp_path: P
     assert world.run("resume", "1").returncode == 0
     assert outer.wait(30) == 0
     assert world.state(other) == "ended"
+
+
+def test_inside_a_job_without_gpus_the_outer_queue_is_asked(world: World, tmp_path: Path) -> None:
+    program = worker(tmp_path)
+    inner = f"{world.command} {program} a 0.3 & {world.command} {program} b 0.3 & wait"
+    assert world.run("-g", "0", "--", "sh", "-c", inner, timeout=60).returncode == 0
+    assert len(lives(tmp_path)) == 2
+    assert most_at_once(lives(tmp_path)) == 1
+    assert {row["parent_id"] for row in world.rows("SELECT parent_id FROM job")} == {None}
+
+
+@pytest.mark.parametrize("how", ["(RUN &); AWAIT", "setsid -w sh -c '(RUN &); AWAIT'"], ids=["its session", "one below it"])
+def test_an_orphan_of_a_job_asks_inside_it(world: World, tmp_path: Path, how: str) -> None:
+    """The outer job waits for it: outside they would wait for each other for ever."""
+    program, done = worker(tmp_path), tmp_path / "lives"
+    script = how.replace("RUN", f"{world.command} {program} inner 0")
+    outer = shell(world, script.replace("AWAIT", f"while ! test -e {done}; do sleep 0.05; done"))
+    assert outer.wait(30) == 0
+    assert [name for name, *_ in lives(tmp_path)] == ["inner"]
+
+
+def test_a_pipeline_of_two_jobs_is_not_nested(world: World) -> None:
+    script = f"{world.command} -m 1G sh -c 'sleep 0.3; echo text' | {world.command} -m 1G cat"
+    done = world.adopt(
+        subprocess.Popen(["sh", "-c", script], env=world.env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    )
+    assert done.communicate(timeout=60)[0] == "text\n"
+    assert {row["parent_id"] for row in world.rows("SELECT parent_id FROM job")} == {None}
