@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import FAILED, GpurunError, StoreError
 from ..host import processes
 from ..lifecycle import IN_LINE, STARTED, Event, JobState
-from ..model import Grant, Job, Plan, ResultKind, View
+from ..model import Grant, Identity, Job, Plan, ResultKind, View
 from ..policy.effects import effect
 from ..policy.plan import plan
 from ..wire import PROTOCOL
@@ -58,6 +58,7 @@ class Answers:
             "failed": self._failed,
             "started": self._started,
             "ended": self._ended,
+            "release": self._release,
             "ok": self._acknowledged,
             "pending": self._pending,
             "continued": self._continued,
@@ -157,7 +158,7 @@ class Answers:
         arbiter = self._arbiter
         identity = connection.identity
         assert identity is not None
-        key = f"{identity.boot_id}:{identity.pid}:{identity.start_ticks}:{values['key']}"
+        key = _key(identity, values)
         known = arbiter.store.find_key(key)
         if "running" in values:
             arbiter.reruns.connected(connection, known, values)
@@ -268,6 +269,23 @@ class Answers:
 
     def _ended(self, connection: Connection, values: Values) -> None:
         self._arbiter.reruns.ended(connection, self._job_of(connection), values)
+
+    def _release(self, connection: Connection, values: Values) -> None:
+        """A block of a Python program ends, or will not begin; the program goes on."""
+        arbiter = self._arbiter
+        assert connection.identity is not None
+        job = arbiter.store.find_key(_key(connection.identity, values))
+        held = 0
+        if job is not None and (job.state in IN_LINE or job.state is JobState.GRANTED):
+            arbiter.enforcer.cancel(job, ResultKind.CANCELLED, "given up while it waited")
+        elif job is not None and job.state in STARTED:
+            if "looked" not in values:  # what it holds now counts: the last look is too old, however fresh
+                self._before_first_look.append((connection, "release", values | {"looked": "1"}))
+                self._asked.pop()
+                arbiter.begin_look()
+                return
+            held = arbiter.enforcer.block_ended(job, int(values["failed"]))
+        arbiter.bell.queue(connection, "done", held=held)
 
     def _acknowledged(self, connection: Connection, values: Values) -> None:
         """A stub has heard that its job is paused or goes on; nothing waits for it: what was sent comes in order."""
@@ -529,6 +547,11 @@ class Answers:
         if stat is not None and stat.state in "Tt":
             seat.stopped = True
             self._arbiter.touch()
+
+
+def _key(identity: Identity, values: Values) -> str:
+    """Name a job as its client does: pid and start time survive an exec, the rest is drawn for each."""
+    return f"{identity.boot_id}:{identity.pid}:{identity.start_ticks}:{values['key']}"
 
 
 def _cannot_be(job: Job, done: str) -> str:

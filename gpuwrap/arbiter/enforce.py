@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..host import processes
@@ -195,6 +196,24 @@ class Enforcer:
         """The program of a stub ended, with a wait(2) status, for good."""
         self._end(job, _result(status, self._arbiter.seats[job.id].ended_by), "ended")
 
+    def block_ended(self, job: Job, status: int) -> int:
+        """End a job whose process lives on (a block of a Python program); returns what that still holds, in bytes.
+
+        The grant shrinks to that: a CUDA context stays until its process ends.
+        """
+        arbiter = self._arbiter
+        assert arbiter.look is not None
+        used = arbiter.observer.used_by(arbiter.look).get(job.id, {})
+        kept = []
+        for share in job.shares:
+            size = used.get(share.uuid, 0)  # None: the driver does not say
+            if size != 0:
+                kept.append(replace(share, bytes=share.bytes if size is None else size, whole=False))
+        arbiter.seats[job.id].kin[job.identity.pid] = job.identity
+        job = arbiter.store.shrink(job, tuple(kept))
+        self._end(job, Result(ResultKind.EXIT, code=status, text="block of a program"), "block ended")
+        return sum(share.bytes for share in kept)
+
     def cancel(self, job: Job, kind: ResultKind, text: str, status: int | None = None) -> None:
         """Take a job out of the line, and tell its client, with the status it shall end with if that is not by a signal."""
         seat = self._arbiter.seats.get(job.id)
@@ -291,7 +310,8 @@ class Enforcer:
                 self._forget_survivor(job.id, pid)
                 continue
             self._watch_survivor(job.id, kin)
-            if killing or pid in holding or processes.age_seconds(stat) < YOUNG_SECONDS or processes.has_device_open(pid):
+            young = pid != job.identity.pid and processes.age_seconds(stat) < YOUNG_SECONDS
+            if killing or pid in holding or young or processes.has_device_open(pid):
                 held = True
         return held
 

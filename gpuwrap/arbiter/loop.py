@@ -209,6 +209,9 @@ class Arbiter:
         if seat is not None:
             if self.leaders.get(seat.pid) == job_id:
                 del self.leaders[seat.pid]
+                for outer in self.store.holding.values():  # a block in a program that is a job itself has its pid
+                    if outer.identity.pid == seat.pid and outer.id != job_id and outer.state in STARTED:
+                        self.leaders[seat.pid] = outer.id
             if seat.connection is not None:
                 seat.connection.job_id = None
             seat.close(self)

@@ -163,6 +163,18 @@ class Store:
             )
         return granted
 
+    def shrink(self, job: Job, shares: tuple[Share, ...]) -> Job:
+        """Let a job keep less of its grant."""
+        smaller = self.release(job)
+        for share in shares:
+            self._write(
+                "INSERT INTO share (job_id, uuid, gpu_index, bytes, whole) VALUES (?, ?, ?, ?, ?)",
+                (job.id, share.uuid, share.index, share.bytes, int(share.whole)),
+            )
+        smaller = replace(smaller, shares=shares)
+        self._mirror(smaller)
+        return smaller
+
     def release(self, job: Job) -> Job:
         """End a job's grant: nothing of it holds a GPU any more."""
         if job.shares:

@@ -1,7 +1,11 @@
 """One job of a key at a time (--once), for cron."""
 
+import subprocess
+from pathlib import Path
+
 import psutil
 import pytest
+from test_real_work import NAMESPACE, end, in_namespace, prepare_cron
 from waiting import wait_until
 from world import World
 
@@ -48,3 +52,25 @@ def test_a_key_is_printable_text(world: World, key: str) -> None:
     done = world.run("--once", key, "true")
     assert done.returncode == 125
     assert "must be text that can be printed" in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.limit(330)
+@pytest.mark.needs("cron")
+def test_under_debians_cron_the_recipe_never_doubles(world: World, tmp_path: Path) -> None:
+    """Each run takes longer than the minute after which cron starts the next."""
+    log = tmp_path / "log"
+    script = f"echo begin >> {log}; sleep 80; echo end >> {log}"
+    settings = [f"{name}={world.env[name]}" for name in ("GPURUN_DIR", "GPURUN_SIM")]
+    line = f'* * * * * {world.command} --once update -E 0 -- sh -c "{script}" > {tmp_path}/said 2>&1; echo $? >> {tmp_path}/status'
+    prepare_cron(tmp_path, "\n".join([*settings, line]) + "\n")
+    cron = world.adopt(subprocess.Popen(in_namespace(NAMESPACE.format(folder=tmp_path))))
+    try:
+        wait_until(lambda: log.exists() and log.read_text().count("end") == 2, "two runs", 300)
+    finally:
+        end(cron)
+    words = log.read_text().split()
+    assert words[:4] == ["begin", "end", "begin", "end"]
+    statuses = (tmp_path / "status").read_text().split()
+    assert statuses.count("0") == len(statuses) >= 3
+    assert not (tmp_path / "said").read_text()

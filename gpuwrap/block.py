@@ -1,0 +1,170 @@
+"""A grant for a part of a Python program: `with gpuwrap.gpu(memory="6G") as grant:`, for notebooks and scripts.
+
+1. The block is a job like any other, in the same queue; its leader is this process, so that its death frees it.
+2. It waits visibly, and an interrupt cancels: the connection goes, and with it the job.
+3. CUDA reads CUDA_VISIBLE_DEVICES once: a process that has initialised CUDA already is refused. After the block the variables
+   are as before.
+4. A CUDA context does not go away at the block's end: what this process still holds then stays counted, and is said.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from types import TracebackType
+
+from .arbiter.summon import Call, WaitLimitPassed
+from .errors import GpurunError, UsageError
+from .state.paths import open_folder
+from .wire import PROTOCOL, pack
+
+# What a launch option is called here; the values are those of the command line.
+OPTIONS = ("gpus", "memory", "exclusive", "device", "priority", "name", "wait")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrant:
+    """What was granted: the job's number, the GPUs' indices and UUIDs, and the bytes promised on each."""
+
+    job: int
+    devices: tuple[int, ...]
+    uuids: tuple[str, ...]
+    bytes: tuple[int, ...]
+
+
+class gpu:
+    """Wait for GPUs, hold them for a `with` block. Raises GpurunError; TimeoutError after `wait`."""
+
+    def __init__(self, memory: str | None = None, *, quiet: bool = False, **options: str | int | bool) -> None:
+        unknown = set(options) - set(OPTIONS)
+        if unknown:
+            raise TypeError(f"gpu() has no option {', '.join(sorted(unknown))}: {', '.join(('memory', *OPTIONS, 'quiet'))}")
+        self._given: dict[str, str | bool] = {
+            name: value if value is True else str(value)
+            for name, value in {"memory": memory, **options}.items()
+            if value is not None and value is not False
+        }
+        self._quiet = quiet
+        self._call: Call | None = None
+        self._before: dict[str, str | None] = {}
+        self._told = ""
+        self._job = ""
+
+    def __enter__(self) -> BlockGrant:
+        from .commands.run import read_request, simulated
+
+        refuse_after_cuda()
+        if self._call is not None:
+            raise GpurunError("this block is entered already: make another")
+        request = read_request(self._given)
+        sim = simulated({})
+        folder = open_folder(sim)
+        assert folder is not None
+        self._key = os.urandom(8).hex()
+        self._call = Call(folder, sim)
+        try:
+            values = self._wait(request)
+        except BaseException:
+            self._erase()
+            self._call.drop()  # a job whose client has gone leaves the line: the arbiter is told, since we live on
+            self._cancel()
+            self._call = None
+            raise
+        self._erase()
+        return self._begin(values)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        from .units import format_size
+
+        assert self._call is not None
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _, values = self._call.ask(pack("release", version=PROTOCOL, key=self._key, failed=kind is not None))
+        self._call.drop()
+        self._call = None
+        held = int(values.get("held", 0))
+        if held and not self._quiet:
+            _say(f"job {self._job} ended; this process still holds {format_size(held)} until it ends or lets go")
+
+    def _wait(self, request: dict[str, object]) -> dict[str, str]:
+        assert self._call is not None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        register = pack(
+            "register", version=PROTOCOL, key=self._key, offset=0, tty=None if self._quiet else -os.getpid(),
+            visible=visible if visible not in ("", "-1", "NoDevFiles") else None, **request,
+        )  # fmt: skip
+        message: tuple[str, dict[str, str]] | None = self._call.ask(register)
+        while True:
+            kind, values = message if message is not None else self._call.ask(register)
+            if kind == "go":
+                return values
+            if kind == "offer":
+                self._call.send(pack("take"))
+            elif kind == "job":
+                self._job = values["id"]
+            elif kind in ("wait", "note"):
+                self._show(values["text"])
+            elif kind == "again":
+                self._call.send(pack("continued"))
+            elif kind == "end" and values["kind"] == "wait-limit":
+                raise TimeoutError(f"job {self._job} not started within the wait limit: {values.get('text', '')}")
+            elif kind == "end":
+                raise GpurunError(f"job {self._job}: {values['text']}")
+            elif kind == "refused":
+                raise GpurunError(values["text"], hint=values.get("hint"))
+            message = self._call.receive()
+
+    def _begin(self, values: dict[str, str]) -> BlockGrant:
+        for name, value in values.items():
+            if name.isupper() and name != "GPURUN_PREEMPT_FILE":
+                self._before[name] = os.environ.get(name)
+                os.environ[name] = value
+        if "told" in values and not self._quiet:
+            _say(values["told"])
+        uuids = tuple(values["GPURUN_GPU_UUIDS"].split(",")) if values["GPURUN_GPU_UUIDS"] else ()
+        sizes = tuple(int(size) for size in values["GPURUN_GRANTED"].split(",") if size)
+        devices = tuple(int(index) for index in values["CUDA_VISIBLE_DEVICES"].split(",") if index.isdigit())
+        return BlockGrant(int(values["GPURUN_JOB"]), devices, uuids, sizes)
+
+    def _cancel(self) -> None:
+        """Take the job out of the line; if nobody answers, the end of this process does."""
+        assert self._call is not None
+        try:
+            self._call.limit_mono = None
+            self._call.ask(pack("release", version=PROTOCOL, key=self._key, failed=True))
+        except (GpurunError, WaitLimitPassed, OSError):
+            return
+        finally:
+            self._call.drop()
+
+    def _show(self, text: str) -> None:
+        if text != self._told and not self._quiet:
+            self._told = text
+            sys.stderr.write(("\r\x1b[K" if sys.stderr.isatty() else "") + "gpurun: " + text.replace("\n", "; "))
+            sys.stderr.write("" if sys.stderr.isatty() else "\n")
+            sys.stderr.flush()
+
+    def _erase(self) -> None:
+        if self._told and sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def refuse_after_cuda() -> None:
+    """Raise GpurunError if this process has initialised CUDA: it would not see which GPU it was granted."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue
+        if target.startswith("/dev/nvidia") and target[len("/dev/nvidia") :].isdigit():
+            hint = "enter the block before the first use of the GPU, or start the program with gpurun"
+            raise UsageError("CUDA is initialised in this process already: it would not see which GPU it is granted", hint=hint)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"gpurun: {text}\n")
