@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that
 
 CARDS, CARD_GIB = 4, 80
 STEP = 10
-PRIORITIES = (-20, -10, 0, 0, 0, 5, 10, 20, 50, 60)
+PRIORITIES = (-20, -10, 0, 0, 0, 5, 20, 50, 60, 60)
 # A program may have made a step before the move of its return was written.
 RETURN_SECONDS = 0.5
 PAUSED = "paused"
@@ -61,7 +61,7 @@ class Storm:
     def start(self) -> None:
         dice, tag = self.dice, f"j{len(self.ones):03}"
         gpus = 2 if dice.random() < 0.1 else 1
-        memory = None if dice.random() < 0.5 else dice.randint(1, 30)
+        memory = None if dice.random() < 0.65 else dice.randint(1, 30)
         priority, steps = dice.choice(PRIORITIES), dice.randint(30, 250)
         # No more than what a job beside it leaves, and no more than it was granted.
         take = (memory or dice.randint(1, 35)) * GIB
@@ -81,7 +81,7 @@ class Storm:
         if not alive:
             return
         one, what = self.dice.choice(alive), self.dice.choices(
-            ("renice", "kill", "kill -9", "pause", "resume"), (6, 1, 1, 2, 3)
+            ("renice", "kill", "kill -9", "pause", "resume"), (6, 1, 1, 1, 2)
         )[0]  # fmt: skip
         job, run = self.job_of(one), self.stage.world.run
         if job is None:
