@@ -35,7 +35,7 @@ class Machine:
     def start(self, *words: str, **popen: Any) -> "subprocess.Popen[Any]":
         return self.world.start(*words, **popen)
 
-    def run_job(self, *words: str, number: int | None = None, **popen: Any) -> "subprocess.Popen[Any]":
+    def run_job(self, *words: str, **popen: Any) -> "subprocess.Popen[Any]":
         """Start a job and wait until it runs."""
         child = self.start(*words, **popen)
         self.until_running(child)
