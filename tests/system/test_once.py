@@ -62,7 +62,8 @@ def test_under_debians_cron_the_recipe_never_doubles(world: World, tmp_path: Pat
     log = tmp_path / "log"
     script = f"echo begin >> {log}; sleep 80; echo end >> {log}"
     settings = [f"{name}={world.env[name]}" for name in ("GPURUN_DIR", "GPURUN_SIM")]
-    line = f'* * * * * {world.command} --once update -E 0 -- sh -c "{script}" > {tmp_path}/said 2>&1; echo $? >> {tmp_path}/status'
+    recipe = f'{world.command} --once update -E 0 -- sh -c "{script}"'
+    line = f"* * * * * {recipe} > {tmp_path}/said 2>&1; echo $? >> {tmp_path}/status"
     prepare_cron(tmp_path, "\n".join([*settings, line]) + "\n")
     cron = world.adopt(subprocess.Popen(in_namespace(NAMESPACE.format(folder=tmp_path))))
     try:
