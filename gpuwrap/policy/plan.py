@@ -160,7 +160,17 @@ class _Pass:
                 entry = self._shape(job.request)
                 entry.waiting += 1
             entries.append((job, entry))
+        if any(entry is None for _, entry in entries):
+            entries.sort(key=lambda each: not self._goes_on_anyway(each))
         return entries
+
+    def _goes_on_anyway(self, in_line: InLine) -> bool:
+        """Whether a job was paused for as long as it may be: nobody need give way for what it makes room for."""
+        job, entry = in_line
+        if entry is not None or not self.victims.is_bound_used_up(job.id):
+            return False
+        may_be_evicted = self._view.yielding.get(job.id)
+        return may_be_evicted is None or not may_be_evicted.can_evict
 
     def _shape(self, request: Request) -> Shape:
         # A tuple of plain values: hashing a Request hashes its enum, which is Python code.
