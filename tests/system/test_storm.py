@@ -31,6 +31,8 @@ PRIORITIES = (-20, -10, 0, 0, 0, 5, 20, 50, 60, 60)
 # A program may have made a step before the move of its return was written.
 RETURN_SECONDS = 0.5
 PAUSED = "paused"
+# The first fill every card, and two urgent ones come upon them: no storm without pauses. They are left alone.
+SURE = CARDS + 2
 
 
 @dataclass
@@ -63,6 +65,8 @@ class Storm:
         gpus = 2 if dice.random() < 0.1 else 1
         memory = None if dice.random() < 0.65 else dice.randint(1, 30)
         priority, steps = dice.choice(PRIORITIES), dice.randint(30, 250)
+        if len(self.ones) < SURE:
+            gpus, memory, priority, steps = 1, None, 0 if len(self.ones) < CARDS else 50, 400
         # No more than what a job beside it leaves, and no more than it was granted.
         take = (memory or dice.randint(1, 35)) * GIB
         under = ["-g", str(gpus), "-p", str(priority), *(["-m", f"{memory}G"] if memory else [])]
@@ -77,7 +81,7 @@ class Storm:
         return rows[0]["id"] if rows else None
 
     def disturb(self) -> None:
-        alive = [one for one in self.ones if one.client.poll() is None]
+        alive = [one for one in self.ones[SURE:] if one.client.poll() is None]
         if not alive:
             return
         one, what = self.dice.choice(alive), self.dice.choices(
