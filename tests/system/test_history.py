@@ -99,6 +99,7 @@ def test_since_is_read_as_people_say_it(text: str, expected: datetime) -> None:
     assert since_when(text, datetime(2026, 3, 4, 15, 30)) == expected.timestamp()
 
 
+@pytest.mark.long
 def test_old_rows_and_old_logs_go_and_the_latest_stay(world: World) -> None:
     (world.directory / "settings.toml").write_text('keep_history = 100\nkeep_logs_size = "4K"\n')
     world.run("-d", "true")
