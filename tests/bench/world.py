@@ -170,19 +170,19 @@ class BenchWorld:
         return self.read_gap(stamp)
 
     def hand_offs_with_crowd(self, waiting: int, count: int) -> list[float]:
-        """The same while many more wait behind."""
-        block = self.start("-g", "4", "-p", "90", "sleep", "600")
+        """The same while many more wait behind; all within one step of priority, so that nobody gives way."""
+        block = self.start("-g", "4", "-p", "9", "sleep", "600")
         self._await(lambda: len(self.pids("running")) == 1, "the first to run")
         for _ in range(waiting):
-            self.start("-g", "4", "-p", "-90", "true")
+            self.start("-g", "4", "-p", "0", "true")
         self._await(lambda: len(self.pids("waiting")) == waiting, f"{waiting} to wait")
         gaps = []
         for _ in range(count):
             stamp = str(self._folder / f"stamp-{time.monotonic_ns()}")
             clock = self.clock_program()
-            holder = self.start("-g", "4", "-p", "80", clock, "end", stamp, "0.4")
-            waiter = self.start("-g", "4", "-p", "70", clock, "begin", stamp)
-            following = self.start("-g", "4", "-p", "60", "sleep", "600")
+            holder = self.start("-g", "4", "-p", "8", clock, "end", stamp, "0.4")
+            waiter = self.start("-g", "4", "-p", "7", clock, "begin", stamp)
+            following = self.start("-g", "4", "-p", "6", "sleep", "600")
             self._await(lambda: len(self.pids("waiting")) == waiting + 3, "all to wait")
             block.kill()
             block.wait()
