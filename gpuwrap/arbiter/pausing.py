@@ -121,10 +121,10 @@ class Pausing:
         if job.stub and stat is not None and (stat.tty == 0 or stat.group == stat.foreground):
             return Means.STOP_BEHIND_STUB, None
         if job.stub:
-            return None, "runs in the background of a terminal: no pause goes unnoticed there (loginctl enable-linger)"
+            return None, "runs in the background of a terminal: no pause goes unnoticed there; in the foreground it can be paused"
         if stat is not None and stat.tty == 0:
-            return None, "below a shell with job control no pause goes unnoticed (loginctl enable-linger, or -r)"
-        return None, "runs in a terminal: no pause goes unnoticed there (loginctl enable-linger, or -r)"
+            return None, "below a shell with job control no pause goes unnoticed (-r can be, in the foreground)"
+        return None, "runs in a terminal: no pause goes unnoticed there (-r can be, in the foreground)"
 
     def _members(self, job: Job) -> list[processes.Stat]:
         """All processes known to be the job's, the leader first; never an arbiter that one of them summoned."""

@@ -246,7 +246,7 @@ def _freezer() -> Iterator[Finding]:
     if freezer.may_have_group(os.getpid()):
         yield Finding("ok", "freezer", f"jobs started here can be frozen: {folder}")
         return
-    help = "log in through systemd (user@UID.service), or have the cgroup delegated; -r makes jobs that can be ended instead"
+    help = "have a cgroup delegated, or start it below the user manager (unproven): systemd-run --user --scope gpurun …; or -r"
     where = folder or "our cgroup is outside of what is mounted here"
     yield Finding("note", "freezer", f"jobs started here cannot be frozen: not ours to write: {where}", help)
 
@@ -258,5 +258,5 @@ def _linger() -> Iterator[Finding]:
     elif os.path.exists(f"/var/lib/systemd/linger/{user}"):
         yield Finding("ok", "linger", "processes outlive the last logout, and their cgroups with them")
     else:
-        help = f"loginctl enable-linger {user} lets jobs be frozen that outlive the last logout"
+        help = f"what runs below the user manager ends with the last logout: loginctl enable-linger {user}"
         yield Finding("note", "linger", "not enabled", help)

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from test_fidelity import SHELLS, VICTIM, Terminal
 from waiting import wait_until
 from world import World
@@ -198,14 +199,41 @@ def group_of(pid: int) -> str:
 
 def groups_of(world: World) -> list[Path]:
     """The groups of all jobs of a world, wherever in the tree."""
+    return groups_named(names_of(world))
+
+
+def names_of(world: World) -> set[str]:
+    """How the names of a world's groups begin: with the inode of its folder."""
+    if not world.directory.exists():
+        return set()
+    return {f"gpurun-{path.stat().st_ino:x}-" for path in world.directory.iterdir() if path.is_dir()}
+
+
+def groups_named(names: set[str]) -> list[Path]:
     root = cgroup_root()
-    if root is None or not world.directory.exists():
-        return []
-    names = {f"gpurun-{path.stat().st_ino:x}-" for path in world.directory.iterdir() if path.is_dir()}
-    found = []
-    for folder, below, _ in os.walk(root):
+    found: list[Path] = []
+    for folder, below, _ in os.walk(root) if root is not None else ():
         found += [Path(folder, name) for name in below if name.rpartition("-")[0] + "-" in names]
     return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def groups_go_with_their_world() -> Iterator[None]:
+    """Remove the groups of a world that is closed: its arbiter is killed, maybe before it came to do it."""
+    close = World.close
+
+    def close_and_sweep(self: World) -> None:
+        names = names_of(self)
+        try:
+            close(self)
+        finally:
+            for group in reversed(groups_named(names)):
+                with contextlib.suppress(OSError):
+                    group.rmdir()
+
+    World.close = close_and_sweep  # type: ignore[method-assign]
+    yield
+    World.close = close  # type: ignore[method-assign]
 
 
 def frozen(group: Path) -> bool:

@@ -21,6 +21,7 @@ from pauses import (
     cgroup_root,
     frozen,
     group_of,
+    groups_go_with_their_world,
     groups_of,
     may_freeze,
     no_group_left,
@@ -30,6 +31,7 @@ from pauses import (
 from waiting import wait_until
 from world import World
 
+__all__ = ["groups_go_with_their_world"]
 pytestmark = pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that may be written here")
 
 SOURCE = Path(__file__).with_name("tree.c")

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from pauses import GIB, SLACK, Desk, Stage, may_freeze
+from pauses import GIB, SLACK, Desk, Stage, groups_go_with_their_world, may_freeze
 from waiting import wait_until
 from world import World
 
 MakeStage = Callable[..., Stage]
 
+__all__ = ["groups_go_with_their_world"]
 pytestmark = pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that may be written here")
 
 

@@ -24,6 +24,7 @@ from pauses import (
     Stage,
     alive,
     become,
+    groups_go_with_their_world,
     may_freeze,
     nobody_left_standing,
     stands,
@@ -32,6 +33,7 @@ from test_fidelity import SHELLS
 from waiting import wait_until
 from world import World
 
+__all__ = ["groups_go_with_their_world"]
 freezing = pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that may be written here")
 NOTICE = re.compile(r"gpurun: job \d+ (paused|goes on)[^\r\n]*\r?\n")
 
@@ -591,7 +593,7 @@ def cannot(stage: Stage, job: int, because: str) -> None:
     urgent.wait(10)
 
 
-IN_A_TERMINAL = "runs in a terminal: no pause goes unnoticed there (loginctl enable-linger, or -r)"
+IN_A_TERMINAL = "runs in a terminal: no pause goes unnoticed there (-r can be, in the foreground)"
 
 
 @pytest.mark.parametrize("shell", [pytest.param(name, marks=needing(name)) for name in ("bash",)])

@@ -18,11 +18,12 @@ from typing import Any
 
 import psutil
 import pytest
-from pauses import GIB, PYTHON, Stage, groups_of, may_freeze, stands
+from pauses import GIB, PYTHON, Stage, groups_go_with_their_world, groups_of, may_freeze, stands
 from proof import Faults, left_over, read_moves, taken_once
 from waiting import wait_until
 from world import World
 
+__all__ = ["groups_go_with_their_world"]
 pytestmark = pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that may be written here")
 
 CARDS, CARD_GIB = 4, 80
@@ -54,6 +55,8 @@ class One:
 class Storm:
     stage: Stage
     dice: random.Random
+    # How long jobs are, so that the cards are as full whether jobs come fast or slowly.
+    length: float = 1.0
     ones: list[One] = field(default_factory=list)
     done: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     by_hand: set[int] = field(default_factory=set)
@@ -64,7 +67,7 @@ class Storm:
         dice, tag = self.dice, f"j{len(self.ones):03}"
         gpus = 2 if dice.random() < 0.1 else 1
         memory = None if dice.random() < 0.65 else dice.randint(1, 30)
-        priority, steps = dice.choice(PRIORITIES), dice.randint(30, 250)
+        priority, steps = dice.choice(PRIORITIES), int(dice.randint(30, 250) * self.length)
         if len(self.ones) < SURE:
             gpus, memory, priority, steps = 1, None, 0 if len(self.ones) < CARDS else 50, 400
         # No more than what a job beside it leaves, and no more than it was granted.
@@ -85,7 +88,7 @@ class Storm:
         if not alive:
             return
         one, what = self.dice.choice(alive), self.dice.choices(
-            ("renice", "kill", "kill -9", "pause", "resume"), (6, 1, 1, 1, 2)
+            ("renice", "kill", "kill -9", "pause", "resume"), (8, 0.5, 0.5, 1, 2)
         )[0]  # fmt: skip
         job, run = self.job_of(one), self.stage.world.run
         if job is None:
@@ -275,7 +278,8 @@ def test_a_storm_leaves_everybody_as_if_it_had_not_been(
 ) -> None:
     seed = int(os.environ.get("STORM_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     print(f"seed {seed} (STORM_SEED)")
-    storm = Storm(Stage(make_world(f"{CARDS}x{CARD_GIB}G"), tmp_path, PYTHON), random.Random(seed))
+    length = seconds / count / 0.375
+    storm = Storm(Stage(make_world(f"{CARDS}x{CARD_GIB}G"), tmp_path, PYTHON), random.Random(seed), length)
     assert storm.stage.world.run("true").returncode == 0
     begun = time.monotonic()
     deadline, moves = begun + seconds, 0
@@ -286,7 +290,7 @@ def test_a_storm_leaves_everybody_as_if_it_had_not_been(
         due = min(count, 1 + int((time.monotonic() - begun) / seconds * count * 1.25))
         if len(storm.ones) < due:
             storm.start()
-        elif moves < 4 * len(storm.ones):
+        elif moves < 3 * len(storm.ones):
             moves += 1
             storm.disturb()
         return time.monotonic() >= deadline and len(storm.ones) >= count
