@@ -121,7 +121,7 @@ class Pausing:
         if job.stub and stat is not None and (stat.tty == 0 or stat.group == stat.foreground):
             return Means.STOP_BEHIND_STUB, None
         if job.stub:
-            return None, "runs in the background of a terminal: no pause goes unnoticed there; in the foreground it can be paused"
+            return None, "runs in the background of a terminal: no pause goes unnoticed there, but in the foreground"
         if stat is not None and stat.tty == 0:
             return None, "below a shell with job control no pause goes unnoticed (-r can be, in the foreground)"
         return None, "runs in a terminal: no pause goes unnoticed there (-r can be, in the foreground)"
