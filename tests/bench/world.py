@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import struct
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -198,5 +197,5 @@ class BenchWorld:
         self.start("-g", "4", "sleep", "600")
         self.await_states(running=1, waiting=0)
         for _ in range(count):
-            self.start("-g", "4", sys.executable, "train.py", "--seed", str(len(self._started)))
+            self.start("-g", "4", "true", "--seed", str(len(self._started)))
         self.await_states(running=1, waiting=count)

@@ -3,7 +3,7 @@
     beat.py LOG TAG [take=BYTES|granted] [every=MS] [steps=N] [until=FILE] [catch=N,N] [exit=N]
 
 Each line is one write() to a file opened O_APPEND: NANOSECONDS TAG PID WHAT VALUE, by CLOCK_MONOTONIC. WHAT is `start`
-(value: the GPUs), `take` and `free` (bytes on each), `beat` (the number of the step), `signal`, `end` (the status).
+(value: the GPUs), `take` and `free` (bytes on each, never more than granted), `beat` (the number of the step), `signal`, `end` (the status).
 It ends after `steps`, or once the file `until` exists; a caught signal is told, and TERM then ends it.
 """
 
@@ -48,18 +48,19 @@ for number in given.get("catch", "").split(","):
         signal.signal(int(number), caught)
 signal.signal(signal.SIGINT, caught if "2" in given.get("catch", "").split(",") else signal.SIG_DFL)
 take = given.get("take")
-if take == "granted":
-    take = os.environ["GPURUN_GRANTED"].split(",")[0]
 if take:
-    say("take", take)  # before it does: what is told is never less than what is held
+    granted = os.environ["GPURUN_GRANTED"].split(",")[0]
+    take = granted if take == "granted" else str(min(int(take), int(granted)))
     hold(take)
+    # After it did: whoever is paused between the two would else be told to hold what it has not taken.
+    say("take", take)
 step = 0
 while not asked and not (steps and step >= steps) and not ("until" in given and os.path.exists(given["until"])):
     step += 1
     say("beat", step)
     time.sleep(every)
 if take:
-    hold("")
     say("free", take)
+    hold("")
 say("end", status)
 sys.exit(status)

@@ -70,7 +70,6 @@ class Storm:
         priority, steps = dice.choice(PRIORITIES), int(dice.randint(30, 250) * self.length)
         if len(self.ones) < SURE:
             gpus, memory, priority, steps = 1, None, 0 if len(self.ones) < CARDS else 50, 400
-        # No more than what a job beside it leaves, and no more than it was granted.
         take = (memory or dice.randint(1, 35)) * GIB
         under = ["-g", str(gpus), "-p", str(priority), *(["-m", f"{memory}G"] if memory else [])]
         client = self.stage.world.start(
