@@ -3,7 +3,8 @@
     beat.py LOG TAG [take=BYTES|granted] [every=MS] [steps=N] [until=FILE] [catch=N,N] [exit=N]
 
 Each line is one write() to a file opened O_APPEND: NANOSECONDS TAG PID WHAT VALUE, by CLOCK_MONOTONIC. WHAT is `start`
-(value: the GPUs), `take` and `free` (bytes on each, never more than granted), `beat` (the number of the step), `signal`, `end` (the status).
+(value: the GPUs), `take` and `free` (bytes on each, never more than granted), `beat` (the number of the step), `signal`,
+`end` (the status).
 It ends after `steps`, or once the file `until` exists; a caught signal is told, and TERM then ends it.
 """
 
