@@ -212,6 +212,7 @@ def test_kills_at_the_very_moment_of_the_offer_lose_nothing(crowd: Crowd, count:
     for number in range(count * 3):
         crowd.start(Asked(f"j{number:03}", memory=None if number % 2 else 6 * GIB), "for=30")
     tags = {client.pid: tag for tag, client in crowd.clients.items()}
+    wait_until(crowd.world.database.exists, "the first client to make the database")
     hits = 0
     with contextlib.closing(sqlite3.connect(f"file:{crowd.world.database}?mode=ro", uri=True, timeout=10)) as database:
         # Without any pause between looks: an offer stands for a millisecond.
