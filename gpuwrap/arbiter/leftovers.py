@@ -114,7 +114,7 @@ class Leftovers:
         if delay is None or seat.kill_timer is not None or time.time() - (job.ended_at or 0.0) < delay:
             return
         log("leftovers", f"job {job.id}: ended by the setting end_leftovers")
-        self._arbiter.enforcer.kill(job, None, "the setting end_leftovers")
+        self._arbiter.killing.kill(job, None, "the setting end_leftovers")
 
 
 def leftover_words(found: Leftover) -> str:

@@ -75,9 +75,9 @@ class Limits:
         for number, seconds in stored_signals(job.signals):
             self._arbiter.timers.after(after, lambda number=number: self._ask(job, number))  # type: ignore[misc]
             after += seconds
-        self._arbiter.enforcer.kill_within(job.id, after)
+        self._arbiter.killing.kill_within(job.id, after)
 
     def _ask(self, job: Job, number: int) -> None:
         now = self._arbiter.store.live.get(job.id)
         if now is not None and now.state is JobState.STOPPING and now.attempt == job.attempt:
-            self._arbiter.enforcer.send(job, number)
+            self._arbiter.killing.send(job, number)

@@ -30,6 +30,7 @@ from .claims import Claims
 from .enforce import Enforcer
 from .inventory import Inventory
 from .keeper import Keeper
+from .killing import Killing
 from .leftovers import Leftovers
 from .limits import Limits
 from .lines import Lines
@@ -98,6 +99,7 @@ class Arbiter:
         self.on_retire: Callable[[], None] = lambda: None
         self.claims = Claims(self, self.timers, self._claims_changed)
         self.enforcer = Enforcer(self)
+        self.killing = Killing(self)
         self.pausing = Pausing(self)
         self.reruns = Reruns(self)
         self.limits = Limits(self)
@@ -344,7 +346,7 @@ class Arbiter:
         return False
 
     def _somebody_waits(self) -> bool:
-        return bool(self.answers.rehearsals or self.answers.renicings or self.store.in_line or self._somebody_is_paused())
+        return bool(self.answers.rehearsals or self.answers.verbs.renicings or self.store.in_line or self._somebody_is_paused())
 
     def _plan_once(self) -> bool:
         """Plan the outer queue and the queue inside each job; false if it must be done again."""
@@ -359,7 +361,7 @@ class Arbiter:
                 continue
             self.views[parent_id] = view
             self.plans[parent_id] = made = plan(view, now_at)
-            self.answers.note_effects(made, view)
+            self.answers.verbs.note_effects(made, view)
             if not all([self.enforcer.apply(action) for action in made.actions]):
                 return False
         return True

@@ -125,7 +125,7 @@ def recover(arbiter: Arbiter) -> None:
                 arbiter.limits.end(job)
             elif job.state is JobState.STOPPING:
                 seat.ended_by = "killed"
-                arbiter.enforcer.ask_to_end(job)
+                arbiter.killing.ask_to_end(job)
 
 
 def _claim_standing(arbiter: Arbiter) -> None:

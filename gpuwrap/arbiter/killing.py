@@ -1,0 +1,129 @@
+"""Killing: a job, what it left behind, and what lost its way.
+
+1. Asking to end is a sequence: the polite signal, SIGCONT, a deadline, SIGKILL to all that is known of the job, SIGCONT.
+2. Signals go out after the batch that recorded why is committed, and only through a pidfd of the recorded identity.
+"""
+
+import signal
+from typing import TYPE_CHECKING
+
+from ..host import processes
+from ..lifecycle import STARTED, Event, JobState
+from ..model import Identity, Job, ResultKind
+from .log import log
+from .observe import marker
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+KILL_SECONDS = 10.0
+
+
+class Killing:
+    """Ends jobs by signals."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+
+    def kill(self, job: Job, number: int | None, by: str) -> str:
+        """End a job, or send it a signal; returns what was done, for the one who asked."""
+        seat = self._arbiter.seats[job.id]
+        if job.state is JobState.ENDED:
+            return self._kill_leftovers(job)
+        if job.state not in STARTED:
+            self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, f"cancelled by {by}")
+            return "cancelled while waiting"
+        if number is not None and number not in (signal.SIGTERM, signal.SIGKILL):
+            self._arbiter.enforcer.after_commit.append(lambda: signal_all([job.identity], number))
+            return f"sent {signal.Signals(number).name.removeprefix('SIG')}"
+        seat.ended_by = f"killed by {by}"
+        if job.requeue:
+            job = self._arbiter.reruns.forget_eviction(job)
+        if job.state is JobState.PAUSED:
+            self._arbiter.pausing.let_go(job)
+        if job.state is not JobState.STOPPING:
+            job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
+        if number == signal.SIGKILL:
+            self._arbiter.enforcer.after_commit.append(lambda: self._kill_all(job.id))
+            return "killed (KILL)"
+        self.ask_to_end(job)
+        return f"asked to end (TERM), KILL in {KILL_SECONDS:.0f} s"
+
+    def ask_to_end(self, job: Job) -> None:
+        """Start the sequence that ends a running job, or start it again after a restart."""
+        self.send(job, signal.SIGTERM)
+        self.kill_within(job.id, KILL_SECONDS)
+
+    def send(self, job: Job, number: int) -> None:
+        """Signal a job's leader once the batch is committed."""
+        self._arbiter.enforcer.after_commit.append(lambda: signal_all([job.identity], number))
+
+    def kill_within(self, job_id: int, seconds: float) -> None:
+        """See that everything of a job is killed after so long, unless that is due earlier already."""
+        seat = self._arbiter.seats[job_id]
+        if seat.kill_timer is not None and seat.kill_timer.is_later_than(seconds):
+            seat.kill_timer.cancel()
+            seat.kill_timer = None
+        if seat.kill_timer is None:
+            seat.kill_timer = self._arbiter.timers.after(seconds, lambda: self._kill_all(job_id))
+
+    def _kill_leftovers(self, job: Job) -> str:
+        seat = self._arbiter.seats[job.id]
+        identities = list(seat.kin.values())
+        self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, signal.SIGTERM))
+        if seat.kill_timer is None:
+            seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
+        pids = ", ".join(str(identity.pid) for identity in identities)
+        return f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s"
+
+    def kill_strays(self, job: Job, number: int | None) -> str | None:
+        """End what a job that let go of its GPUs left running (an ssh-agent, a tmux); None if there is nothing.
+
+        Its marker in their environment is all that still links them to it, so this reads every process once.
+        """
+        entries = marker(job)
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        strays = [
+            Identity(boot, namespace, stat.pid, stat.start_ticks)
+            for stat in processes.everybody()
+            if stat.start_ticks >= job.identity.start_ticks
+            and stat.state not in "ZX"
+            and stat.pid not in self._arbiter.leaders
+            and processes.has_marker(stat.pid, entries)
+        ]
+        if not strays or boot != processes.boot_id():
+            return None
+        first = number if number is not None else signal.SIGTERM
+        self._arbiter.enforcer.after_commit.append(lambda: signal_all(strays, first))
+        if number is None:
+            self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(strays, signal.SIGKILL))
+        pids = ", ".join(str(stray.pid) for stray in strays)
+        return f"had ended; sent {signal.Signals(first).name.removeprefix('SIG')} to what it left behind (pid {pids})"
+
+    def _kill_all(self, job_id: int) -> None:
+        """SIGKILL the leader and everything known to be the job's."""
+        job = self._arbiter.store.live.get(job_id)
+        seat = self._arbiter.seats.get(job_id)
+        if job is None or seat is None:
+            return
+        if job.stub and job.state is not JobState.ENDED:
+            self._arbiter.reruns.kill_tree(job_id, 1)
+            return
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        roots = [job.identity.pid] if job.state is not JobState.ENDED else []
+        kin = dict(seat.kin)
+        for stat in processes.descendants([*roots, *kin]):
+            kin[stat.pid] = Identity(boot, namespace, stat.pid, stat.start_ticks)
+        seat.kin.update(kin)
+        leader = [job.identity] if job.state is not JobState.ENDED else []
+        signal_all([*leader, *kin.values()], signal.SIGKILL)
+
+
+def signal_all(identities: list[Identity], number: int) -> None:
+    """Signal processes; ask a stopped one to go on, or it would keep the signal for later."""
+    for identity in identities:
+        try:
+            if processes.send_signal(identity, number) and number != signal.SIGSTOP and number != signal.SIGTSTP:
+                processes.send_signal(identity, signal.SIGCONT)
+        except PermissionError:
+            log("signal", f"not permitted to signal pid {identity.pid}")

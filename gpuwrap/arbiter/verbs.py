@@ -1,0 +1,249 @@
+"""What the arbiter does for the verbs: each takes its targets one by one, and says for each what was done.
+
+1. Killing, pausing and renicing are idempotent, so a request that comes twice harms nobody.
+2. The echo of a changed priority waits for the plan that it leads to, and says what that plan does.
+3. What is told about GPUs comes from a look that is fresh.
+"""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import FAILED, GpurunError
+from ..host import processes
+from ..lifecycle import IN_LINE, Event, JobState
+from ..model import Job, Plan, View
+from ..policy.effects import effect
+from .bell import Connection
+from .changing import change
+
+if TYPE_CHECKING:
+    from .answers import Answers
+    from .loop import Arbiter
+
+Values = dict[str, str]
+
+
+class Verbs:
+    """Carries out what verbs ask for, and remembers those that must wait for something."""
+
+    def __init__(self, arbiter: "Arbiter", answers: "Answers") -> None:
+        self._arbiter = arbiter
+        self._answers = answers
+        self._watchers: dict[Connection, set[int]] = {}
+        self.renicings: list[tuple[Connection, list[list[object]]]] = []
+        self._effects: dict[int, str] = {}
+        self.kinds: dict[str, Callable[[Connection, Values], None]] = {
+            "kill": self._kill,
+            "renice": self._renice,
+            "set": self._set,
+            "pause": self._pause,
+            "resume": self._resume,
+            "watch": self._watch,
+            "explain": self._explain,
+            "why": self._why,
+            "gpus": self._gpus,
+            "drain": self._drain,
+            "leave": self._leave,
+        }
+
+    def gone(self, connection: Connection) -> None:
+        """Who asked has gone."""
+        self._watchers.pop(connection, None)
+
+    def _kill(self, connection: Connection, values: Values) -> None:
+        number = int(values["signal"]) if "signal" in values else None
+        by = processes.user_name(connection.uid)
+        done = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+            elif values.get("requeue") == "1":
+                done.append([job.id, *self._arbiter.reruns.evict_by_hand(job, by)])
+            elif job.state is JobState.ENDED and job.id not in self._arbiter.leftovers:
+                strays = self._arbiter.killing.kill_strays(job, number)
+                done.append([job.id, strays is not None, strays or "has already ended"])
+            else:
+                done.append([job.id, True, self._arbiter.killing.kill(job, number, by)])
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def _pause(self, connection: Connection, values: Values) -> None:
+        """Hold waiting jobs in line, pause running ones."""
+        by = processes.user_name(connection.uid)
+        done: list[list[object]] = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+            elif job.state is JobState.WAITING:
+                self._arbiter.store.move(job, Event.HOLD, f"held by {by}")
+                done.append([job.id, True, f"held in line: gpurun resume {job.id} lets it go"])
+            elif job.state is JobState.RUNNING:
+                refusal = self._arbiter.pausing.pause(job, None, f"paused by {by}", by_hand=True)
+                done.append([job.id, refusal is None, refusal or "paused"])
+            else:
+                done.append([job.id, False, _cannot_be(job, "paused")])
+        self._arbiter.touch()
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def _resume(self, connection: Connection, values: Values) -> None:
+        """Let held and paused jobs go on."""
+        by = processes.user_name(connection.uid)
+        done: list[list[object]] = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+            elif job.state is JobState.HELD:
+                changed = self._arbiter.store.move(job, Event.RELEASE, f"let go by {by}")
+                done.append([job.id, True, f"waits again, {self._place(changed)}"])
+            elif job.state is JobState.PAUSED:
+                self._arbiter.pausing.resume(job, f"resumed by {by}")
+                done.append([job.id, True, "goes on"])
+            else:
+                done.append([job.id, False, _cannot_be(job, "resumed")])
+        self._arbiter.touch()
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def _renice(self, connection: Connection, values: Values) -> None:
+        done: list[list[object]] = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+                continue
+            if job.state is JobState.ENDED:
+                done.append([job.id, False, "has already ended"])
+                continue
+            wanted = job.priority + int(values["by"]) if "by" in values else int(values["priority"])
+            wanted = max(-100, min(100, wanted))
+            changed = self._arbiter.store.change(job, priority=wanted)
+            text = f"priority {job.priority} → {wanted}"
+            if changed.state in IN_LINE:
+                text += f", {self._place(changed)}"
+            done.append([job.id, True, text])
+        self._arbiter.touch()
+        self.renicings.append((connection, done))  # answered after the next plan, with what it does
+
+    def _set(self, connection: Connection, values: Values) -> None:
+        done: list[list[object]] = []
+        for job in self._jobs(values):
+            if isinstance(job, int):
+                done.append([job, False, "no such job"])
+            else:
+                done.append([job.id, *change(self._arbiter, self._answers.admission, job, values)])
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def note_effects(self, made: Plan, view: View) -> None:
+        """Remember what a plan does for jobs whose priority was just changed: the plan after it knows no more of it."""
+        for _connection, done in self.renicings:
+            for job_id, well, _text in done:
+                if well and isinstance(job_id, int) and job_id not in self._effects:
+                    self._effects[job_id] = effect(made, job_id, view)
+
+    def planned(self) -> None:
+        """A plan was made: echo what it does for changed priorities."""
+        renicings, self.renicings = self.renicings, []
+        effects, self._effects = self._effects, {}
+        for connection, done in renicings:
+            told = [
+                [job_id, well, f"{text}, {effects[job_id]}" if effects.get(job_id) else text]  # type: ignore[index,call-overload]
+                for job_id, well, text in done
+            ]
+            self._arbiter.bell.queue_long(connection, json.dumps(told))
+
+    def _place(self, job: Job) -> str:
+        line = sorted(
+            (other for other in self._arbiter.store.in_line.values()
+             if other.parent_id == job.parent_id),
+            key=lambda other: (-other.priority, other.id),
+        )  # fmt: skip
+        place = line.index(job) + 1
+        suffix = {1: "st", 2: "nd", 3: "rd"}.get(place % 10 if place % 100 not in (11, 12, 13) else 0, "th")
+        return f"{place}{suffix} of {len(line)}"
+
+    def _jobs(self, values: Values) -> list[Job | int]:
+        """Return the jobs named by number; the number itself where there is no such job."""
+        found: list[Job | int] = []
+        for text in values["jobs"].split():
+            job = self._arbiter.store.find(int(text))
+            found.append(job if job is not None else int(text))
+        return found
+
+    def _leave(self, connection: Connection, _values: Values) -> None:
+        """Leave now instead of in a while, if nothing is left to do."""
+        if self._arbiter.store.live:
+            self._arbiter.bell.queue(connection, "refused", text="jobs are still there", status=FAILED)
+            return
+        self._arbiter.make_room()
+        self._arbiter.bell.queue(connection, "done", text="")
+
+    def _watch(self, connection: Connection, values: Values) -> None:
+        waited = {int(text) for text in values["jobs"].split()}
+        running = {
+            job_id
+            for job_id in waited
+            if (job := self._arbiter.store.live.get(job_id)) is not None and job.state is not JobState.ENDED
+        }
+        self._watchers[connection] = running
+        self._answer_watchers()
+
+    def job_ended(self, job: Job) -> None:
+        """Tell those who wait for a job."""
+        for running in self._watchers.values():
+            running.discard(job.id)
+        self._answer_watchers()
+
+    def _answer_watchers(self) -> None:
+        for connection in [connection for connection, running in self._watchers.items() if not running]:
+            del self._watchers[connection]
+            self._arbiter.bell.queue(connection, "done", text="")
+
+    def _explain(self, connection: Connection, values: Values) -> None:
+        for job_id in [int(text) for text in values["jobs"].split()]:
+            self._note_stop(job_id)
+        listed = values.get("listed") == "1"
+        words = self._arbiter.lines.explain_all([int(text) for text in values["jobs"].split()], listed=listed)
+        self._arbiter.bell.queue_long(connection, json.dumps(words))
+
+    def _why(self, connection: Connection, values: Values) -> None:
+        job = self._arbiter.store.live.get(int(values["job"]))
+        if job is not None:
+            self._note_stop(job.id)
+        words = self._arbiter.lines.tell(job) if job is not None else None
+        self._arbiter.bell.queue_long(connection, json.dumps(words))
+
+    def _gpus(self, connection: Connection, values: Values) -> None:
+        if self._look_stale(connection, "gpus", values):
+            return
+        try:
+            gpus = self._arbiter.inventory.gpus()
+        except GpurunError as err:
+            self._answers.refuse(connection, err)
+            return
+        self._arbiter.bell.queue_long(connection, json.dumps(gpus))
+
+    def _drain(self, connection: Connection, values: Values) -> None:
+        if self._look_stale(connection, "drain", values):
+            return
+        done = self._arbiter.inventory.drain(values["list"], values["drained"] == "1")
+        self._arbiter.bell.queue_long(connection, json.dumps(done))
+
+    def _look_stale(self, connection: Connection, kind: str, values: Values) -> bool:
+        """Put a request about GPUs off until they have been looked at again."""
+        if self._arbiter.inventory.is_fresh():
+            return False
+        self._answers.put_off(connection, kind, values)
+        return True
+
+    def _note_stop(self, job_id: int) -> None:
+        """Look whether a waiting client is stopped at its terminal: only an offer would have found out."""
+        seat, job = self._arbiter.seats.get(job_id), self._arbiter.store.live.get(job_id)
+        if seat is None or job is None or job.state is not JobState.WAITING or not seat.tty or seat.stopped:
+            return
+        stat = processes.read_stat(job.identity.pid)
+        if stat is not None and stat.state in "Tt":
+            seat.stopped = True
+            self._arbiter.touch()
+
+
+def _cannot_be(job: Job, done: str) -> str:
+    state = "has already ended" if job.state is JobState.ENDED else f"is {job.state.value}"
+    return f"cannot be {done}: it {state}"
