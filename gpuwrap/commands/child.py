@@ -9,9 +9,12 @@ Nothing here speaks with the arbiter. The stub loads it before it waits: `ctypes
 
 import _signal
 import os
-from typing import NoReturn
 
 from ..errors import GpurunError
+
+TYPE_CHECKING = False  # as type checkers read it; a stub shall not load typing or collections, which bring re along
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # From linux/prctl.h; Python has no prctl.
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
@@ -131,7 +134,7 @@ class Prctl:
             raise OSError(self._errno(), os.strerror(self._errno()))
 
 
-def end_as(status: int, prctl: Prctl) -> NoReturn:
+def end_as(status: int, prctl: Prctl) -> "NoReturn":
     """End as a program did that ended so, but leave no second core dump. For who has all signals blocked."""
     if os.WIFSIGNALED(status):
         import resource

@@ -10,11 +10,14 @@ import _signal
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
 
 from ..arbiter.summon import Call, WaitLimitPassed
 from ..errors import GpurunError
 from ..wire import PACKET, pack, unpack
+
+TYPE_CHECKING = False  # as type checkers read it; a stub shall not load typing or collections, which bring re along
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 RECONNECT_SECONDS = 5.0
 RECONNECT_LONGEST = 60.0
@@ -23,7 +26,7 @@ RECONNECT_LONGEST = 60.0
 class Hearing:
     """The connection to the arbiter during one run."""
 
-    def __init__(self, call: Call, register: Callable[[], bytes]) -> None:
+    def __init__(self, call: Call, register: "Callable[[], bytes]") -> None:
         self.alone = False
         """The arbiter does not know us (its database has gone): the program runs on, and its status is ours."""
         self.arbiter_pid = 0
@@ -52,7 +55,7 @@ class Hearing:
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~fcntl.FASYNC)
             self._call.socket.setblocking(True)
 
-    def messages(self) -> Iterator[tuple[str, dict[str, str]]]:
+    def messages(self) -> "Iterator[tuple[str, dict[str, str]]]":
         """Give what the arbiter has said. If the connection broke, it is dropped."""
         while self._call.socket is not None:
             try:

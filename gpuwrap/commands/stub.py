@@ -19,7 +19,6 @@ Limits: a second core dump is not written; timers of CPU time (setitimer) are no
 import _signal
 import os
 import time
-from typing import NoReturn
 
 from ..arbiter.summon import WaitLimitPassed
 from ..errors import FAILED, GpurunError
@@ -29,6 +28,10 @@ from .ending import Ending
 from .hearing import Hearing
 from .run import Launch, ignored_by_caller, restore_python_signals
 from .terminal import Terminal
+
+TYPE_CHECKING = False  # as type checkers read it; a stub shall not load typing or collections, which bring re along
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 SI_USER = 0  # and below: sent by a process; above: by the kernel [asm-generic/siginfo.h]
 ASK_TO_END = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM)
@@ -131,7 +134,7 @@ class Stub(Launch):
             numbers.append(info.si_signo)
         return numbers
 
-    def _be_program(self, values: dict[str, str], stub: int, gate: int) -> NoReturn:
+    def _be_program(self, values: dict[str, str], stub: int, gate: int) -> "NoReturn":
         """In the child: become the program."""
         try:
             self.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)

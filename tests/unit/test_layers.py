@@ -117,6 +117,7 @@ LAUNCHES = [
     ["true"],
     ["-m", "1G", "-p", "high", "-N", "x", "-w", "1m", "--", "true"],
     ["-t", "1h", "-o", "/dev/null", "--once", "k", "-a", "1", "true"],
+    ["-r", "--retries", "1", "true"],
 ]
 
 
