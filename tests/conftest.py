@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from world import World, installed_command
+from world import OTHER_UID, World, installed_command
 
 LIMIT_SECONDS = 120
 LONG_LIMIT_SECONDS = 900
@@ -166,7 +166,6 @@ def world(make_world: Callable[..., World]) -> World:
 # Another user
 
 
-OTHER_UID = 65534
 ROOT = Path(__file__).parents[1]
 
 

@@ -24,6 +24,9 @@ from typing import Any
 import psutil
 from waiting import wait_until
 
+# Who else there is on the machine: nobody.
+OTHER_UID = 65534
+
 Argument = str | bytes | os.PathLike[str]
 
 # Set to try the tests on another build, or on a stand-in such as /usr/bin/env, which must pass every fidelity test.

@@ -7,7 +7,6 @@ and only about the order of moves.
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,15 +16,13 @@ from typing import Any
 
 import psutil
 import pytest
-from test_fidelity import SHELLS, VICTIM, Terminal
+from test_fidelity import PYTHON, Terminal
 from waiting import wait_until
-from world import World
+from world import OTHER_UID, World
 
 GIB = 2**30
 HERE = Path(__file__).parent
 BEAT = str(HERE / "beat.py")
-PYTHON = [sys.executable, "-I", "-S"]
-OTHER_UID = 65534
 # No step of a program that steps each 10 ms for so long: it stands still.
 STILL_SECONDS = 0.25
 # Times bounds as they are promised; a machine that runs other things too may take a few times as long.
@@ -309,29 +306,7 @@ class Desk(Terminal):
         self, shell: str, world: World, folder: Path, prefix: str, *,
         uid: int | None = None, group: Path | None = None, python: Sequence[str] = PYTHON,
     ) -> None:  # fmt: skip
-        import pexpect
-
-        self.shell, self.world, self.prefix, self.folder, self.python = shell, world, prefix, folder, list(python)
-        folder.mkdir()
-        (folder / "victim.py").write_text(VICTIM)
-        if uid is not None:
-            os.chown(folder, uid, uid)
-        self.sign = folder / "sign"
-        env = {**world.env, "TERM": "dumb", "HOME": str(folder), "PS1": "@@> ", "PS2": "", "LC_ALL": "C.UTF-8"}
-        words = [*SHELLS[shell]]
-        if shell == "fish":
-            words += ["-C", "function fish_prompt; echo -n '@@> '; end; function fish_title; end; set -g fish_greeting"]
-        self.screen = pexpect.spawn(
-            words[0], words[1:], env=env, cwd=str(folder), dimensions=(24, 80), timeout=15, encoding="utf-8",
-            codec_errors="replace", preexec_fn=become(uid, group), echo=True,
-        )  # fmt: skip
-        self.screen.delaybeforesend = None
-        self.prompt()
-
-    def type(self, line: str) -> None:
-        victim = f"{' '.join(self.python)} {self.folder}/victim.py {self.sign}"
-        line = line.replace("VICTIM", victim).replace("RUN ", f"{self.prefix} " if self.prefix else "")
-        self.screen.send(line + "\n")
+        super().__init__(shell, world, folder, prefix, python=python, uid=uid, become=become(uid, group))
 
     def window_closes(self) -> None:
         """The terminal goes away, as when ssh drops; the shell is left to notice."""

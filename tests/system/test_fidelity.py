@@ -1114,19 +1114,25 @@ sys.exit(23)
 """
 
 
+def default_signals() -> None:
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Terminal:
     """A shell on a terminal of its own, and the program started in it."""
 
-    def __init__(self, shell: str, world: World, folder: Path, prefix: str) -> None:
+    def __init__(
+        self, shell: str, world: World, folder: Path, prefix: str, *,
+        python: Sequence[str] = PYTHON, uid: int | None = None, become: Callable[[], None] = default_signals,
+    ) -> None:  # fmt: skip
         import pexpect
 
-        def defaults() -> None:
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)
-
-        self.shell, self.world, self.prefix, self.folder = shell, world, prefix, folder
+        self.shell, self.world, self.prefix, self.folder, self.python = shell, world, prefix, folder, list(python)
         folder.mkdir()
         (folder / "victim.py").write_text(VICTIM)
+        if uid is not None:
+            os.chown(folder, uid, uid)
         self.sign = folder / "sign"
         env = {**world.env, "TERM": "dumb", "HOME": str(folder), "PS1": "@@> ", "PS2": "", "LC_ALL": "C.UTF-8"}
         words = [*SHELLS[shell]]
@@ -1135,7 +1141,7 @@ class Terminal:
             words += ["-C", "function fish_prompt; echo -n '@@> '; end; function fish_title; end; set -g fish_greeting"]
         self.screen = pexpect.spawn(
             words[0], words[1:], env=env, cwd=str(folder), dimensions=(24, 80), timeout=15, encoding="utf-8",
-            codec_errors="replace", preexec_fn=defaults, echo=True,
+            codec_errors="replace", preexec_fn=become, echo=True,
         )  # fmt: skip
         self.screen.delaybeforesend = None
         self.prompt()
@@ -1145,7 +1151,7 @@ class Terminal:
 
     def type(self, line: str) -> None:
         """A command line; RUN is the prefix, VICTIM the program."""
-        victim = f"{' '.join(PYTHON)} {self.folder}/victim.py {self.sign}"
+        victim = f"{' '.join(self.python)} {self.folder}/victim.py {self.sign}"
         line = line.replace("VICTIM", victim).replace("RUN ", f"{self.prefix} " if self.prefix else "")
         self.screen.send(line + "\n")
 

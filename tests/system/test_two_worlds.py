@@ -4,13 +4,9 @@ Over one stand-in driver, since simulated GPUs belong to one folder. The program
 nothing but the claim tells the other world that a GPU is taken.
 """
 
-import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,12 +18,9 @@ from crowd import Crowd
 from proof import Asked, Faults, build_work, claims_on, each_ran_as_asked, no_gpu_is_given_twice, read_log
 from standin import Box, Gpu, NoCompiler, build
 from waiting import wait_until
-from world import World, installed_command
+from world import OTHER_UID, World
 
 MakeWorld = Callable[..., World]
-
-ROOT = Path(__file__).parents[2]
-OTHER_UID = 65534
 
 
 class OtherUsersWorld(World):
@@ -35,53 +28,6 @@ class OtherUsersWorld(World):
 
     def start(self, *arguments: Any, **settings: Any) -> "subprocess.Popen[Any]":
         return super().start(*arguments, user=OTHER_UID, group=OTHER_UID, extra_groups=[], **settings)
-
-
-def may_run(command: str) -> bool:
-    """Whether the other uid can start this very gpurun: a checkout below /root it cannot."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(
-            [command, "--version"],
-            user=OTHER_UID, group=OTHER_UID, extra_groups=[], capture_output=True, cwd="/", timeout=20,
-        )  # fmt: skip
-        return done.returncode == 0
-    return False
-
-
-@pytest.fixture(scope="session")
-def everybodys_command() -> Iterator[str]:
-    """A gpurun that any uid may run: the one under test, or the checkout installed where everybody may read."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may run something as another user")
-    own = installed_command()
-    if may_run(own):
-        yield own
-        return
-    python = next((path for path in ("/usr/bin/python3", "/usr/local/bin/python3") if os.access(path, os.X_OK)), None)
-    if python is None:
-        pytest.skip("no python that another user may run")
-    folder = Path(tempfile.mkdtemp(prefix="gpurun-everybody-"))
-    folder.chmod(0o755)
-    try:
-        subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
-        subprocess.run(
-            [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q", ROOT],
-            check=True, timeout=300,
-        )  # fmt: skip
-        command = str(folder / "bin/gpurun")
-        assert may_run(command), f"uid {OTHER_UID} cannot run {command}"
-        yield command
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every uid may enter (pytest's own is private)."""
-    folder = Path(tempfile.mkdtemp(prefix="gr-open-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
