@@ -201,11 +201,13 @@ class World:
             return ""
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
-        """Ask the database, read-only; no rows while there is no database."""
+        """Ask the database, read-only; no rows while there is no database, or one that has no tables yet."""
         folder = self._folder_if_any()
         if folder is None or not (folder / "state.db").exists():
             return []
         with contextlib.closing(sqlite3.connect(f"file:{folder}/state.db?mode=ro", uri=True, timeout=10)) as database:
+            if database.execute("PRAGMA user_version").fetchone() == (0,):  # set with the tables, at once
+                return []
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute(query, values)]
 
