@@ -122,7 +122,6 @@ class Enforcer:
             seat.offer_timer.cancel()
             seat.offer_timer = None
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=time.time())
-        seat.reapers = self.reapers(job)
         arbiter.watch_leader(job.id)
         arbiter.limits.watch(job)
         self.send_off(job)
@@ -157,11 +156,13 @@ class Enforcer:
         total = self._arbiter.total_bytes(share.uuid)
         return format_of(share.bytes, total) if total else format_size(share.bytes)
 
-    def reapers(self, job: Job) -> tuple[Identity, ...]:
-        """Return the ancestors of a running job's leader."""
+    def remember_ancestors(self, job: Job) -> None:
+        """Note who may adopt what a job leaves behind. Once is enough: who loses a parent goes to one further up."""
         boot, namespace = job.identity.boot_id, job.identity.pid_namespace
         lineage = self._arbiter.lineages.of(job.identity.pid)
-        return tuple(Identity(boot, namespace, pid, start) for pid, start in lineage[1:])
+        seat = self._arbiter.seats.get(job.id)
+        if seat is not None:
+            seat.reapers = tuple(Identity(boot, namespace, pid, start) for pid, start in lineage[1:])
 
     def flush_now(self) -> None:
         """Carry out what waits for a commit, outside the loop."""

@@ -1,7 +1,7 @@
 """The arbiter's loop: wake, batch, decide, commit, answer.
 
-1. Everything one wake brings is one transaction; answers, offers and signals go out after it is committed. If it cannot be
-   committed, nothing of it has happened.
+1. Everything one wake brings is one transaction; answers, offers and signals go out after it is committed, and then what
+   nobody waits for is done. If it cannot be committed, nothing of it has happened.
 2. A plan is only made from a look at the GPUs that began after the last thing that changed.
 3. Nothing here waits but epoll; what may hang (the driver) is asked elsewhere.
 4. The arbiter leaves when no job and no grant is left for `IDLE_SECONDS`: it takes the bell away, looks once more, then
@@ -89,6 +89,7 @@ class Arbiter:
         self.drained: frozenset[str] = frozenset()
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._afterwards: list[Callable[[], None]] = []
         self._dirty_since: float | None = None
         self._look_begun: float | None = None
         self._sample_timer: Timer | None = None
@@ -146,12 +147,16 @@ class Arbiter:
         self.answers.committed()
         self.enforcer.flush_now()
         self.bell.flush()
+        afterwards, self._afterwards = self._afterwards, []
+        for action in afterwards:
+            action()
 
     def _not_committed(self, err: StoreError | Poisoned) -> None:
         """The batch did not happen: say so to those who asked, and try the rest again soon."""
         log("store", err.text)
         self.bell.discard()
         self.enforcer.after_commit.clear()
+        self._afterwards.clear()
         if isinstance(err, StoreError):
             self.answers.refuse_all(err)
         else:
@@ -186,6 +191,10 @@ class Arbiter:
         if seat is not None and seat.pidfd is not None and seat.watched:
             self.unwatch(seat.pidfd)
             seat.watched = False
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do something once this wake's answers are on their way: nobody waits for it. Forgotten if the batch is undone."""
+        self._afterwards.append(action)
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -379,8 +388,9 @@ class Arbiter:
 
     def _yielding(self) -> dict[int, Yielding]:
         """Find out what jobs could be made to do, where some waiting job outranks one by a step, and for the paused ones."""
-        outer = [job for job in self.store.in_line.values() if job.parent_id is None and job.state is JobState.WAITING]
-        highest = max((job.priority for job in outer), default=None)
+        waiting = JobState.WAITING
+        outer = [job.priority for job in self.store.in_line.values() if job.parent_id is None and job.state is waiting]
+        highest = max(outer, default=None)
         return {
             job.id: self.pausing.yielding(job)
             for job in self.store.holding.values()

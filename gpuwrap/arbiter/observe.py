@@ -78,10 +78,8 @@ class Observer:
 
     def _passed_over(self, jobs: Iterable[Job]) -> tuple[frozenset[int], frozenset[int]]:
         stopped, absent = set(), set()
-        for job in jobs:
-            if job.state is not JobState.WAITING:
-                continue
-            seat = self._seats.get(job.id)
+        waiting, seats = JobState.WAITING, self._seats
+        for job, seat in [(job, seats.get(job.id)) for job in jobs if job.state is waiting]:
             if seat is None or seat.connection is None or seat.mute:
                 absent.add(job.id)
             elif seat.stopped:

@@ -52,9 +52,8 @@ class Order:
     def blocked(self) -> dict[int, tuple[int, ...]]:
         """Return the jobs in line that must not start yet, with those they wait for."""
         found: dict[int, tuple[int, ...]] = {}
-        for job in self._arbiter.store.in_line.values():
-            if job.after_jobs:
-                found |= self.awaited_by(job)
+        for job in self._arbiter.store.ordered.values():
+            found |= self.awaited_by(job)
         return found
 
     def awaited_by(self, job: Job) -> dict[int, tuple[int, ...]]:
@@ -64,8 +63,8 @@ class Order:
 
     def cancel_failed(self) -> None:
         """Cancel the jobs in line that wait for the success of one that did not succeed."""
-        for job in list(self._arbiter.store.in_line.values()):
-            now = self._arbiter.store.in_line.get(job.id)  # cancelling one may have cancelled others
+        for job in list(self._arbiter.store.ordered.values()):
+            now = self._arbiter.store.ordered.get(job.id)  # cancelling one may have cancelled others
             for job_id, must_succeed in awaited(now.after_jobs) if now is not None and now.after_jobs else ():
                 fault = self._fault(job_id) if must_succeed else None
                 if now is not None and fault is not None:

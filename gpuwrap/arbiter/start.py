@@ -7,6 +7,7 @@
 """
 
 import contextlib
+import gc
 import os
 import resource
 import socket
@@ -35,6 +36,8 @@ MOST_LOG_BYTES = 1 << 20
 # The third start by a keeper within this time gives up: something kills every arbiter.
 CRASH_WINDOW_SECONDS = 60.0
 CRASHES_BORNE = 2
+# A plan of thousands makes thousands of records, none in cycles: looking through all that lives each time would cost more.
+RECORDS_BETWEEN_COLLECTIONS = 50_000
 
 
 def main(words: list[str]) -> NoReturn:
@@ -81,6 +84,8 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
         with store.batch():
             arbiter.pausing.thaw_everything()
         return
+    gc.freeze()
+    gc.set_threshold(RECORDS_BETWEEN_COLLECTIONS)
     arbiter.bell.open()
     arbiter.keeper.start()
     log("ready", f"arbiter {os.getpid()}" + (" by keeper" if by_keeper else ""))
@@ -149,7 +154,7 @@ def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
     seat.stopped = job.state not in STARTED and stat is not None and stat.state in "Tt"
     arbiter.watch_leader(job_id)
     if job.state in STARTED:
-        seat.reapers = arbiter.enforcer.reapers(job)
+        arbiter.enforcer.remember_ancestors(job)
         arbiter.limits.watch(job)
     elif job.state is JobState.GRANTED:
         arbiter.enforcer.offer(job)  # to nobody yet: its client comes back, or the offer runs out

@@ -253,6 +253,7 @@ class Launch:
         self.argv = argv
         self.offset = offset
         self.job = ""
+        self.ignored = 0
         self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
         self.key = os.urandom(8).hex()
         self.quiet = "quiet" in given
@@ -353,6 +354,7 @@ class Launch:
 
     def _registered(self, job: str) -> None:
         self.job = job
+        self.ignored = ignored_by_caller()  # now, not between the offer and the program
 
     def _continued(self, _number: int, _frame: object) -> None:
         """After a stop (Ctrl-Z) say that we can take an offer again; a broken connection shows itself at the next read."""
@@ -382,7 +384,7 @@ class Launch:
     def _become(self, values: dict[str, str]) -> None:
         """Become the program. Only the stub returns from here: the program is to be run again."""
         self._announce(values)
-        restore_python_signals(ignored_by_caller())
+        restore_python_signals(self.ignored)
         self._execute(values)
 
     def _announce(self, values: dict[str, str]) -> None:

@@ -12,8 +12,8 @@ import pwd
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from ..model import ForeignProcess, Identity
 
@@ -23,10 +23,11 @@ _PIDFD_INFO_EXIT = 1 << 3
 _EXIT_CODE_OFFSET = 60
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+# That a file cannot be opened for want of a descriptor does not mean that the process has gone.
+_NO_DESCRIPTOR_LEFT = (errno.EMFILE, errno.ENFILE)
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """One line of /proc/PID/stat [proc(5)]. `exit_code` is a wait(2) status, right only for a zombie (state Z)."""
 
     pid: int
@@ -43,23 +44,21 @@ class Stat:
 def read_stat(pid: int) -> Stat | None:
     """Read one process; None if there is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            line = file.read(4096)
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as err:
+        if err.errno in _NO_DESCRIPTOR_LEFT:
+            raise
+        return None
+    try:
+        line = os.read(fd, 4096)
     except OSError:
         return None
+    finally:
+        os.close(fd)
     # The name stands in parentheses and may hold anything, parentheses too.
     fields = line[line.rindex(b")") + 2 :].split()
-    return Stat(
-        pid=pid,
-        state=fields[0].decode(),
-        parent=int(fields[1]),
-        group=int(fields[2]),
-        session=int(fields[3]),
-        tty=int(fields[4]),
-        foreground=int(fields[5]),
-        start_ticks=int(fields[19]),
-        exit_code=int(fields[49]),
-    )
+    parent, group, session, tty, foreground = map(int, fields[1:6])
+    return Stat(pid, fields[0].decode(), parent, group, session, tty, foreground, int(fields[19]), int(fields[49]))
 
 
 @lru_cache(maxsize=1)
@@ -210,7 +209,7 @@ def children(pid: int) -> list[int]:
 
     Orphans are adopted by the main thread of init or of a subreaper. Empty where the kernel has no such file.
     """
-    return [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
+    return list(map(int, _read(f"/proc/{pid}/task/{pid}/children").split()))
 
 
 def is_arbiter(pid: int) -> bool:
@@ -335,6 +334,6 @@ def _read(path: str) -> bytes:
         with open(path, "rb", buffering=0) as file:
             return file.readall()
     except OSError as err:
-        if err.errno in (errno.EMFILE, errno.ENFILE):
+        if err.errno in _NO_DESCRIPTOR_LEFT:
             raise
         return b""

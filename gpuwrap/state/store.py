@@ -3,8 +3,8 @@
 1. A job's state changes only through `move`, which names the state it expects and checks the row count.
 2. The arbiter is the only writer while it lives; no transaction spans a wait; every write is BEGIN IMMEDIATE, since a
    deferred one that turns into a write fails at once whatever the timeout [SQLite, BUSY_SNAPSHOT].
-3. `live` mirrors the rows in line or holding something (`in_line` and `holding` are parts of it); after a failed commit it
-   is read anew, so that memory never runs ahead of the disk.
+3. `live` mirrors the rows in line or holding something; `in_line`, of these `ordered` (those with --after), and `holding`
+   are parts of it. After a failed commit it is read anew, so that memory never runs ahead of the disk.
 4. synchronous=NORMAL: consistent after power loss, though the last commits may be missing; every job is dead by then,
    since the boot id has changed.
 """
@@ -52,6 +52,7 @@ class Store:
         self.live: dict[int, Job] = {}
         self.in_line: dict[int, Job] = {}
         self.holding: dict[int, Job] = {}
+        self.ordered: dict[int, Job] = {}
         with self._translated("open"):
             _refuse_newer(self._db)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -85,6 +86,7 @@ class Store:
         self.live.clear()
         self.in_line.clear()
         self.holding.clear()
+        self.ordered.clear()
         for row in rows:
             self._mirror(_job_from_row(row, tuple(shares.get(row[0], ()))))
 
@@ -265,6 +267,7 @@ class Store:
         _keep(self.live, job, job.state is not JobState.ENDED or bool(job.shares))
         _keep(self.in_line, job, job.state in IN_LINE)
         _keep(self.holding, job, bool(job.shares))
+        _keep(self.ordered, job, bool(job.after_jobs) and job.state in IN_LINE)
 
     def _record(self, job_id: int, before: JobState | None, now: JobState, why: str) -> None:
         self._write(
