@@ -103,14 +103,8 @@ def raise_usage() -> None:
 
 def complain(err: GpurunError, verb: str | None) -> None:
     """Report an error: one line, and a second only if it says what to do next."""
-    if sys.stderr is None:
-        return
-    prefix = f"gpurun: {verb}: " if verb else "gpurun: "
-    lines = [prefix + err.text]
-    if err.hint:
-        lines.append(err.hint)
-    printable = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
-    os.write(2, ("\n".join(printable) + "\n").encode("utf-8", "replace"))
+    if sys.stderr is not None:
+        os.write(2, f"gpurun: {err.report(verb)}\n".encode("utf-8", "replace"))
 
 
 def die_of_interrupt() -> None:

@@ -22,6 +22,18 @@ class GpurunError(Exception):
         self.status = status
         super().__init__(text)
 
+    def report(self, verb: str | None = None) -> str:
+        """Return what is said of it after `gpurun: `: a second line only if there is something to do next."""
+        lines = [f"{verb}: {self.text}" if verb else self.text]
+        if self.hint:
+            lines.append(self.hint)
+        return "\n".join(printable(line) for line in lines)
+
+
+def printable(text: str) -> str:
+    """Make text fit for a message: nothing that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
 
 class UsageError(GpurunError):
     """The command line cannot be understood. The launch form exits 125 for it, a verb 2: cli knows which it was."""

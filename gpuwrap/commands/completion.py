@@ -7,7 +7,7 @@ description. A Tab waits for it, so nothing heavy is imported and no arbiter is 
 import os
 import sys
 
-from ..errors import FAILED, GpurunError, UsageError
+from ..errors import FAILED, GpurunError, UsageError, printable
 from ..options import nearest
 
 Given = dict[str, str | bool]
@@ -85,5 +85,5 @@ def _print_gpus(given: Given) -> None:
 
 
 def _shown(text: str) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    text = printable(text)
     return text if len(text) <= LENGTH else text[: LENGTH - 1] + "…"

@@ -6,7 +6,7 @@ Loaded on the launch path only if -o or -d is given.
 import fcntl
 import os
 
-from ..errors import GpurunError, UsageError
+from ..errors import GpurunError, UsageError, printable
 from ..outputs import LOGS, escaped, expanded, has_number
 from ..state.paths import Folder
 
@@ -91,4 +91,4 @@ def _is_open(fd: int) -> bool:
 
 
 def _text(path: bytes) -> str:
-    return "".join(c if c.isprintable() else "?" for c in path.decode("utf-8", "replace"))
+    return printable(path.decode("utf-8", "replace"))

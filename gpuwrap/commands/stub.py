@@ -26,7 +26,7 @@ from ..wire import pack
 from .child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Child, Prctl, end_as
 from .ending import Ending
 from .hearing import Hearing
-from .run import Launch, ignored_by_caller, restore_python_signals
+from .run import Launch, ignored_by_caller, restore_python_signals, say
 from .terminal import Terminal
 
 TYPE_CHECKING = False  # as type checkers read it; a stub shall not load typing or collections, which bring re along
@@ -147,9 +147,7 @@ class Stub(Launch):
                 _signal.setitimer(_signal.ITIMER_REAL, *self.timer)
             self._execute(values)
         except GpurunError as err:
-            from ..cli import complain
-
-            complain(err, None)
+            say(err.report())
             os._exit(err.status)
         finally:
             os._exit(FAILED)

@@ -31,8 +31,6 @@ PURE = {"errors", "units", "wire", "lifecycle", "options", "model", "restarts", 
 ALLOWED = {
     # only for a mistake: which priority was meant
     ("units", "options"),
-    # the stub is a launch that lives on: it reports its own failures as a launch does
-    ("commands", "cli"),
     # loaded when a Python program asks for it, never by a launch
     ("__init__", "block"),
 }
