@@ -118,7 +118,7 @@ class World:
         """Return the jobs in line, running or holding."""
         return self.reader.jobs(ended=False) if self.reader is not None else []
 
-    def select(self, words: list[str], *, everything: bool, complain: bool = True) -> tuple[list[Job], list[NoSuchJob]]:
+    def select(self, words: list[str], *, everything: bool) -> tuple[list[Job], list[NoSuchJob]]:
         """Find the jobs that words name: number, range, name or glob; with `everything` all of mine that live.
 
         A name is the live jobs of that name, else the latest that ended. Returns what was found, each once, and an error
@@ -159,6 +159,16 @@ def require_jobs(operands: list[str], given: Given, usage: str) -> None:
         raise UsageError("JOB missing", hint=f"usage: gpurun {usage}")
     if operands and "all" in given:
         raise UsageError("--all goes without JOB", hint=f"usage: gpurun {usage}")
+
+
+def read_lines(given: Given) -> int | None:
+    """Return how many lines `-n` wants, None for all. Raises UsageError."""
+    if "lines" not in given:
+        return None
+    count = parse_integer(str(given["lines"]))
+    if count is None or count < 0:
+        raise UsageError(f"lines {given['lines']}: a count, 0 or more")
+    return count
 
 
 def my_name() -> str:

@@ -12,13 +12,13 @@ from ..model import Job
 from ..outputs import kept_in
 from ..render import Screen, history_as_json, history_as_table
 from ..units import parse_duration, parse_integer
-from .asking import Given, World
+from .asking import Given, World, read_lines
 
 
 def main(given: Given, operands: list[str]) -> int:
     """List ended jobs, the latest last; exit 1 if a job was named that is none."""
     since = since_when(str(given["since"]), datetime.now()) if "since" in given else None
-    most = _most(given)
+    most = read_lines(given)
     world = World(given)
     user = given.get("user")
     of_user = user if isinstance(user, str) else None
@@ -42,15 +42,6 @@ def main(given: Given, operands: list[str]) -> int:
     for err in missing:
         sys.stderr.write(f"gpurun: history: {err.text}\n")
     return 1 if missing else 0
-
-
-def _most(given: Given) -> int | None:
-    if "lines" not in given:
-        return None
-    count = parse_integer(str(given["lines"]))
-    if count is None or count < 0:
-        raise UsageError(f"lines {given['lines']}: a count, 0 or more")
-    return count
 
 
 def _is_named(job: Job, word: str) -> bool:

@@ -10,12 +10,11 @@ import sys
 import time
 from typing import BinaryIO
 
-from ..errors import SOME_FAILED, NoSuchJob, UsageError
+from ..errors import SOME_FAILED, NoSuchJob, printable
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
 from ..outputs import kept_in
-from ..units import parse_integer
-from .asking import Given, World, require_jobs
+from .asking import Given, World, read_lines, require_jobs
 
 PIECE = 1 << 16
 LOOK_SECONDS = 0.1
@@ -26,7 +25,7 @@ LOOKS_BETWEEN = 5
 def main(given: Given, operands: list[str]) -> int:
     """Show the output of every job named; exit 1 if one has none to show."""
     require_jobs(operands, given, "logs [-f] [-n N] JOB...")
-    lines = _read_count(given)
+    lines = read_lines(given)
     world = World(given)
     jobs, missing = world.select(operands, everything=False)
     logs, status = _open_logs(jobs, missing, follow="follow" in given)
@@ -39,15 +38,6 @@ def main(given: Given, operands: list[str]) -> int:
         world.repair()
         _follow(world, logs)
     return status
-
-
-def _read_count(given: Given) -> int | None:
-    if "lines" not in given:
-        return None
-    count = parse_integer(str(given["lines"]))
-    if count is None or count < 0:
-        raise UsageError(f"lines {given['lines']}: a count, 0 or more")
-    return count
 
 
 def _open_logs(jobs: list[Job], missing: list[NoSuchJob], *, follow: bool) -> tuple[list["Log"], int]:
@@ -72,7 +62,7 @@ def _open_logs(jobs: list[Job], missing: list[NoSuchJob], *, follow: bool) -> tu
 
 def _complain(text: str) -> int:
     sys.stdout.flush()
-    sys.stderr.write("gpurun: logs: " + "".join(c if c.isprintable() else "?" for c in text) + "\n")
+    sys.stderr.write(f"gpurun: logs: {printable(text)}\n")
     sys.stderr.flush()
     return SOME_FAILED
 
