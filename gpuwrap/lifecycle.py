@@ -62,8 +62,6 @@ MOVES: dict[tuple[JobState, Event], JobState] = {
     (_S.STOPPING, _E.END): _S.ENDED,
 }
 
-# Alive as far as the queue is concerned.
-LIVE = frozenset(JobState) - {JobState.ENDED}
 # In line, nothing granted.
 IN_LINE = frozenset({JobState.WAITING, JobState.HELD})
 # The program has been started and has not ended.
