@@ -20,7 +20,8 @@ from operator import attrgetter
 from ..lifecycle import JobState
 from ..model import Action, Evict, Grant, Job, Obstacle, Pause, Plan, Reason, Request, Resume, Rule, Share, View
 from ..units import PRIORITY_STEP
-from .placement import Holder, Room, Shape, choose
+from .choosing import choose
+from .placement import Holder, Room, Shape
 from .victims import Spared, Victims, Way, share
 
 # Which rule is told first when a job could not start even with all our jobs gone.

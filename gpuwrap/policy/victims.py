@@ -17,7 +17,8 @@ from typing import NamedTuple
 from ..lifecycle import JobState
 from ..model import GiveWay, Job, Share, View, Yielding
 from ..units import GIB, PRIORITY_STEP, PRIORITY_WORDS, format_duration, format_of
-from .placement import SETS_COMPARED, Left, Room, Shape
+from .choosing import SETS_COMPARED
+from .placement import Left, Room, Shape
 
 URGENT = PRIORITY_WORDS["urgent"]
 # What an urgent job whose need nobody knows starts with at least.

@@ -5,12 +5,12 @@ from views import GIB, HEADROOM, NOW, TOTAL, foreign, gpu, gpus, in_state, runni
 
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import Bounds, ComputeMode, Gpu, Job, Request, Rule, View
+from gpuwrap.policy.choosing import best_connected
 from gpuwrap.policy.placement import (
     FOREIGN_GROWTH_BYTES,
     Holder,
     Room,
     Shape,
-    best_connected,
     largest,
     unexplained_bytes,
 )
