@@ -14,7 +14,7 @@ from unicodedata import combining, east_asian_width
 
 from .lifecycle import IN_LINE, JobState
 from .model import Job, ResultKind
-from .policy.reasons import command, safe
+from .policy.words import command, safe
 from .units import format_duration, format_of, format_size
 
 Why = tuple[str, str, list[str]]

@@ -11,7 +11,7 @@ from ..host.connections import NVLINK
 from ..lifecycle import JobState
 from ..model import Claim, ForeignProcess, Gpu, Job
 from ..policy.placement import unexplained_allowance, unexplained_bytes
-from ..policy.reasons import command, gpu_list, program, safe
+from ..policy.words import command, gpu_list, program, safe
 from ..units import format_duration, format_size
 from .admission import named_gpus
 from .leftovers import leftover_words

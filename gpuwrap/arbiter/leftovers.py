@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..host import processes
 from ..lifecycle import JobState
 from ..model import Identity, Job, Leftover
-from ..policy.reasons import program
+from ..policy.words import program
 from ..units import format_duration, format_size
 from .log import log
 from .observe import marker

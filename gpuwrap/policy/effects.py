@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ..lifecycle import JobState
 from ..model import Evict, Grant, Job, Pause, Plan, Resume, Share, View
 from ..units import format_of, format_size
-from .reasons import gpu_list, job_list
+from .words import gpu_list, job_list
 
 
 def effect(plan: Plan, job_id: int, view: View) -> str:

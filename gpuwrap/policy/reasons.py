@@ -5,18 +5,18 @@
 3. Few words: who holds what and which rule blocks; many holders are counted.
 """
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from itertools import groupby
 from math import inf
 from time import localtime, strftime
 
 from ..lifecycle import IN_LINE, JobState
-from ..model import ForeignProcess, Job, Leftover, Obstacle, Reason, Rule, View
+from ..model import Job, Obstacle, Reason, Rule, View
 from ..units import PRIORITY_HIGHEST, format_duration, format_of, format_size
 from .placement import unexplained_bytes
 from .plan import ends_at
+from .words import be, command, gpu_count, gpu_list, job_list, joined, ordinal, program, safe
 
-COMMAND_LENGTH = 40
 # What keeps a job from giving way, in words of our own or of the driver's.
 REFUSAL_LENGTH = 160
 # More than this many jobs or GPUs are counted instead of described.
@@ -68,12 +68,12 @@ class Teller:
         if reason.rule is Rule.ABSENT:
             return "its gpurun to come back, keeps its place"
         if reason.yielding:
-            leaving = f"{job_list(reason.yielding)} {_is(reason.yielding)} being asked to end for it"
+            leaving = f"{job_list(reason.yielding)} {be(reason.yielding)} being asked to end for it"
             return f"{_what(reason, job)}: {leaving}"
         places = self._places(job)
         if len(places) < reason.gpus:
             there = "none" if not places else f"only {len(places)}"
-            return f"{_gpu_count(reason.gpus)}: {there} of those that it may use is there"
+            return f"{gpu_count(reason.gpus)}: {there} of those that it may use is there"
         if free := self._kept_free(reason):
             return f"{_what(reason, job)}: " + ", ".join([free, *self._awaited(reason)])
         refused = reason.cannot_yield if reason.rule in _OURS and reason.rule is not Rule.BEHIND else ()
@@ -82,7 +82,7 @@ class Teller:
             return f"{gpu_list(places)}: " + ", ".join(parts)
         if len(places) == reason.gpus and all(each.rule not in _OURS for each in reason.obstacles):
             return ", ".join(parts)  # no other will do, and each part says which GPU it is about
-        place = f", {_ordinal(reason.place)} in line" if reason.rule in _OURS else ""
+        place = f", {ordinal(reason.place)} in line" if reason.rule in _OURS else ""
         return f"{_what(reason, job)}{place}: " + ", ".join(parts)
 
     def help_lines(self, reason: Reason, job: Job) -> list[str]:
@@ -105,7 +105,7 @@ class Teller:
         if not job_ids:
             return "its turn"
         holders = [self._holder(job_id) for job_id in job_ids] if len(job_ids) <= DESCRIBED else [job_list(job_ids)]
-        return f"{_and(holders)} to end"
+        return f"{joined(holders)} to end"
 
     def _refused(self, refused: Sequence[tuple[int, str]]) -> list[str]:
         """Say which lower jobs cannot give way, and why not."""
@@ -117,13 +117,13 @@ class Teller:
         """Say what stands on the GPUs, but for jobs that have been told of."""
         kept = [each.gpu_index for each in reason.obstacles if each.rule is Rule.BEHIND]
         if kept and reason.rule is Rule.BEHIND:
-            return [f"{gpu_list(kept)} {_is(kept)} kept for job {reason.behind}"]
+            return [f"{gpu_list(kept)} {be(kept)} kept for job {reason.behind}"]
         open_ = [each for each in reason.obstacles if not each.job_ids or not told >= set(each.job_ids)]
         parts = self._busy([each for each in open_ if each.rule is Rule.BUSY])
         parts += self._memory([each for each in open_ if each.rule is Rule.MEMORY], job)
         parts += self._outside([each for each in open_ if each.rule in self._on_gpu])
         if kept:
-            parts.append(f"{gpu_list(kept)} {_is(kept)} kept for another job")
+            parts.append(f"{gpu_list(kept)} {be(kept)} kept for another job")
         return parts
 
     def _busy(self, obstacles: Sequence[Obstacle]) -> list[str]:
@@ -163,7 +163,7 @@ class Teller:
         """Say which of the GPUs kept for a job are free already."""
         blocked = {obstacle.gpu_index for obstacle in reason.obstacles}
         free = [index for index in reason.kept if index not in blocked]
-        return f"{gpu_list(free)} {_is(free)} kept free for it" if free else ""
+        return f"{gpu_list(free)} {be(free)} kept free for it" if free else ""
 
     def _awaited(self, reason: Reason) -> list[str]:
         """Say when the other GPUs kept for a job can be had."""
@@ -320,45 +320,6 @@ class Teller:
         return False
 
 
-def command(argv: Sequence[bytes]) -> str:
-    """Write a command for people: short, in one line, safe on any terminal."""
-    words = [argument.decode("utf-8", "surrogateescape") for argument in argv[:COMMAND_LENGTH]]
-    if not words:
-        return "?"
-    if words[0].startswith("/"):
-        words[0] = words[0].rstrip("/").rpartition("/")[2] or "/"
-    # Quoted where the words would run together: this is for reading, not for pasting.
-    text = " ".join(f"'{word}'" if not word or " " in word else word for word in words)
-    return safe(text, COMMAND_LENGTH)
-
-
-def safe(text: str, length: int = COMMAND_LENGTH) -> str:
-    """Escape what a terminal might obey or cannot show (controls, directions, stray bytes), and cut with `…`."""
-    shown = ""
-    for place, character in enumerate(text):
-        piece = character if character.isprintable() else _escaped(character)
-        if len(shown) + len(piece) > length or (len(shown) + len(piece) == length and place + 1 < len(text)):
-            return shown + "…"
-        shown += piece
-    return shown
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii") if code < 0xD800 or code > 0xDFFF else f"\\u{code:04x}"
-
-
-def program(process: ForeignProcess | Leftover) -> str:
-    """Name what a process runs, without the folder of its program."""
-    if not process.command:
-        return "process"
-    path, space, rest = process.command.partition(" ")
-    name = path.rstrip("/").rpartition("/")[2] if path.startswith("/") else path
-    return safe((name or path) + space + rest)
-
-
 def _claimed(obstacle: Obstacle) -> str:
     claim = obstacle.claim
     owner = f"{safe(claim.user)}'s" if claim is not None and claim.user else "another"
@@ -378,44 +339,5 @@ def _what(reason: Reason, job: Job) -> str:
     elif percent is not None:
         size = f"{percent:g}%"
     else:
-        return _gpu_count(reason.gpus)
+        return gpu_count(reason.gpus)
     return f"{size} on a GPU" if reason.gpus == 1 else f"{size} on each of {reason.gpus} GPUs"
-
-
-def _gpu_count(count: int) -> str:
-    return "a GPU" if count == 1 else f"{count} GPUs"
-
-
-def gpu_list(indices: Iterable[int]) -> str:
-    """Write `GPU 0`, `GPUs 0 and 2`, `GPUs 0-3, 5 and 7`."""
-    runs: list[list[int]] = []
-    for number in sorted(set(indices)):
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    texts = [text for run in runs for text in ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run))]
-    return f"GPU{'s' if len(runs) > 1 or len(runs[0]) > 1 else ''} {_and(texts)}"
-
-
-def job_list(job_ids: Iterable[int]) -> str:
-    """Write `jobs 3, 4, 5 and 2 more`."""
-    numbers = sorted(set(job_ids))
-    if len(numbers) == 1:
-        return f"job {numbers[0]}"
-    if len(numbers) > 4:
-        return f"jobs {', '.join(map(str, numbers[:3]))} and {len(numbers) - 3} more"
-    return f"jobs {_and([str(number) for number in numbers])}"
-
-
-def _and(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
-
-
-def _is(indices: Sequence[int]) -> str:
-    return "is" if len(indices) == 1 else "are"
-
-
-def _ordinal(place: int) -> str:
-    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
-    return f"{place}{ending}"

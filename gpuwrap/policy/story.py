@@ -5,7 +5,8 @@ from math import inf
 
 from ..model import Job, Obstacle, Reason, Rule
 from .plan import ends_at
-from .reasons import Teller, command
+from .reasons import Teller
+from .words import command
 
 _RULES = {
     Rule.HELD: "it is held by hand",

@@ -8,7 +8,8 @@ from views import GIB, NOW, TOTAL, foreign, gpu, gpus, in_state, running, share,
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import Bounds, Claim, ComputeMode, Gpu, Job, Leftover, View
 from gpuwrap.policy.plan import plan
-from gpuwrap.policy.reasons import command, help_lines, safe, sentence
+from gpuwrap.policy.reasons import help_lines, sentence
+from gpuwrap.policy.words import command, safe
 
 
 def told(job: Job, cards: tuple[Gpu, ...], *others: Job, **view: object) -> str:

@@ -1,0 +1,92 @@
+"""Jobs, GPUs, commands and processes in words for people, the same wherever they are named.
+
+What comes from outside (commands, users, faults) is written escaped: nothing that a terminal would obey.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from ..model import ForeignProcess, Leftover
+
+COMMAND_LENGTH = 40
+
+
+def command(argv: Sequence[bytes]) -> str:
+    """Write a command for people: short, in one line, safe on any terminal."""
+    words = [argument.decode("utf-8", "surrogateescape") for argument in argv[:COMMAND_LENGTH]]
+    if not words:
+        return "?"
+    if words[0].startswith("/"):
+        words[0] = words[0].rstrip("/").rpartition("/")[2] or "/"
+    # Quoted where the words would run together: this is for reading, not for pasting.
+    text = " ".join(f"'{word}'" if not word or " " in word else word for word in words)
+    return safe(text, COMMAND_LENGTH)
+
+
+def safe(text: str, length: int = COMMAND_LENGTH) -> str:
+    """Escape what a terminal might obey or cannot show (controls, directions, stray bytes), and cut with `…`."""
+    shown = ""
+    for place, character in enumerate(text):
+        piece = character if character.isprintable() else _escaped(character)
+        if len(shown) + len(piece) > length or (len(shown) + len(piece) == length and place + 1 < len(text)):
+            return shown + "…"
+        shown += piece
+    return shown
+
+
+def program(process: ForeignProcess | Leftover) -> str:
+    """Name what a process runs, without the folder of its program."""
+    if not process.command:
+        return "process"
+    path, space, rest = process.command.partition(" ")
+    name = path.rstrip("/").rpartition("/")[2] if path.startswith("/") else path
+    return safe((name or path) + space + rest)
+
+
+def gpu_list(indices: Iterable[int]) -> str:
+    """Write `GPU 0`, `GPUs 0 and 2`, `GPUs 0-3, 5 and 7`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(indices)):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    texts = [text for run in runs for text in ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run))]
+    return f"GPU{'s' if len(runs) > 1 or len(runs[0]) > 1 else ''} {joined(texts)}"
+
+
+def job_list(job_ids: Iterable[int]) -> str:
+    """Write `jobs 3, 4, 5 and 2 more`."""
+    numbers = sorted(set(job_ids))
+    if len(numbers) == 1:
+        return f"job {numbers[0]}"
+    if len(numbers) > 4:
+        return f"jobs {', '.join(map(str, numbers[:3]))} and {len(numbers) - 3} more"
+    return f"jobs {joined([str(number) for number in numbers])}"
+
+
+def gpu_count(count: int) -> str:
+    """Write `a GPU`, `3 GPUs`."""
+    return "a GPU" if count == 1 else f"{count} GPUs"
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Write `a, b and c`."""
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def be(indices: Sequence[int]) -> str:
+    """Write `is` or `are`."""
+    return "is" if len(indices) == 1 else "are"
+
+
+def ordinal(place: int) -> str:
+    """Write `1st`, `22nd`."""
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii") if code < 0xD800 or code > 0xDFFF else f"\\u{code:04x}"
