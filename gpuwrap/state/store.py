@@ -9,7 +9,6 @@
    since the boot id has changed.
 """
 
-import json
 import os
 import sqlite3
 import time
@@ -20,25 +19,15 @@ from typing import Any
 
 from ..errors import StoreError
 from ..lifecycle import IN_LINE, Event, IllegalMove, JobState, after
-from ..model import GiveWay, Identity, Job, Request, Result, ResultKind, Share
+from ..model import Job, Share
 from .paths import DATABASE, Folder
+from .rows import JOB_COLUMNS, columns_of, job_from_row, row_from_job, shares_from_text
 from .schema import TABLES, VERSION
 
-_JOB_COLUMNS = (
-    "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
-    "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
-    "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
-    "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
-    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, devices"
-)  # fmt: skip
 # A union, not an "or", which would read every row there ever was.
 _LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
 _BUSY_SECONDS = 5.0
 _ARBITER_ROWS_KEPT = 20
-_REQUEST_COLUMNS = (
-    "gpus", "memory_bytes", "memory_percent", "exclusive", "allowed", "give_way", "time_limit_seconds",
-)  # fmt: skip
-_RESULT_COLUMNS = ("result_kind", "result_code", "result_signal", "result_text")
 
 
 class Store:
@@ -76,7 +65,7 @@ class Store:
     def reload(self) -> None:
         """Read the mirror anew."""
         rows = self._db.execute(
-            f"SELECT {_JOB_COLUMNS} FROM job WHERE {_LIVE}"
+            f"SELECT {JOB_COLUMNS} FROM job WHERE {_LIVE}"
         ).fetchall()
         shares: dict[int, list[Share]] = {}
         for job_id, uuid, index, size, whole in self._db.execute(
@@ -88,7 +77,7 @@ class Store:
         self.holding.clear()
         self.ordered.clear()
         for row in rows:
-            self._mirror(_job_from_row(row, tuple(shares.get(row[0], ()))))
+            self._mirror(job_from_row(row, tuple(shares.get(row[0], ()))))
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -111,9 +100,9 @@ class Store:
     def register(self, job: Job) -> Job:
         """Write a new job (its id is ignored) and return it with its number."""
         row = self._write(
-            f"INSERT INTO job ({_JOB_COLUMNS}) VALUES (NULL{', ?' * (_JOB_COLUMNS.count(',') - 1)}, NULL)"
+            f"INSERT INTO job ({JOB_COLUMNS}) VALUES (NULL{', ?' * (JOB_COLUMNS.count(',') - 1)}, NULL)"
             " RETURNING id",
-            _row_from_job(job),
+            row_from_job(job),
         )
         job = replace(job, id=row[0][0])
         self._record(job.id, None, job.state, "registered")
@@ -130,8 +119,8 @@ class Store:
         job = self.live.get(job_id)
         if job is not None:
             return job
-        rows = self._read(f"SELECT {_JOB_COLUMNS} FROM job WHERE id = ?", (job_id,))
-        return _job_from_row(rows[0], _shares_from_text(rows[0][-1])) if rows else None
+        rows = self._read(f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?", (job_id,))
+        return job_from_row(rows[0], shares_from_text(rows[0][-1])) if rows else None
 
     def latest_named(self, name: str) -> list[Job]:
         """Return the latest job of a name, ended or not, if any."""
@@ -143,7 +132,7 @@ class Store:
         """Move a job, guarded by the state it is in, and write the event. Raises IllegalMove."""
         state = after(job.state, event)
         moved = replace(job, state=state, **changes)
-        columns = {"state": state.value} | _columns(changes)
+        columns = {"state": state.value} | columns_of(changes)
         assignments = ", ".join(f"{column} = ?" for column in columns)
         changed = self._write(
             f"UPDATE job SET {assignments} WHERE id = ? AND state = ? RETURNING id",
@@ -187,7 +176,7 @@ class Store:
 
     def change(self, job: Job, **changes: Any) -> Job:
         """Change what is not the state: priority, peak and the like."""
-        columns = _columns(changes)
+        columns = columns_of(changes)
         assignments = ", ".join(f"{column} = ?" for column in columns)
         self._write(f"UPDATE job SET {assignments} WHERE id = ?", (*columns.values(), job.id))
         changed = replace(job, **changes)
@@ -320,12 +309,12 @@ class Reader:
     def jobs(self, *, ended: bool) -> list[Job]:
         """Return jobs by number: the live ones and those whose grant still stands, with `ended` all."""
         where = "" if ended else f"WHERE {_LIVE}"
-        return self._jobs(f"SELECT {_JOB_COLUMNS} FROM job {where} ORDER BY id", ())
+        return self._jobs(f"SELECT {JOB_COLUMNS} FROM job {where} ORDER BY id", ())
 
     def history(self, since_at: float | None, user: str | None, most: int | None) -> list[Job]:
         """Return ended jobs by number: those that ended since a wall-clock time, of one user, the latest `most`."""
         found = self._jobs(
-            f"SELECT {_JOB_COLUMNS} FROM job WHERE state = 'ended' AND (? IS NULL OR ended_at >= ?)"
+            f"SELECT {JOB_COLUMNS} FROM job WHERE state = 'ended' AND (? IS NULL OR ended_at >= ?)"
             " AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?",
             (since_at, since_at, user, user, -1 if most is None else most),
         )
@@ -342,15 +331,15 @@ class Reader:
 
     def by_number(self, first: int, last: int) -> list[Job]:
         """Return the jobs with numbers from `first` to `last`."""
-        return self._jobs(f"SELECT {_JOB_COLUMNS} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
+        return self._jobs(f"SELECT {JOB_COLUMNS} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
 
     def latest_named(self, name: str) -> list[Job]:
         """Return the latest job of a name, if any."""
-        sql = f"SELECT {_JOB_COLUMNS} FROM job WHERE name = ? ORDER BY id DESC LIMIT 1"
+        sql = f"SELECT {JOB_COLUMNS} FROM job WHERE name = ? ORDER BY id DESC LIMIT 1"
         return self._jobs(sql, (name,))
 
     def _jobs(self, sql: str, values: tuple[object, ...]) -> list[Job]:
-        return [_job_from_row(row, _shares_from_text(row[-1])) for row in self._fetch(sql, values)]
+        return [job_from_row(row, shares_from_text(row[-1])) for row in self._fetch(sql, values)]
 
     def _fetch(self, sql: str, values: tuple[object, ...]) -> list[Any]:
         try:
@@ -396,78 +385,3 @@ def _translate(err: sqlite3.Error, doing: str) -> StoreError:
         if name.startswith(known):
             return StoreError(doing, DATABASE, cause, hint=hint)
     return StoreError(doing, DATABASE, str(err))
-
-
-def _columns(changes: dict[str, Any]) -> dict[str, Any]:
-    """Turn changed fields of a Job into columns."""
-    columns: dict[str, Any] = {}
-    for field, value in changes.items():
-        if field == "result":
-            columns.update(zip(_RESULT_COLUMNS, _result_values(value), strict=True))
-        elif field == "shares":
-            columns["devices"] = json.dumps([[s.uuid, s.index, s.bytes, int(s.whole)] for s in value])
-        elif field == "request":
-            columns.update(zip(_REQUEST_COLUMNS, _request_values(value), strict=True))
-        elif field == "identity":
-            columns.update(
-                boot_id=value.boot_id, pid_namespace=value.pid_namespace, pid=value.pid, start_ticks=value.start_ticks
-            )
-        else:
-            columns[field] = value
-    return columns
-
-
-def _request_values(request: Request) -> tuple[Any, ...]:
-    return (
-        request.gpus, request.memory_bytes, request.memory_percent, int(request.exclusive),
-        _text_from_uuids(request.allowed), request.give_way.value, request.time_limit_seconds,
-    )  # fmt: skip
-
-
-def _result_values(result: Result | None) -> tuple[Any, ...]:
-    if result is None:
-        return (None, None, None, None)
-    return (result.kind.value, result.code, result.signal, result.text)
-
-
-def _row_from_job(job: Job) -> tuple[Any, ...]:
-    request, identity = job.request, job.identity
-    return (
-        job.key, job.name, job.user, job.state.value, job.priority, *_request_values(request),
-        identity.boot_id, identity.pid_namespace, identity.pid, identity.start_ticks,
-        b"\0".join(job.argv), job.cwd, job.submitted_at, job.granted_at, job.started_at, job.ended_at, job.attempt,
-        job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id, int(job.stub), job.signals,
-        job.retries, job.yields_to, int(job.requeue), job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,
-        job.output, job.after_jobs, job.once, int(job.detached),
-    )  # fmt: skip
-
-
-def _job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
-    (
-        job_id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way,
-        time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, ended_at,
-        attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
-        signals, retries, yields_to, requeue, paused_at, returned_at, fingerprint, learned_bytes, output, after_jobs, once,
-        detached, _devices,
-    ) = row  # fmt: skip
-    uuids = None if allowed is None else frozenset(allowed.split())
-    request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
-    result = Result(ResultKind(result_kind), result_code, result_signal, result_text) if result_kind else None
-    return Job(
-        job_id, key, name, user, JobState(state), priority, request,
-        Identity(boot_id, pid_namespace, pid, start_ticks), tuple(argv.split(b"\0")), cwd, submitted_at, shares,
-        granted_at, started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
-        bool(stub), signals, retries, yields_to, bool(requeue), paused_at, returned_at, fingerprint, learned_bytes,
-        output, after_jobs, once, bool(detached),
-    )  # fmt: skip
-
-
-def _text_from_uuids(uuids: frozenset[str] | None) -> str | None:
-    return None if uuids is None else " ".join(sorted(uuids))
-
-
-def _shares_from_text(text: str | None) -> tuple[Share, ...]:
-    """Read the grant a job has or last had."""
-    if not text:
-        return ()
-    return tuple(Share(uuid, index, size, bool(whole)) for uuid, index, size, whole in json.loads(text))
