@@ -50,7 +50,7 @@ class gpu:
         self._job = ""
 
     def __enter__(self) -> BlockGrant:
-        from .commands.run import read_request, simulated
+        from .commands.request import read_request, simulated
 
         refuse_after_cuda()
         if self._call is not None:

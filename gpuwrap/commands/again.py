@@ -13,7 +13,7 @@ from ..model import GiveWay, Job
 from ..outputs import has_number
 from .asking import Given, World
 from .output import default_output
-from .run import ignored_by_caller, restore_python_signals, set_environment
+from .program import ignored_by_caller, restore_python_signals, set_environment
 
 USAGE = "usage: gpurun again JOB"
 

@@ -17,7 +17,7 @@ from ..state.paths import Folder, open_folder
 from ..state.store import Reader
 from ..units import parse_integer
 from ..wire import PROTOCOL, pack
-from .run import simulated
+from .request import simulated
 
 Given = dict[str, str | bool]
 # Numbers sent in one packet.

@@ -22,7 +22,7 @@ from ..state import paths, settings
 from ..state.store import Reader
 from ..units import format_size
 from .asking import Given
-from .run import simulated
+from .request import simulated
 
 LOOK_SECONDS = 5.0
 # Less than this on the state folder's disk and registering may soon fail.

@@ -1,12 +1,9 @@
 """The launch: register, wait for the grant, become the program.
 
 1. The program is looked up before anything is asked for: what cannot run never waits.
-2. Its arguments and environment are passed on byte for byte: argv from /proc/self/cmdline, the environment through
-   putenv and execv, never a rebuilt dict, which drops and refuses entries [run].
-3. From `take` until just before exec all signals are blocked; those that come meanwhile hit the program or us with their
+2. From `take` until just before exec all signals are blocked; those that come meanwhile hit the program or us with their
    default action, and none is lost in a Python handler.
-4. What Python changed about the process (SIGPIPE, SIGXFSZ, SIGINT, LC_CTYPE) is put back.
-5. Nothing is written to stdout.
+3. Nothing is written to stdout.
 
 Every program is started through here: only builtin and `_`-modules are imported, the rest where it is needed.
 """
@@ -21,15 +18,27 @@ from ..arbiter.summon import Call, WaitLimitPassed
 from ..errors import FAILED, WAIT_LIMIT, GpurunError, ProgramNotFound, ProgramNotRunnable, UsageError
 from ..state.paths import Folder, open_folder
 from ..wire import PROTOCOL, pack
+from .program import (
+    execute,
+    find_program,
+    ignored_by_caller,
+    program_argv,
+    readable,
+    restore_python_signals,
+    script_bytes,
+    set_environment,
+)
+from .request import Given, read_request, simulated
 
-Given = dict[str, str | bool]
+TYPE_CHECKING = False  # known to type checkers by its name; typing itself would cost a tenth of the start
+if TYPE_CHECKING:
+    from .output import Output
+    from .waitline import Line
 
 # How long a client with a wait limit bears an arbiter that says nothing, beyond that limit, before it goes alone.
 ARBITER_GRACE_SECONDS = 10.0
 # What a lab's profile sets without meaning any GPU in particular.
 SAYS_NOTHING = ("", "-1", "NoDevFiles")
-# What Python sets LC_CTYPE to in the C locale [PEP 538].
-COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
 
 
 def run(given: Given, words: list[str]) -> None:
@@ -65,172 +74,6 @@ def _form(request: dict[str, object]) -> "type[Launch]":
     from .stub import Stub
 
     return Stub
-
-
-def simulated(given: Given) -> str | None:
-    """Return the spec of the simulated GPUs, from --sim or GPURUN_SIM; None on real ones. Raises UsageError."""
-    spec = given.get("sim") or os.environ.get("GPURUN_SIM")
-    if not isinstance(spec, str) or not spec:
-        return None
-    from ..units import parse_simulated
-
-    parse_simulated(spec)  # refused before there is a world of that name
-    return spec
-
-
-def read_request(given: Given) -> dict[str, object]:
-    """Turn options into the fields of a request; what only the arbiter can judge stays text. Raises UsageError."""
-    from ..units import parse_integer
-
-    request: dict[str, object] = {}
-    gpus = given.get("gpus")
-    if isinstance(gpus, str) and gpus != "all":
-        count = parse_integer(gpus)
-        if count is None or count < 0:
-            raise UsageError(f"gpus {gpus}: a count, 0 or more, or all")
-        gpus = str(count)
-    request["gpus"] = gpus
-    if "memory" in given:
-        from ..units import parse_size
-
-        if given["memory"] == "auto":
-            request["auto"] = 1
-        else:
-            request["memory"], request["percent"] = parse_size(str(given["memory"]))
-    if "priority" in given:
-        from ..units import parse_priority
-
-        request["priority"] = parse_priority(str(given["priority"]))
-    if "exclusive" in given:
-        if "memory" not in given:
-            raise UsageError("--exclusive: only with -m: without it GPUs are never shared")
-        request["exclusive"] = True
-    request.update(_wait_limit(given))
-    name = given.get("name")
-    if isinstance(name, str):
-        if not name:
-            raise UsageError("name: must not be empty")
-        if parse_integer(name) is not None:
-            raise UsageError(f"name {name}: a name cannot be a number: did you mean -g {name}?")
-        request["name"] = name
-    if "time" in given:
-        from ..units import parse_duration
-
-        seconds = parse_duration(str(given["time"]))
-        if not seconds:
-            raise UsageError(f"time {given['time']}: must be more than nothing")
-        request["time"] = seconds
-    for option in ("after", "once"):
-        if option in given:
-            request[option] = _text_of(given[option], option)
-    for option in ("device", "not"):
-        if option in given:
-            request[option] = given[option]
-    if not given.keys().isdisjoint(("give_way", "restartable", "signal", "retries")):
-        from ..restarts import read_restarts
-
-        request.update(read_restarts(given))
-    if "detach" in given or "output" in given:
-        from .output import read_output
-
-        request.update(read_output(given))
-    return request
-
-
-def _text_of(value: str | bool, option: str) -> str:
-    text = str(value)
-    if not text or not text.isprintable():
-        raise UsageError(f"--{option} {_text(os.fsencode(text))}: must be text that can be printed")
-    return text
-
-
-def _wait_limit(given: Given) -> dict[str, object]:
-    limit: dict[str, object] = {}
-    if "wait" in given:
-        from ..units import parse_duration
-
-        limit["wait"] = parse_duration(str(given["wait"]), "wait")
-    if "nonblock" in given:
-        limit["wait"] = 0.0
-    if "conflict_status" in given:
-        from ..units import parse_integer
-
-        status = parse_integer(str(given["conflict_status"]))
-        if status is None or not 0 <= status <= 255:
-            raise UsageError(f"exit status {given['conflict_status']}: 0 to 255")
-    return limit
-
-
-def program_argv(count: int) -> tuple[list[bytes], int]:
-    """Return the last `count` words of our own command line as the kernel has them, and how many stand before them.
-
-    sys.argv was decoded with the locale's codec, which some locales cannot undo.
-    """
-    with open("/proc/self/cmdline", "rb", buffering=0) as file:
-        entries = file.readall().split(b"\0")[:-1]
-    return entries[-count:], len(entries) - count
-
-
-def find_program(name: bytes) -> bytes:
-    """Find a program as execvp would. Raises ProgramNotFound (127) or ProgramNotRunnable (126)."""
-    if b"/" in name:
-        candidates = [name]
-    elif not name:
-        raise ProgramNotFound("")
-    else:
-        search = os.environb.get(b"PATH", b"/bin:/usr/bin")
-        candidates = [(folder or b".") + b"/" + name for folder in search.split(b":")]
-    refused = None
-    for path in candidates:
-        try:
-            mode = os.stat(path).st_mode
-        except OSError as err:
-            if err.errno != errno.ENOENT and (err.errno != errno.ENOTDIR or path is name):
-                refused = str(err.strerror).lower()
-            continue
-        if mode & 0o170000 == 0o040000:
-            refused = "is a directory"
-        elif os.access(path, os.X_OK):
-            return path
-        else:
-            refused = "permission denied"
-    if refused is not None:
-        raise ProgramNotRunnable(_text(name), refused)
-    raise ProgramNotFound(_text(name), hint=_not_found_hint(_text(name)))
-
-
-def _not_found_hint(name: str) -> str | None:
-    from ..options import HABIT_VERBS, VERBS, nearest
-
-    if name in HABIT_VERBS:
-        return "gpurun " + HABIT_VERBS[name]
-    if "=" in name and name.partition("=")[0].isidentifier():
-        return f"variables go first: put {name} before gpurun"
-    if "/" in name:
-        return None
-    near = nearest(name, [verb for verb, record in VERBS.items() if not record.later])
-    if near:
-        return f"did you mean gpurun {near}?"
-    return f"aliases and shell functions need: gpurun bash -ic '{name} …'"
-
-
-def _script_bytes(argv: list[bytes]) -> int | None:
-    """Return the size of the script that is run: much changed, it may need other memory than before.
-
-    Asked here, since a folder on a server that is down would keep the arbiter waiting for all.
-    """
-    for word in argv:
-        if word.endswith((b".py", b".sh")):
-            try:
-                return os.stat(word).st_size
-            except OSError:
-                return None
-    return None
-
-
-def _text(raw: bytes) -> str:
-    """Make bytes fit for a message: nothing that a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in raw.decode("utf-8", "replace"))
 
 
 def say(text: str) -> None:
@@ -294,7 +137,7 @@ class Launch:
             key=self.key,
             offset=self.offset,
             visible=None if visible in SAYS_NOTHING else visible,
-            script=_script_bytes(self.argv),
+            script=script_bytes(self.argv),
             **self._terminal(),
             **self._running(),
             **request,
@@ -414,14 +257,14 @@ class Launch:
             self.output.redirect(int(self.job))
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
         try:
-            _execute(self.path, self.argv)
+            execute(self.path, self.argv)
         except OSError as err:
             if self.output is not None:
                 self.output.restore()
             cause = str(err.strerror).lower()
             not_found = err.errno == errno.ENOENT
             self.call.send(pack("failed", status=127 if not_found else 126, cause=cause))
-            name = _text(self.argv[0])
+            name = readable(self.argv[0])
             if not_found and os.path.exists(self.path):
                 name, cause = name, "bad interpreter: no such file"
                 raise GpurunError(f"cannot run: {name}: {cause}", status=127) from err
@@ -461,79 +304,5 @@ class Launch:
         raise SystemExit(status)
 
 
-if False:  # for the type checker alone: the launch path must not import it
-    from .output import Output
-    from .waitline import Line
-
-
 def _refusal(values: dict[str, str]) -> GpurunError:
     return GpurunError(values["text"], hint=values.get("hint"), status=int(values.get("status", FAILED)))
-
-
-def _execute(path: bytes, argv: list[bytes]) -> None:
-    try:
-        os.execv(path, argv)
-    except OSError as err:
-        if err.errno != errno.ENOEXEC:
-            raise
-    # A script without `#!`: execvp(3) hands it to the shell, and so does every caller of it.
-    os.execv(b"/bin/sh", [b"/bin/sh", path, *argv[1:]])
-
-
-def set_environment(values: dict[str, str], sim: str | None) -> None:
-    """Set what the program sees. `go` carries the variables by their own names; the rest of the environment stays."""
-    variables = {name: value for name, value in values.items() if name.isupper()}
-    if sim is not None:
-        variables["GPURUN_SIM"] = sim
-    for name, value in variables.items():
-        os.unsetenv(name)  # putenv replaces one entry only, and there may be several of a name
-        os.putenv(name, value)
-    if os.environ.get("LC_CTYPE") in COERCED_LOCALES:
-        _restore_locale()
-
-
-def _restore_locale() -> None:
-    """Undo what Python may have done to LC_CTYPE in the C locale [PEP 538].
-
-    /proc shows the environment as exec left it: setenv does not reach it.
-    """
-    with open("/proc/self/environ", "rb", buffering=0) as file:
-        entries = file.readall().split(b"\0")
-    original = next((entry for entry in entries if entry.startswith(b"LC_CTYPE=")), None)
-    if original is None:
-        os.unsetenv("LC_CTYPE")
-    else:
-        os.putenv(b"LC_CTYPE", original.partition(b"=")[2])
-
-
-def ignored_by_caller() -> int:
-    """Return which signals (a mask) were ignored when we were started, as far as it can be told after Python's own start.
-
-    Python does not remember what it found. A parent that is Python ignores some itself, but gives its children the
-    default back (subprocess, restore_signals), so its status proves nothing.
-    """
-    return 0 if _parent_is_python() else _ignored_by_parent()
-
-
-def restore_python_signals(ignored: int) -> None:
-    """Put back what Python ignores at its start: SIGPIPE and SIGXFSZ, default unless our caller ignores them."""
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
-        _signal.signal(number, _signal.SIG_IGN if ignored >> (number - 1) & 1 else _signal.SIG_DFL)
-    if _signal.getsignal(_signal.SIGCONT) != _signal.SIG_IGN:
-        _signal.signal(_signal.SIGCONT, _signal.SIG_DFL)
-
-
-def _ignored_by_parent() -> int:
-    try:
-        with open(f"/proc/{os.getppid()}/status", "rb", buffering=0) as file:
-            status = file.read(4096)
-        return int(status.partition(b"\nSigIgn:")[2].split(None, 1)[0], 16)
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _parent_is_python() -> bool:
-    try:
-        return os.path.basename(os.readlink(f"/proc/{os.getppid()}/exe")).startswith(("python", "pypy"))
-    except OSError:
-        return False

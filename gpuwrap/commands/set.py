@@ -3,7 +3,7 @@
 from ..errors import UsageError
 from .asking import Given, World, require_jobs
 from .report import report
-from .run import read_request
+from .request import read_request
 
 USAGE = "set [-g N] [-m SIZE] [-i LIST] [-p N] [-t DURATION] [-w DURATION] [-N NAME] JOB..."
 

@@ -26,7 +26,8 @@ from ..wire import pack
 from .child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Child, Prctl, end_as
 from .ending import Ending
 from .hearing import Hearing
-from .run import Launch, ignored_by_caller, restore_python_signals, say
+from .program import ignored_by_caller, restore_python_signals
+from .run import Launch, say
 from .terminal import Terminal
 
 TYPE_CHECKING = False  # as type checkers read it; a stub shall not load typing or collections, which bring re along

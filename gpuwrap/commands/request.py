@@ -1,0 +1,105 @@
+"""From the options of a command line to the fields of a request; what only the arbiter can judge stays text.
+
+The launch path imports this module: units and what else is needed for an option are imported where it is given.
+"""
+
+import os
+
+from ..errors import UsageError
+from .program import readable
+
+Given = dict[str, str | bool]
+
+
+def simulated(given: Given) -> str | None:
+    """Return the spec of the simulated GPUs, from --sim or GPURUN_SIM; None on real ones. Raises UsageError."""
+    spec = given.get("sim") or os.environ.get("GPURUN_SIM")
+    if not isinstance(spec, str) or not spec:
+        return None
+    from ..units import parse_simulated
+
+    parse_simulated(spec)  # refused before there is a world of that name
+    return spec
+
+
+def read_request(given: Given) -> dict[str, object]:
+    """Turn options into the fields of a request; what only the arbiter can judge stays text. Raises UsageError."""
+    from ..units import parse_integer
+
+    request: dict[str, object] = {}
+    gpus = given.get("gpus")
+    if isinstance(gpus, str) and gpus != "all":
+        count = parse_integer(gpus)
+        if count is None or count < 0:
+            raise UsageError(f"gpus {gpus}: a count, 0 or more, or all")
+        gpus = str(count)
+    request["gpus"] = gpus
+    if "memory" in given:
+        from ..units import parse_size
+
+        if given["memory"] == "auto":
+            request["auto"] = 1
+        else:
+            request["memory"], request["percent"] = parse_size(str(given["memory"]))
+    if "priority" in given:
+        from ..units import parse_priority
+
+        request["priority"] = parse_priority(str(given["priority"]))
+    if "exclusive" in given:
+        if "memory" not in given:
+            raise UsageError("--exclusive: only with -m: without it GPUs are never shared")
+        request["exclusive"] = True
+    request.update(_wait_limit(given))
+    name = given.get("name")
+    if isinstance(name, str):
+        if not name:
+            raise UsageError("name: must not be empty")
+        if parse_integer(name) is not None:
+            raise UsageError(f"name {name}: a name cannot be a number: did you mean -g {name}?")
+        request["name"] = name
+    if "time" in given:
+        from ..units import parse_duration
+
+        seconds = parse_duration(str(given["time"]))
+        if not seconds:
+            raise UsageError(f"time {given['time']}: must be more than nothing")
+        request["time"] = seconds
+    for option in ("after", "once"):
+        if option in given:
+            request[option] = _text_of(given[option], option)
+    for option in ("device", "not"):
+        if option in given:
+            request[option] = given[option]
+    if not given.keys().isdisjoint(("give_way", "restartable", "signal", "retries")):
+        from ..restarts import read_restarts
+
+        request.update(read_restarts(given))
+    if "detach" in given or "output" in given:
+        from .output import read_output
+
+        request.update(read_output(given))
+    return request
+
+
+def _text_of(value: str | bool, option: str) -> str:
+    text = str(value)
+    if not text or not text.isprintable():
+        raise UsageError(f"--{option} {readable(os.fsencode(text))}: must be text that can be printed")
+    return text
+
+
+def _wait_limit(given: Given) -> dict[str, object]:
+    limit: dict[str, object] = {}
+    if "wait" in given:
+        from ..units import parse_duration
+
+        limit["wait"] = parse_duration(str(given["wait"]), "wait")
+    if "nonblock" in given:
+        limit["wait"] = 0.0
+    if "conflict_status" in given:
+        from ..units import parse_integer
+
+        status = parse_integer(str(given["conflict_status"]))
+        if status is None or not 0 <= status <= 255:
+            raise UsageError(f"exit status {given['conflict_status']}: 0 to 255")
+    return limit
