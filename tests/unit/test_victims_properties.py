@@ -168,11 +168,15 @@ def test_it_settles_and_nobody_is_paused_and_resumed_in_one_instant(view: View) 
     assert len(moved) == len(set(moved))
     for job in view.jobs:
         assert not {(Pause, job.id), (Resume, job.id)} <= set(moved)
-    # Every pause was for a grant; only for those who must be evicted as well does one wait.
-    granted = {number for kind, number in moved if kind is Grant}
-    for _, made in done:
+    # Every pause was for a grant: its newcomer's, or that of one before it in line, who then need not wait for an eviction.
+    grants = [action for _, made in done for action in made.actions if isinstance(action, Grant)]
+    granted = {grant.job_id for grant in grants}
+    freed = {each.uuid for grant in grants for each in grant.shares}
+    for before, made in done:
+        places = {job.id: {each.uuid for each in job.shares} for job in before.jobs}
         for action in made.actions:
-            assert not isinstance(action, Pause) or action.newcomer_id in granted
+            if isinstance(action, Pause):
+                assert action.newcomer_id in granted or places[action.job_id] & freed
 
 
 @given(worlds())
