@@ -46,6 +46,13 @@ class Child:
             self.signal(_signal.SIGCONT)
             self.stopped = 0
 
+    def go_on_with_us(self) -> None:
+        """Continue the child as we were; not if it has gone on and stopped anew (Ctrl-Z right after fg) while we woke up."""
+        stands_still = self.is_stopped()
+        self.sweep()
+        if stands_still and not self.stopped and not self.held:
+            self.signal(_signal.SIGCONT)
+
     def is_stopped(self) -> bool:
         """Whether the child stands still now."""
         try:

@@ -185,7 +185,7 @@ class Stub(Launch):
         if number == _signal.SIGCONT:
             if self.woken_mono + 1.0 > time.monotonic() and info.si_pid == self.hearing.arbiter_pid:
                 self.stay_stopped = True  # the user had stopped it: only our request to end woke it
-            self.child.go_on()
+            self.child.go_on_with_us()
             return
         if info.si_code > SI_USER:
             self._note_request(number)
@@ -219,7 +219,7 @@ class Stub(Launch):
         number, self.child.stopped = self.child.stopped, 0
         if self.child.is_stopped():
             self._stop_self(number)
-            self.child.go_on()
+            self.child.go_on_with_us()
 
     def _stop_self(self, number: int) -> None:
         before = None if number == _signal.SIGSTOP else _signal.signal(number, _signal.SIG_DFL)

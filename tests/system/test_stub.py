@@ -569,6 +569,34 @@ def test_killed_while_it_gives_way_it_does_not_come_back(world: World) -> None:
     assert world.job(1)["state"] == "ended"
 
 
+def test_a_stop_right_after_going_on_counts_however_late_the_stub_wakes(world: World) -> None:
+    """Ctrl-Z, fg, Ctrl-Z: the program is stopped for the second time before the stub has noticed the fg."""
+    stub = world.start("-r", "sleep", "60")
+    wait_until(lambda: bool(below(stub.pid)), "the program to start")
+    (program,) = below(stub.pid)
+
+    def states() -> tuple[str, str]:
+        return psutil.Process(stub.pid).status(), program.status()
+
+    stopped, sleeping = psutil.STATUS_STOPPED, psutil.STATUS_SLEEPING
+    program.send_signal(signal.SIGSTOP)
+    wait_until(lambda: states() == (stopped, stopped), "both to stop")
+    program.send_signal(signal.SIGCONT)
+    wait_until(lambda: program.status() == sleeping, "the program to go on")
+    program.send_signal(signal.SIGSTOP)
+    wait_until(lambda: program.status() == stopped, "the program to stop again")
+    woken = psutil.Process(stub.pid).num_ctx_switches().voluntary
+    stub.send_signal(signal.SIGCONT)
+    wait_until(lambda: psutil.Process(stub.pid).num_ctx_switches().voluntary > woken, "the stub to wake")
+    wait_until(lambda: states()[0] == stopped, "the stub to stop with it again")
+    assert program.status() == stopped
+    program.send_signal(signal.SIGCONT)
+    stub.send_signal(signal.SIGCONT)
+    wait_until(lambda: states() == (sleeping, sleeping), "both to go on")
+    stub.send_signal(signal.SIGTERM)
+    assert stub.wait(10) == -signal.SIGTERM
+
+
 def test_one_that_is_stopped_at_its_terminal_stays_so_after_it_gave_way(
     fresh: Callable[..., World], tmp_path: Path
 ) -> None:
