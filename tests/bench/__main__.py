@@ -73,9 +73,13 @@ def start_cold(world: BenchWorld, rounds: int) -> list[Row]:
 
 def hand_off(world: BenchWorld, rounds: int) -> list[Row]:
     """From the end of one job to the first instruction of the next, over flock(1) doing the same; with 1 and 1,000 waiting."""
-    ours_one = [world.hand_off(waiting=1) for _ in range(max(5, rounds // 4))]
-    flock = [flock_hand_off() for _ in range(max(5, rounds // 4))]
-    many = world.hand_offs_with_crowd(waiting=1000, count=10)
+    ours_one, flock = [], []
+    for _ in range(max(5, rounds // 4)):
+        ours_one.append(world.hand_off(waiting=1))
+        flock.append(flock_hand_off())
+    world.block()
+    world.wait_behind(1000)
+    many = world.hand_offs(10)
     ratio = statistics.median(ours_one) / statistics.median(flock)
     crowd = statistics.median(many) / statistics.median(ours_one)
     return [

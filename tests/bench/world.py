@@ -1,5 +1,6 @@
 """A world to measure in: its own state folder and four simulated GPUs, and the end of everything in it."""
 
+import compileall
 import contextlib
 import os
 import re
@@ -15,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import gpuwrap
 
 CLOCK = r"""
 #include <stdio.h>
@@ -43,7 +46,10 @@ class BenchWorld:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._command = os.path.join(sysconfig.get_path("scripts"), "gpurun")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("GPURUN_", "CUDA_", "SLURM_"))}
+        ours = ("GPURUN_", "CUDA_", "SLURM_", "PYTHONDONTWRITEBYTECODE")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        # As pip does at an installation; a checkout would be compiled anew at each start.
+        compileall.compile_dir(os.path.dirname(gpuwrap.__file__), quiet=2)
         self._environment = clean | {"GPURUN_DIR": str(folder / "state"), "GPURUN_SIM": "4x24G"}
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -168,27 +174,35 @@ class BenchWorld:
         waiter.wait()
         return self.read_gap(stamp)
 
-    def hand_offs_with_crowd(self, waiting: int, count: int) -> list[float]:
-        """The same while many more wait behind; all within one step of priority, so that nobody gives way."""
-        block = self.start("-g", "4", "-p", "9", "sleep", "600")
+    def block(self) -> None:
+        """Let a job hold all GPUs, within one step of the priority of all that come, so that it need not give way."""
+        self._block = self.start("-g", "4", "-p", "9", "sleep", "3600")
         self._await(lambda: len(self.pids("running")) == 1, "the first to run")
-        for _ in range(waiting):
-            self.start("-g", "4", "-p", "0", "true")
-        self._await(lambda: len(self.pids("waiting")) == waiting, f"{waiting} to wait")
+
+    def wait_behind(self, count: int) -> None:
+        """Let so many wait in all, no two alike."""
+        for number in range(len(self.pids("waiting")), count):
+            self.start("-g", "4", "-p", "0", "true", "--seed", str(number))
+        self._await(lambda: len(self.pids("waiting")) == count, f"{count} to wait")
+
+    def hand_offs(self, count: int) -> list[float]:
+        """The same while many more may wait behind: the job that holds the GPUs is changed for another each time."""
         gaps = []
+        waiting = len(self.pids("waiting"))
         for _ in range(count):
             stamp = str(self._folder / f"stamp-{time.monotonic_ns()}")
             clock = self.clock_program()
             holder = self.start("-g", "4", "-p", "8", clock, "end", stamp, "0.4")
             waiter = self.start("-g", "4", "-p", "7", clock, "begin", stamp)
-            following = self.start("-g", "4", "-p", "6", "sleep", "600")
+            following = self.start("-g", "4", "-p", "6", "sleep", "3600")
             self._await(lambda: len(self.pids("waiting")) == waiting + 3, "all to wait")
-            block.kill()
-            block.wait()
+            self._block.kill()
+            self._block.wait()
             holder.wait()
             waiter.wait()
             gaps.append(self.read_gap(stamp))
-            block = following
+            self._block = following
+            self._await(lambda: len(self.pids("running")) == 1, "the next to hold the GPUs")
         return gaps
 
     def fill(self, count: int) -> None:
