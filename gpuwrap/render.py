@@ -2,35 +2,30 @@
 
 1. The JSON's keys are frozen surface: only ever added to; absent is null; never cut, never coloured.
 2. In tables nothing of a user's text reaches the terminal raw.
-3. A terminal gets lines that fit: where the reasons do not fit beside the jobs they stand indented below them. A pipe gets
-   one line for each row, never cut.
+3. How rows become lines is decided in tables.
 """
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from time import localtime, strftime
-from typing import Any, NamedTuple
-from unicodedata import combining, east_asian_width
+from typing import Any
 
 from .lifecycle import IN_LINE, JobState
 from .model import Job, ResultKind
 from .policy.words import command, safe
+from .tables import Screen, Table, draw
 from .units import format_duration, format_of, format_size
 
 Why = tuple[str, str, list[str]]
 
 # As many alike rows are shown as one.
 FOLDED = 3
-# A terminal as wide as this has the reasons beside the jobs.
-WIDE = 120
-INDENT = " " * 8
 # Programs whose first script, module or code says what is run.
 INTERPRETERS = (
     "python", "pypy", "bash", "sh", "dash", "zsh", "perl", "ruby", "node", "julia", "Rscript", "torchrun", "accelerate",
     "deepspeed", "env", "uv", "conda", "srun", "mpirun", "nice", "timeout", "time",
 )  # fmt: skip
 SCRIPTS = (".py", ".sh", ".pl", ".rb", ".js", ".jl", ".R", ".r", ".pyz")
-_BOLD, _DIM, _RED, _GREEN, _YELLOW, _CYAN = "1", "2", "31", "32", "33", "36"
+_RED, _GREEN, _YELLOW, _CYAN = "31", "32", "33", "36"
 _COLOURS = {
     JobState.RUNNING: _GREEN,
     JobState.GRANTED: _GREEN,
@@ -82,62 +77,14 @@ def timestamp(at: float | None) -> str | None:
     return datetime.fromtimestamp(at).astimezone().isoformat(timespec="milliseconds")
 
 
-class Screen(NamedTuple):
-    """Where a table goes: `width` None is a pipe, which is never cut; `colour` only ever adds."""
-
-    width: int | None = None
-    colour: bool = False
-
-    @classmethod
-    def of_stdout(cls) -> "Screen":
-        """The screen on stdout; NO_COLOR [no-color.org] and TERM=dumb take the colour away."""
-        width = terminal_width()
-        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "dumb") == "dumb"
-        return cls(width, width is not None and not plain)
-
-
 def jobs_as_table(rows: Sequence[list[Job]], why: Mapping[int, Why], now_at: float, screen: Screen) -> list[str]:
     """Lines of `ls`: a header and each row, alike jobs in one; reasons beside them or below."""
     users = {job.user for row in rows for job in row}
     cells = [_cells(row, now_at, several_users=len(users) > 1) for row in rows]
     header = ["JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["USER"] if len(users) > 1 else []), "COMMAND"]
-    reasons = [_reason(row, why) for row in rows]
-    return _table(header, cells, reasons, [_colour_of(row[0]) for row in rows], (0, 2), screen)
-
-
-def _table(
-    header: list[str],
-    rows: list[list[str]],
-    notes: list[str],
-    colours: list[str],
-    numeric: tuple[int, ...],
-    screen: Screen,
-) -> list[str]:
-    """Align cells; `notes` end a row, or stand below it on a terminal that is not wide. `colours` are of the second cell."""
-    beside = any(notes) and (screen.width is None or screen.width >= WIDE)
-    if beside:
-        header, rows = [*header, "WHY"], [[*row, note] for row, note in zip(rows, notes, strict=True)]
-    widths = [max(columns(row[at]) for row in [header, *rows]) for at in range(len(header) - 1)]
-    used = sum(widths) + 2 * len(widths)
-    if screen.width is not None and used >= screen.width:
-        screen = Screen(screen.width)  # too narrow to look good
-
-    def line(row: list[str], paint: Callable[[int, str], str]) -> str:
-        cells = [paint(at, _pad(cell, widths[at], right=at in numeric)) for at, cell in enumerate(row[:-1])]
-        last = row[-1] if screen.width is None else cut(row[-1], max(screen.width - used, 1))
-        text = "  ".join([*cells, paint(len(row) - 1, last)]).rstrip()
-        return text if screen.width is None or used < screen.width else cut(text, screen.width)
-
-    def painted(code: str) -> Callable[[int, str], str]:
-        return lambda at, text: _paint(text, code if at == 1 else _DIM if beside and at == len(header) - 1 else "", screen)
-
-    lines = [line(header, lambda _at, text: _paint(text, _BOLD, screen)).rstrip()]
-    for row, note, code in zip(rows, notes, colours, strict=True):
-        lines.append(line(row, painted(code)))
-        if note and not beside:
-            assert screen.width is not None
-            lines.append(INDENT + _paint(cut(note, max(screen.width - len(INDENT), 1)), _DIM, screen))
-    return lines
+    colours = [_colour_of(row[0]) for row in rows]
+    spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU")
+    return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, [_reason(row, why) for row in rows]), screen)
 
 
 def fold(jobs: Iterable[Job]) -> list[list[Job]]:
@@ -146,7 +93,7 @@ def fold(jobs: Iterable[Job]) -> list[list[Job]]:
     for job in jobs:
         result = job.result
         how = None if result is None else (result.kind, result.code, result.signal, result.text)
-        where = () if job.state in IN_LINE else tuple(share.uuid for share in job.shares)
+        where = () if job.state in IN_LINE or job.state is JobState.ENDED else tuple(share.uuid for share in job.shares)
         key = (job.state, job.priority, _asked(job), where, how, job.user, job.parent_id, _stem(job.name), _head(job.argv))
         alike.setdefault(key, []).append(job)
     rows = [row for group in alike.values() for row in ([group] if len(group) >= FOLDED else [[job] for job in group])]
@@ -186,7 +133,7 @@ def _cells(row: list[Job], now_at: float, *, several_users: bool) -> list[str]:
     number = str(job.id) if len(row) == 1 else f"{job.id}-{row[-1].id}"
     what = _command_of(row)
     user = [safe(job.user, 16)] if several_users else []
-    return [number, state_words(job), str(job.priority), _gpus(job), _memory(job), _time(job, now_at), *user, what]
+    return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now_at), *user, what]
 
 
 def _command_of(row: list[Job]) -> str:
@@ -246,11 +193,15 @@ def _colour_of(job: Job) -> str:
     return "" if job.result is not None and job.result.code == 0 else _RED
 
 
-def _gpus(job: Job) -> str:
+def _gpus(row: list[Job]) -> str:
+    """The GPUs of a row, or what it asks for; nothing where ended ones had different GPUs."""
+    job = row[0]
     request = job.request
     if not request.gpus:
         return "none"
     if job.state not in IN_LINE and job.shares:
+        if any(other.shares != job.shares for other in row[1:]):
+            return ""
         return ",".join(str(share.index) for share in job.shares)
     if request.allowed is not None:
         return f"{request.gpus} of {len(request.allowed)}"
@@ -292,7 +243,8 @@ def history_as_table(jobs: Sequence[Job], logs: Set[int], now_at: float, screen:
             "" if ran is None else format_duration(ran), "" if job.peak_bytes is None else format_size(job.peak_bytes),
             f"{job.times_given_way}×" if job.times_given_way else "", "yes" if job.id in logs else "", _command_of([job]),
         ])  # fmt: skip
-    return _table(header, rows, [""] * len(rows), [_colour_of(job) for job in jobs], (0,), screen)
+    spare = ("PEAK", "GAVE WAY", "LOG", "WAITED", "ENDED", "RAN")
+    return draw(Table(header, rows, [_colour_of(job) for job in jobs], ("JOB",), spare), screen)
 
 
 def _spans(job: Job) -> tuple[float, float | None]:
@@ -329,7 +281,7 @@ def gpus_as_table(gpus: Sequence[Mapping[str, Any]], screen: Screen) -> list[str
         rows.append([str(gpu["index"]), safe(gpu["name"], 30), _free(gpu), notes[0]])
         rows += [["", "", "", note] for note in notes[1:]]
         codes += [_GREEN if gpu["state"] == "free" else _RED if gpu["state"] == "unhealthy" else ""] * len(notes)
-    return _table(header, rows, [""] * len(rows), codes, (0,), screen)
+    return draw(Table(header, rows, codes, ("GPU",), ("NAME",)), screen)
 
 
 def _free(gpu: Mapping[str, Any]) -> str:
@@ -337,45 +289,3 @@ def _free(gpu: Mapping[str, Any]) -> str:
     if free is None or total is None:
         return "unknown" if total is None else f"? of {format_size(total)}"
     return format_of(free, total)
-
-
-# --- the terminal -----------------------------------------------------------------------------------------------
-
-
-def columns(text: str) -> int:
-    """How many columns a text takes: East Asian wide characters take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
-
-
-def cut(text: str, width: int) -> str:
-    """A text that takes at most `width` columns, with `…` where it was cut."""
-    if columns(text) <= width:
-        return text
-    while text and columns(text) > width - 1:
-        text = text[: max(0, len(text) - max(1, (columns(text) - width) // 2))]
-    return text.rstrip() + "…"
-
-
-def _pad(text: str, width: int, *, right: bool) -> str:
-    space = " " * (width - columns(text))
-    return space + text if right else text + space
-
-
-def _paint(text: str, code: str, screen: Screen) -> str:
-    """Colour a cell, and not the spaces around it."""
-    word = text.strip()
-    if not (screen.colour and code and word):
-        return text
-    return text.replace(word, f"\x1b[{code}m{word}\x1b[0m", 1)
-
-
-def terminal_width() -> int | None:
-    """Columns of the terminal on stdout, None if it is none."""
-    if not os.isatty(1):
-        return None
-    try:
-        return os.get_terminal_size(1).columns or 80
-    except OSError:
-        return 80

@@ -19,7 +19,7 @@ from textwrap import fill
 from typing import NoReturn
 
 from ..errors import SOME_FAILED, GpurunError, UsageError
-from ..render import terminal_width
+from ..tables import terminal_width
 from .asking import Given, World
 
 SPEC = "2x24G"

@@ -4,7 +4,8 @@ import json
 
 from ..errors import UsageError
 from ..options import nearest
-from ..render import Screen, gpu_as_json, gpus_as_table
+from ..render import gpu_as_json, gpus_as_table
+from ..tables import Screen
 from .asking import Given, World
 
 USAGE = "usage: gpurun gpus [--json], gpurun gpus drain|undrain LIST"

@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from ..errors import NoSuchJob, UsageError
 from ..model import Job
 from ..outputs import kept_in
-from ..render import Screen, history_as_json, history_as_table
+from ..render import history_as_json, history_as_table
+from ..tables import Screen
 from ..units import parse_duration, parse_integer
 from .asking import Given, World, read_lines
 

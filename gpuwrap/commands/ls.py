@@ -11,7 +11,8 @@ import time
 
 from ..errors import NoSuchJob, UsageError
 from ..model import Job
-from ..render import Screen, fold, job_as_json, jobs_as_table
+from ..render import fold, job_as_json, jobs_as_table
+from ..tables import Screen
 from .asking import Given, World
 
 

@@ -11,6 +11,8 @@
 import _signal
 import os
 
+from ..widths import cut
+
 FATAL = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
 
 
@@ -53,9 +55,9 @@ class Line:
         except OSError:
             columns = 80
         first, _, second = f"gpurun: {self.text}".partition("\n")
-        text = _cut(first, columns)
+        text = cut(first, columns - 1)  # the last column stays empty: there terminals differ
         if second:
-            text += "\n" + _cut(second, columns) + "\x1b[A"
+            text += "\n" + cut(second, columns - 1) + "\x1b[A"
         write(f"\r\x1b[J{text}\r")
         self.drawn = True
 
@@ -85,20 +87,6 @@ class Line:
         _signal.signal(number, _signal.SIG_DFL)
         os.kill(os.getpid(), number)
         _signal.signal(number, self._stop)
-
-
-def _cut(line: str, columns: int) -> str:
-    """Cut a line so that it stays off the last column, where terminals differ; wide characters take two."""
-    if len(line) < columns and line.isascii():
-        return line
-    from unicodedata import combining, east_asian_width
-
-    used = 0
-    for at, letter in enumerate(line):
-        used += 0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1
-        if used >= columns - 1:
-            return line if used < columns and at + 1 == len(line) else line[:at] + "…"
-    return line
 
 
 def in_foreground() -> bool:

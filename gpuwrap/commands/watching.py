@@ -13,7 +13,8 @@ import termios
 import time
 from collections.abc import Callable
 
-from ..render import Screen, columns, cut
+from ..tables import Screen
+from ..widths import columns, cut
 
 SECONDS = 1.0
 # The alternate screen, no cursor, no wrapping; and back [xterm, Control Sequences].

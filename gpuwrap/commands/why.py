@@ -7,7 +7,8 @@ from ..errors import SOME_FAILED, GpurunError, UsageError
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
 from ..policy.words import command, safe
-from ..render import state_words, terminal_width
+from ..render import state_words
+from ..tables import terminal_width
 from ..units import format_duration
 from .asking import Given, World, my_name
 

@@ -6,6 +6,7 @@ What comes from outside (commands, users, faults) is written escaped: nothing th
 from collections.abc import Iterable, Sequence
 
 from ..model import ForeignProcess, Leftover
+from ..widths import columns, cut
 
 COMMAND_LENGTH = 40
 
@@ -23,11 +24,17 @@ def command(argv: Sequence[bytes]) -> str:
 
 
 def safe(text: str, length: int = COMMAND_LENGTH) -> str:
-    """Escape what a terminal might obey or cannot show (controls, directions, stray bytes), and cut with `…`."""
-    shown = ""
-    for place, character in enumerate(text):
-        piece = character if character.isprintable() else _escaped(character)
-        if len(shown) + len(piece) > length or (len(shown) + len(piece) == length and place + 1 < len(text)):
+    """Escape what a terminal might obey or cannot show (controls, directions, stray bytes), and cut it with `…`.
+
+    `length` is in columns.
+    """
+    if text.isprintable():
+        return cut(text, length)
+    shown, used = "", 0
+    for place, letter in enumerate(text):
+        piece = letter if letter.isprintable() else _escaped(letter)
+        used += columns(piece)
+        if used > length or (used == length and place + 1 < len(text)):
             return shown + "…"
         shown += piece
     return shown

@@ -17,6 +17,8 @@ from terminal import Terminal
 from waiting import wait_until
 from world import World
 
+from gpuwrap.widths import columns as columns_of
+
 MakeWorld = Callable[..., World]
 
 
@@ -230,8 +232,9 @@ def test_in_the_background_one_plain_line_is_printed_even_under_tostop(world: Wo
 
 def test_without_a_terminal_waiting_is_silent(world: World) -> None:
     running(world, "python", "train.py")
-    quiet = world.start("true")
     aloud = world.start("-v", "true")
+    wait_until(lambda: len(world.jobs(all=False)) == 2, "one to wait")
+    quiet = world.start("true")
     wait_until(lambda: len(world.jobs(all=False)) == 3, "two to wait")
     assert aloud.stderr is not None
     line = aloud.stderr.readline()
@@ -278,7 +281,8 @@ def test_lists(sweep: World) -> None:
     """One world for many screens: starting sixteen processes takes longer than looking."""
     for columns in (80, 200):
         expect(f"ls-{columns}", on_terminal(sweep, "ls", columns=columns))
-        assert all(width(line) <= columns for line in on_terminal(sweep, "ls", columns=columns).splitlines())
+        assert all(columns_of(line) <= columns for line in on_terminal(sweep, "ls", columns=columns).splitlines())
+    expect("ls-120", on_terminal(sweep, "ls", columns=120))
     expect("ls-narrow", on_terminal(sweep, "ls", columns=40))
     expect("ls-pipe", said(sweep.run("ls")))
     cron = {"PATH": "/usr/bin:/bin", "HOME": "/", "SHELL": "/bin/sh"}
@@ -304,12 +308,6 @@ def test_lists(sweep: World) -> None:
     assert [job["id"] for job in told] == list(range(1, 17)), "JSON is never folded"
     expect("kill-sweep", said(sweep.run("kill", "lr-*")).split("\n")[0])
     expect("ls-ended", said(sweep.run("ls", "-a")))
-
-
-def width(text: str) -> int:
-    from unicodedata import east_asian_width
-
-    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def test_colour_only_on_a_terminal_that_wants_it(world: World) -> None:
@@ -412,24 +410,6 @@ def test_ls_w_stays_and_leaves_the_terminal_as_it_was(world: World, end: str) ->
     frames = terminal.raw.split(b"\x1b[?2026h")[1:]
     assert frames
     assert not any(b"\x1b[2J" in frame for frame in frames), "a frame is drawn over the last one"
-
-
-def test_two_thousand_jobs_are_a_few_lines(world: World) -> None:
-    from gpuwrap.lifecycle import JobState
-    from gpuwrap.model import Identity, Job, Request
-    from gpuwrap.render import Screen, fold, jobs_as_table
-
-    jobs = [
-        Job(
-            number, str(number), None, "anna", JobState.WAITING, 0, Request(), Identity("b", 1, number, 1),
-            (b"python", b"t.py", b"--lr", str(number).encode()), b"/", 0.0,
-        )
-        for number in range(1, 2001)
-    ]  # fmt: skip
-    lines = jobs_as_table(fold(jobs), {}, 60.0, Screen(80))
-    assert len(lines) == 2
-    assert lines[1].startswith("1-2000")
-    assert lines[1].endswith("2000×  python t.py --lr …")
 
 
 # --- nesting ------------------------------------------------------------------------------------------------------

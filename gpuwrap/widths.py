@@ -1,0 +1,40 @@
+"""How many columns of a terminal a text takes, and texts that are cut to fit.
+
+The launch path imports this module for its waiting line: it imports nothing until a letter needs it.
+"""
+
+# Below it every letter takes one column, and so does the `…` that our own texts end with.
+FIRST_OTHER = "\u0300"
+
+
+def columns(text: str) -> int:
+    """Return how many columns a text takes: East Asian wide letters take two, marks on other letters none."""
+    if text.isascii() or max(text.replace("…", ".")) < FIRST_OTHER:
+        return len(text)
+    return sum(map(_columns_of, text))
+
+
+def _columns_of(letter: str) -> int:
+    from unicodedata import category, east_asian_width  # a shared object: only when such a letter comes
+
+    # Marks of Thai or Hindi have no combining class; vowels of Hangul syllables in parts are drawn into them.
+    if category(letter) in ("Mn", "Me") or "\u1160" <= letter <= "\u11ff":
+        return 0
+    return 2 if east_asian_width(letter) in "WF" else 1
+
+
+def cut(text: str, width: int) -> str:
+    """Return a text that takes at most `width` columns, with `…` where it was cut."""
+    if columns(text) <= width:
+        return text
+    used = 1  # the `…`
+    for at, letter in enumerate(text):
+        used += 1 if letter < FIRST_OTHER else _columns_of(letter)
+        if used > width:
+            return text[:at].rstrip() + "…"
+    return text
+
+
+def pad(text: str, width: int) -> str:
+    """Return a text with spaces behind it, so that it takes `width` columns."""
+    return text + " " * (width - columns(text))

@@ -1,0 +1,132 @@
+"""Tables on terminals of any width, and in pipes: every reason is there, and every row says what it is about."""
+
+from dataclasses import replace
+
+import pytest
+
+from gpuwrap.lifecycle import JobState
+from gpuwrap.model import Identity, Job, Request, Result, ResultKind, Share
+from gpuwrap.policy.words import safe
+from gpuwrap.render import fold, jobs_as_table
+from gpuwrap.tables import Screen, Table, draw
+from gpuwrap.widths import columns, cut, pad
+
+NOTE = "2 GPUs: GPU 1 is kept free for it, GPU 0 when job 1 ends"
+
+
+def job(number: int, name: str | None, *argv: str) -> Job:
+    words = tuple(word.encode() for word in argv)
+    return Job(number, str(number), name, "anna", JobState.WAITING, 0, Request(), Identity("b", 1, number, 1), words, b"/", 0.0)
+
+
+MIXED = [
+    job(1, "a-rather-long-name-of-a-sweep-member", "python3", "-c", "import time; time.sleep(900)", "--config", "x"),
+    job(2, "second", "sleep", "5"),
+    job(3, "長い名前" * 9, "python", "t.py"),
+    job(4, None, "true"),
+]
+WHY = {number: ("busy", NOTE, list[str]()) for number in (1, 2, 3)}
+
+
+def drawn(width: int | None) -> list[str]:
+    return jobs_as_table(fold(MIXED), WHY, 60.0, Screen(width))
+
+
+@pytest.mark.parametrize("width", [79, 80, 100, 119, 120, 121, 125, 130, 140, 160, 200, 300])
+def test_no_reason_is_cut_on_a_terminal_that_could_hold_it(width: int) -> None:
+    lines = drawn(width)
+    assert sum(NOTE in line for line in lines) == 3
+    assert all(columns(line) <= width for line in lines)
+    for name in ("a-rather-long-name", "second: sleep 5", "長い名前", "true"):
+        assert sum(name in line for line in lines) == 1, lines
+
+
+def test_reasons_stand_beside_the_jobs_where_all_of_them_fit() -> None:
+    assert len(drawn(80)) == len(drawn(120)) == 1 + 4 + 3
+    assert len(drawn(200)) == len(drawn(None)) == 1 + 4
+    assert all("…" not in line or "name-of-a-s" in line or "長" in line for line in drawn(None))
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 50, 60])
+def test_a_narrow_terminal_still_says_what_each_job_is(width: int) -> None:
+    lines = drawn(width)
+    assert all(columns(line) <= width for line in lines)
+    if width >= 36:
+        assert "COMMAND" in lines[0]
+        for name in ("a-rather", "second: sleep 5", "長い名前", "true"):
+            assert any(name in line for line in lines), lines
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 10])
+def test_nothing_breaks_on_a_terminal_that_is_no_use(width: int) -> None:
+    lines = draw(Table(["JOB", "A", "B"], [["1", "x", "y" * 50]], ["31"], notes=["because"]), Screen(width, colour=True))
+    assert "\x1b" not in lines[0] or width == 10
+    assert lines[1]
+
+
+def test_colour_adds_nothing_but_colour() -> None:
+    import re
+
+    for width in (40, 80, 200):
+        plain = jobs_as_table(fold(MIXED), WHY, 60.0, Screen(width))
+        coloured = jobs_as_table(fold(MIXED), WHY, 60.0, Screen(width, colour=True))
+        assert [re.sub(r"\x1b\[\d+m", "", line) for line in coloured] == plain
+        assert coloured != plain
+
+
+def test_two_thousand_alike_jobs_are_one_row() -> None:
+    jobs = [job(number, None, "python", "t.py", "--lr", str(number)) for number in range(1, 2001)]
+    lines = jobs_as_table(fold(jobs), {}, 60.0, Screen(80))
+    assert len(lines) == 2
+    assert lines[1].startswith("1-2000")
+    assert lines[1].endswith("2000×  python t.py --lr …")
+
+
+def test_two_thousand_distinct_jobs_have_a_row_and_a_reason_each() -> None:
+    jobs = [job(number, f"run{number}", "python", f"train{number}.py") for number in range(1, 2001)]
+    why = {each.id: ("busy", f"a GPU, {each.id}th in line: job 1 has GPU 0", list[str]()) for each in jobs}
+    lines = jobs_as_table(fold(jobs), why, 60.0, Screen(80))
+    assert len(lines) == 1 + 2 * 2000
+    assert lines[-1] == "        a GPU, 2000th in line: job 1 has GPU 0"
+    assert lines[-2].split() == ["2000", "waiting", "0", "any", "whole", "1", "min", "run2000:", "python", "train2000.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("", 0), ("abc", 3), ("é…×↑", 4), ("日本語", 6), ("กำลังฝึก", 6), ("न्", 1), ("e\u0301", 1), ("⚠\ufe0f", 1),
+        ("ｆｕｌｌ", 8),
+    ],
+)
+def test_columns_are_those_of_a_terminal(text: str, width: int) -> None:
+    assert columns(text) == width
+    assert columns(pad(text, 20)) == 20
+
+
+@pytest.mark.parametrize("text", ["abcdefghij", "日本語日本語", "a日b本c語d", "กำลังฝึกอยู่ที่นี่", "one two three"])
+def test_what_is_cut_fits_and_says_so(text: str) -> None:
+    for width in range(1, 20):
+        short = cut(text, width)
+        assert columns(short) <= width
+        assert short == text or short.endswith("…")
+        assert (short == text) == (columns(text) <= width)
+
+
+def test_names_are_cut_by_columns_not_letters() -> None:
+    assert columns(safe("長" * 30, 30)) <= 30
+    assert columns(safe("長" * 30 + "\x1b", 30)) <= 30
+    assert safe("a\x1b[31mb", 30) == "a\\x1b[31mb"
+
+
+def test_ended_jobs_are_folded_whatever_gpu_they_had() -> None:
+    def ended(number: int, gpu: int) -> Job:
+        share = Share(f"GPU-{gpu}", gpu, 0, True)
+        result = Result(ResultKind.EXIT, 0, None, None)
+        return replace(job(number, None, "python", "t.py"), state=JobState.ENDED, shares=(share,), result=result)
+
+    rows = fold([ended(number, number % 2) for number in range(1, 6)])
+    assert [len(row) for row in rows] == [5]
+    line = jobs_as_table(rows, {}, 60.0, Screen())[1]
+    assert line.split() == ["1-5", "exit", "0", "0", "whole", "5×", "python", "t.py"]
+    alike = jobs_as_table(fold([ended(number, 1) for number in range(1, 6)]), {}, 60.0, Screen())[1]
+    assert alike.split() == ["1-5", "exit", "0", "0", "1", "whole", "5×", "python", "t.py"]
