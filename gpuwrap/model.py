@@ -93,6 +93,15 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A job's place in a sweep: the number of the sweep's first row, its own index (GPURUN_INDEX), how many run at once."""
+
+    sweep: int
+    index: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One registered command. `shares` is its grant, kept until nothing of the job holds it, also after the end."""
 
@@ -143,6 +152,8 @@ class Job:
     """Its key (`--once`): while it is in line or runs no other of that key is registered."""
     detached: bool = False
     """Whether it runs in the background (`-d`)."""
+    row: "Row | None" = None
+    """Its place in a sweep; None if it is no row of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +302,7 @@ class Rule(Enum):
     STOPPED = "stopped"
     ABSENT = "absent"
     AFTER = "after"
+    SWEEP = "sweep"
     BUSY = "busy"
     MEMORY = "memory"
     BEHIND = "behind"

@@ -64,6 +64,7 @@ def job_as_json(job: Job, why: Why | None) -> dict[str, Any]:
         "result": None
         if result is None
         else {"kind": result.kind.value, "code": result.code, "signal": result.signal, "text": result.text},
+        "sweep": None if job.row is None else {"id": job.row.sweep, "index": job.row.index, "limit": job.row.limit},
         "why": None if why is None else {"rule": why[0], "text": why[1]},
     }
 
@@ -92,12 +93,19 @@ def fold(jobs: Iterable[Job]) -> list[list[Job]]:
     alike: dict[object, list[Job]] = {}
     for job in jobs:
         result = job.result
+        if job.row is not None:
+            alike.setdefault((job.row.sweep, state_words(job), job.priority), []).append(job)
+            continue
         how = None if result is None else (result.kind, result.code, result.signal, result.text)
         where = () if job.state in IN_LINE or job.state is JobState.ENDED else tuple(share.uuid for share in job.shares)
         key = (job.state, job.priority, _asked(job), where, how, job.user, job.parent_id, _stem(job.name), _head(job.argv))
         alike.setdefault(key, []).append(job)
-    rows = [row for group in alike.values() for row in ([group] if len(group) >= FOLDED else [[job] for job in group])]
+    rows = [row for group in alike.values() for row in ([group] if _folds(group) else [[job] for job in group])]
     return sorted(rows, key=lambda row: row[0].id)
+
+
+def _folds(alike: list[Job]) -> bool:
+    return len(alike) >= FOLDED or alike[0].row is not None
 
 
 def _stem(name: str | None) -> str:
@@ -139,11 +147,12 @@ def _cells(row: list[Job], now_at: float, *, several_users: bool) -> list[str]:
 def _command_of(row: list[Job]) -> str:
     job = row[0]
     if len(row) == 1:
-        return safe(job.name, 30) + ": " + command(job.argv) if job.name else command(job.argv)
+        index = "" if job.row is None else f"[{job.row.index}]"
+        return safe(job.name, 30) + index + ": " + command(job.argv) if job.name else command(job.argv)
     same = list(job.argv)
     for other in row[1:]:
         same = same[: next((at for at, (a, b) in enumerate(zip(same, other.argv, strict=False)) if a != b), len(other.argv))]
-    text = command(tuple(same))
+    text = command(tuple(same)) if same else "…"
     if any(len(other.argv) != len(same) for other in row) and not text.endswith("…"):
         text += " …"
     name = _name_of(row)
@@ -194,15 +203,15 @@ def _colour_of(job: Job) -> str:
 
 
 def _gpus(row: list[Job]) -> str:
-    """The GPUs of a row, or what it asks for; nothing where ended ones had different GPUs."""
+    """The GPUs of a row, all of them if it is a sweep's, or what it asks for; nothing where ended ones had different GPUs."""
     job = row[0]
     request = job.request
     if not request.gpus:
         return "none"
     if job.state not in IN_LINE and job.shares:
-        if any(other.shares != job.shares for other in row[1:]):
+        if job.state is JobState.ENDED and any(other.shares != job.shares for other in row[1:]):
             return ""
-        return ",".join(str(share.index) for share in job.shares)
+        return ",".join(map(str, sorted({share.index for each in row for share in each.shares})))
     if request.allowed is not None:
         return f"{request.gpus} of {len(request.allowed)}"
     return "any" if request.gpus == 1 else f"any {request.gpus}"

@@ -42,6 +42,8 @@ def main(given: Given, operands: list[str]) -> int:
     sys.stdout.flush()
     restore_python_signals(ignored_by_caller())
     set_environment({}, None)
+    if job.row is not None:
+        os.putenv("GPURUN_INDEX", str(job.row.index))
     os.execv(sys.executable, [*command, *(os.fsencode(word) for word in words), b"--", *job.argv])
 
 
@@ -61,7 +63,8 @@ def options_of(job: Job, default: str) -> list[str]:
     words += ["--signal", job.signals] if job.signals is not None else []
     words += ["--retries", str(job.retries)] if job.retries else []
     words += ["--once", job.once] if job.once is not None else []
-    words += ["-N", job.name] if job.name is not None else []
+    named = job.name is not None and not (job.row is not None and job.name == f"sweep-{job.row.sweep}")
+    words += ["-N", str(job.name)] if named else []
     words += ["-d"] if job.detached else []
     if job.output is not None and os.fsdecode(job.output) != default and (job.detached or has_number(job.output)):
         words += ["-o", os.fsdecode(job.output)]

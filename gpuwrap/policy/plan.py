@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from operator import attrgetter
 
-from ..lifecycle import JobState
+from ..lifecycle import STARTED, JobState
 from ..model import Action, Evict, Grant, Job, Obstacle, Pause, Plan, Reason, Request, Resume, Rule, Share, View
 from ..units import PRIORITY_STEP
 from .choosing import choose
@@ -40,6 +40,7 @@ _NOT_OURS = (
 # For so many kinds of jobs (request and rank) one plan looks for others to give way.
 MOST_SEARCHES = 8
 _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
+_UNDER_WAY = (JobState.GRANTED, *STARTED)
 
 # A job in line with its shape, or with the rule by which it is passed over; a paused one waits for its own place: None.
 InLine = tuple[Job, Rule | Shape | None]
@@ -82,6 +83,7 @@ class _Pass:
         self._searched: set[object] = set()
         self._has_newcomer = False
         self._evicted: frozenset[int] = frozenset()
+        self._sweeps = _Sweeps(view.jobs)
         # Whoever stands below this outranks nobody who could give way.
         known = [job.priority for job in view.jobs if job.id in view.yielding] if view.yielding else []
         self._yield_from = min(known) + PRIORITY_STEP if known else inf
@@ -98,7 +100,9 @@ class _Pass:
                 if job.id not in self._evicted and self._takes_back(job):
                     actions.append(Resume(job.id))
                 continue
-            if not isinstance(entry, Rule):
+            if not isinstance(entry, Rule) and self._sweeps.is_full(job):
+                in_line = (job, Rule.SWEEP)
+            elif not isinstance(entry, Rule):
                 shares = None if entry.failed else self._place(job, entry)
                 if shares is None and self.outranks_somebody(job):
                     shares = self._place_beside(job, entry)
@@ -107,6 +111,7 @@ class _Pass:
                 if shares is not None:
                     actions.append(Grant(job.id, shares))
                     entry.waiting -= 1
+                    self._sweeps.start(job, entry)
                     continue
                 if not entry.failed:
                     self._cannot_start(job, entry)
@@ -157,9 +162,12 @@ class _Pass:
                 entry = Rule.ABSENT
             elif job.shares:
                 entry = Rule.LEFTOVER
+            elif self._sweeps.is_full(job):
+                entry = Rule.SWEEP
             else:
                 entry = self._shape(job.request)
                 entry.waiting += 1
+                self._sweeps.wait(job, entry)
             entries.append((job, entry))
         if any(entry is None for _, entry in entries):
             entries.sort(key=lambda each: not self._goes_on_anyway(each))
@@ -396,6 +404,45 @@ class _Pass:
             return next((rule for rule in _NOT_OURS if rule in lasting), Rule.UNHEALTHY)
         awaited = sorted(room.frees_at(shape) for room in possible if not room.fits(shape))
         return rules[awaited[0][2]]
+
+
+class _Sweeps:
+    """How many rows each sweep with a limit has under way, and which shapes its waiting ones have.
+
+    Rows beyond the limit wait for nothing that a GPU could give: nothing is kept for them, and nobody makes way.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._under_way: dict[int, int] = {}
+        self._waiting: dict[int, dict[int, tuple[Shape, int]]] = {}
+        for job in jobs:
+            if job.row is not None and job.row.limit is not None and job.state in _UNDER_WAY:
+                self._under_way[job.row.sweep] = self._under_way.get(job.row.sweep, 0) + 1
+
+    def is_full(self, job: Job) -> bool:
+        """Whether no row more of a job's sweep may start."""
+        row = job.row
+        return row is not None and row.limit is not None and self._under_way.get(row.sweep, 0) >= row.limit
+
+    def wait(self, job: Job, shape: Shape) -> None:
+        """Note that a row waits."""
+        if job.row is not None and job.row.limit is not None:
+            self._count(job.row.sweep, shape, 1)
+
+    def start(self, job: Job, shape: Shape) -> None:
+        """Note that a job starts. Once its sweep is full, the rest of the rows no longer count as waiting for a GPU."""
+        if job.row is None or job.row.limit is None:
+            return
+        sweep = job.row.sweep
+        self._under_way[sweep] = self._under_way.get(sweep, 0) + 1
+        self._count(sweep, shape, -1)
+        if self.is_full(job):
+            for each, count in self._waiting.pop(sweep).values():
+                each.waiting -= count
+
+    def _count(self, sweep: int, shape: Shape, more: int) -> None:
+        waiting = self._waiting.setdefault(sweep, {})
+        waiting[id(shape)] = shape, waiting.get(id(shape), (shape, 0))[1] + more
 
 
 class _Reasons(Mapping[int, Reason]):

@@ -65,6 +65,8 @@ class Teller:
             return "stopped at its terminal, keeps its place"
         if reason.rule is Rule.AFTER:
             return self._awaited_jobs(job)
+        if reason.rule is Rule.SWEEP and job.row is not None:
+            return f"its turn: sweep {job.row.sweep} runs {job.row.limit} at once"
         if reason.rule is Rule.ABSENT:
             return "its gpurun to come back, keeps its place"
         if reason.yielding:

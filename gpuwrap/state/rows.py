@@ -7,14 +7,14 @@ import json
 from typing import Any
 
 from ..lifecycle import JobState
-from ..model import GiveWay, Identity, Job, Request, Result, ResultKind, Share
+from ..model import GiveWay, Identity, Job, Request, Result, ResultKind, Row, Share
 
 JOB_COLUMNS = (
     "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
     "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
     "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
     "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
-    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, devices"
+    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep, sweep_index, sweep_limit, devices"
 )  # fmt: skip
 _REQUEST_COLUMNS = (
     "gpus", "memory_bytes", "memory_percent", "exclusive", "allowed", "give_way", "time_limit_seconds",
@@ -64,6 +64,7 @@ def row_from_job(job: Job) -> tuple[Any, ...]:
         job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id, int(job.stub), job.signals,
         job.retries, job.yields_to, int(job.requeue), job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,
         job.output, job.after_jobs, job.once, int(job.detached),
+        *((job.row.sweep, job.row.index, job.row.limit) if job.row is not None else (None, None, None)),
     )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, ended_at,
         attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
         signals, retries, yields_to, requeue, paused_at, returned_at, fingerprint, learned_bytes, output, after_jobs, once,
-        detached, _devices,
+        detached, sweep, sweep_index, sweep_limit, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
@@ -84,7 +85,7 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         Identity(boot_id, pid_namespace, pid, start_ticks), tuple(argv.split(b"\0")), cwd, submitted_at, shares,
         granted_at, started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
         bool(stub), signals, retries, yields_to, bool(requeue), paused_at, returned_at, fingerprint, learned_bytes,
-        output, after_jobs, once, bool(detached),
+        output, after_jobs, once, bool(detached), Row(sweep, sweep_index, sweep_limit) if sweep is not None else None,
     )  # fmt: skip
 
 

@@ -6,7 +6,12 @@
 Reasons for waiting are never stored.
 """
 
-VERSION = 1
+VERSION = 2
+
+# What each version after the first added, by the version it makes.
+ADDED = {
+    2: ("sweep INTEGER", "sweep_index INTEGER", "sweep_limit INTEGER"),
+}
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS job (
@@ -54,7 +59,10 @@ CREATE TABLE IF NOT EXISTS job (
     after_jobs TEXT,
     once TEXT,
     detached INTEGER NOT NULL DEFAULT 0,
-    devices TEXT
+    devices TEXT,
+    sweep INTEGER,
+    sweep_index INTEGER,
+    sweep_limit INTEGER
 );
 CREATE INDEX IF NOT EXISTS job_live ON job (state) WHERE state != 'ended';
 CREATE TABLE IF NOT EXISTS share (

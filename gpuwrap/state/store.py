@@ -22,7 +22,7 @@ from ..lifecycle import IN_LINE, Event, IllegalMove, JobState, after
 from ..model import Job, Share
 from .paths import DATABASE, Folder
 from .rows import JOB_COLUMNS, columns_of, job_from_row, row_from_job, shares_from_text
-from .schema import TABLES, VERSION
+from .schema import ADDED, TABLES, VERSION
 
 # A union, not an "or", which would read every row there ever was.
 _LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
@@ -46,8 +46,9 @@ class Store:
             _refuse_newer(self._db)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            if self._db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
-                self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version < VERSION:
+                self._db.executescript(f"BEGIN IMMEDIATE; {_changes_since(version)} PRAGMA user_version={VERSION}; COMMIT;")
             self.inode = os.stat(self.path).st_ino
             self.reload()
 
@@ -290,14 +291,17 @@ class Reader:
         path = folder.inside(DATABASE)
         os.stat(path)
         self._db = _connect(path, f"file:{path}?mode=ro")
+        self._columns = JOB_COLUMNS
         try:
-            if _refuse_newer(self._db) == 0:
+            version = _refuse_newer(self._db)
+            if version == 0:
                 raise FileNotFoundError(path)
+            self._columns = _known_columns(version)
         except sqlite3.Error:
             # A full disk refuses the shared memory file that WAL needs; what was folded back can still be read.
             self._db = _connect(path, f"file:{path}?immutable=1")
             try:
-                _refuse_newer(self._db)
+                self._columns = _known_columns(_refuse_newer(self._db))
             except sqlite3.Error as err:
                 raise _translate(err, "open") from err
 
@@ -309,12 +313,12 @@ class Reader:
     def jobs(self, *, ended: bool) -> list[Job]:
         """Return jobs by number: the live ones and those whose grant still stands, with `ended` all."""
         where = "" if ended else f"WHERE {_LIVE}"
-        return self._jobs(f"SELECT {JOB_COLUMNS} FROM job {where} ORDER BY id", ())
+        return self._jobs(f"SELECT {self._columns} FROM job {where} ORDER BY id", ())
 
     def history(self, since_at: float | None, user: str | None, most: int | None) -> list[Job]:
         """Return ended jobs by number: those that ended since a wall-clock time, of one user, the latest `most`."""
         found = self._jobs(
-            f"SELECT {JOB_COLUMNS} FROM job WHERE state = 'ended' AND (? IS NULL OR ended_at >= ?)"
+            f"SELECT {self._columns} FROM job WHERE state = 'ended' AND (? IS NULL OR ended_at >= ?)"
             " AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?",
             (since_at, since_at, user, user, -1 if most is None else most),
         )
@@ -331,11 +335,11 @@ class Reader:
 
     def by_number(self, first: int, last: int) -> list[Job]:
         """Return the jobs with numbers from `first` to `last`."""
-        return self._jobs(f"SELECT {JOB_COLUMNS} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
+        return self._jobs(f"SELECT {self._columns} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
 
     def latest_named(self, name: str) -> list[Job]:
         """Return the latest job of a name, if any."""
-        sql = f"SELECT {JOB_COLUMNS} FROM job WHERE name = ? ORDER BY id DESC LIMIT 1"
+        sql = f"SELECT {self._columns} FROM job WHERE name = ? ORDER BY id DESC LIMIT 1"
         return self._jobs(sql, (name,))
 
     def _jobs(self, sql: str, values: tuple[object, ...]) -> list[Job]:
@@ -360,6 +364,18 @@ def _connect(path: str, uri: str) -> sqlite3.Connection:
         return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     except sqlite3.Error as err:
         raise _translate(err, "open") from err
+
+
+def _changes_since(version: int) -> str:
+    """Return the statements that bring a database up to date."""
+    added = [f"ALTER TABLE job ADD COLUMN {column};" for made in ADDED if version < made for column in ADDED[made]]
+    return TABLES if version == 0 else " ".join(added)
+
+
+def _known_columns(version: int) -> str:
+    """Return what to read of a database that no arbiter has brought up to date yet: what it has not is NULL."""
+    missing = {column.split()[0] for made in ADDED if version < made for column in ADDED[made]}
+    return ", ".join("NULL" if column in missing else column for column in JOB_COLUMNS.split(", "))
 
 
 def _refuse_newer(db: sqlite3.Connection) -> int:

@@ -347,6 +347,22 @@ def test_a_newer_database_is_one_line_and_is_left_alone(world: World, words: lis
     no_process_or_lock(world)
 
 
+@pytest.mark.parametrize("first", [["--", "true"], ["ls", "-a"], ["history"]], ids=" ".join)
+def test_a_database_of_the_first_version_is_read_and_goes_on(world: World, first: list[str]) -> None:
+    """It was made before there were sweeps; whoever only reads cannot change it."""
+    closed_world_with_a_job(world)
+    with contextlib.closing(sqlite3.connect(world.database)) as database, database:
+        for column in ("sweep", "sweep_index", "sweep_limit"):
+            database.execute(f"ALTER TABLE job DROP COLUMN {column}")
+        database.execute("PRAGMA user_version = 1")
+    done = world.run(*first)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert world.run("--", "false").returncode == 1
+    jobs = [(job["result"]["code"], job["sweep"]) for job in world.jobs()]
+    assert (jobs[0], jobs[-1]) == ((0, None), (1, None))
+    assert world.rows("PRAGMA user_version") == [{"user_version": 2}]
+
+
 # The disk
 
 

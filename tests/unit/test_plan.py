@@ -1,11 +1,14 @@
 """Who starts, who waits and why: order, reservation, what may pass it."""
 
+from dataclasses import replace
+
 import pytest
 from views import GIB, NOW, TOTAL, applied, foreign, gpu, gpus, in_state, running, share, waiting
 
 from gpuwrap.lifecycle import JobState
-from gpuwrap.model import Bounds, Claim, ComputeMode, Gpu, Job, Leftover, Plan, Rule, View
+from gpuwrap.model import Bounds, Claim, ComputeMode, Gpu, Job, Leftover, Plan, Request, Row, Rule, View
 from gpuwrap.policy.plan import plan
+from gpuwrap.policy.reasons import sentence
 
 
 def made(cards: tuple[Gpu, ...], *jobs: Job, **view: object) -> Plan:
@@ -247,3 +250,65 @@ def test_jobs_per_gpu_limits_how_many_share() -> None:
     result = made(gpus(1), *jobs, bounds=Bounds(jobs_per_gpu=2))
     assert list(started(result)) == [1, 2]
     assert result.reasons[3].rule is Rule.JOBS_PER_GPU
+
+
+# Sweeps
+
+
+def rows(sweep: int, numbers: range, limit: int | None, **request: object) -> list[Job]:
+    return [replace(waiting(number, **request), row=Row(sweep, number - sweep, limit)) for number in numbers]  # type: ignore[arg-type]
+
+
+def test_a_sweep_runs_so_many_rows_at_once_and_keeps_nothing_for_the_others() -> None:
+    result = made(gpus(4), *rows(1, range(1, 6), 2), waiting(6), waiting(7))
+    assert started(result) == {1: (0,), 2: (1,), 6: (2,), 7: (3,)}
+    assert {number: reason.rule for number, reason in result.reasons.items()} == dict.fromkeys((3, 4, 5), Rule.SWEEP)
+    assert not result.kept
+
+
+@pytest.mark.parametrize("state", ["granted", "running", "paused", "suspended", "stopping"])
+def test_rows_under_way_count_whatever_they_do(state: str) -> None:
+    first, *rest = rows(1, range(1, 4), 1)
+    first = in_state(first, JobState(state), shares=(share(0),), started_at=NOW)
+    assert started(made(gpus(2), first, *rest)) == {}
+
+
+@pytest.mark.parametrize("state", ["waiting", "held", "ended"])
+def test_rows_that_do_not_run_do_not_count(state: str) -> None:
+    first, *rest = rows(1, range(1, 3), 1)
+    stopped = frozenset({1}) if state == "waiting" else frozenset[int]()
+    assert started(made(gpus(2), in_state(first, JobState(state)), *rest, stopped=stopped)) == {2: (0,)}
+
+
+def test_sweeps_do_not_count_for_each_other_and_one_without_a_limit_has_none() -> None:
+    result = made(gpus(4), *rows(1, range(1, 4), 1), *rows(4, range(4, 7), None))
+    assert started(result) == {1: (0,), 4: (1,), 5: (2,), 6: (3,)}
+
+
+def test_a_row_that_cannot_start_leaves_its_turn_to_the_next() -> None:
+    wide = replace(waiting(1, count=4), row=Row(1, 1, 1))
+    result = made(gpus(4), running(9, share(0)), wide, *rows(1, range(2, 4), 1))
+    assert started(result) == {}
+    assert {number: reason.rule for number, reason in result.reasons.items()} == {1: Rule.BUSY, 2: Rule.BEHIND, 3: Rule.BEHIND}
+    assert made(gpus(1), running(9, share(0)), *rows(1, range(1, 3), 1)).reasons[2].rule is Rule.BUSY
+
+
+def test_rows_beyond_the_limit_do_not_count_as_waiting_for_a_whole_gpu() -> None:
+    shared = replace(running(9, share(0, 4 * GIB, whole=False)), request=Request(memory_bytes=4 * GIB))
+    one = waiting(8, m=4)
+    assert started(made(gpus(3), shared, *rows(1, range(1, 4), 1), one)) == {1: (1,), 8: (2,)}
+    assert started(made(gpus(3), shared, *rows(1, range(1, 4), 1)[:1], one)) == {1: (1,), 8: (2,)}
+
+
+def test_a_plan_of_sweeps_that_was_applied_is_settled() -> None:
+    view = View(gpus(3), (*rows(1, range(1, 9), 2), waiting(9)))
+    result = plan(view, NOW)
+    assert len(result.actions) == 3
+    assert plan(applied(view, result), NOW).actions == ()
+
+
+def test_the_sentence_names_the_sweep() -> None:
+    jobs = rows(14, range(14, 20), 4)
+    view = View(gpus(6), tuple(jobs))
+    told = sentence(plan(view, NOW).reasons[18], jobs[4], view, NOW)
+    assert told == "its turn: sweep 14 runs 4 at once"
