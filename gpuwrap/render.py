@@ -5,7 +5,7 @@
 3. How rows become lines is decided in tables.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from time import localtime, strftime
 from typing import Any
 
@@ -78,12 +78,18 @@ def timestamp(at: float | None) -> str | None:
     return datetime.fromtimestamp(at).astimezone().isoformat(timespec="milliseconds")
 
 
-def jobs_as_table(rows: Sequence[list[Job]], why: Mapping[int, Why], now_at: float, screen: Screen) -> list[str]:
-    """Lines of `ls`: a header and each row, alike jobs in one; reasons beside them or below."""
+def jobs_as_table(
+    rows: Sequence[list[Job]], fetch_why: Callable[[], Mapping[int, Why]], now_at: float, screen: Screen
+) -> list[str]:
+    """Lines of `ls`: a header and each row, alike jobs in one; reasons beside them or below.
+
+    The reasons are fetched when the rest is made: who tells them may need as long.
+    """
     users = {job.user for row in rows for job in row}
     cells = [_cells(row, now_at, several_users=len(users) > 1) for row in rows]
     header = ["JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["USER"] if len(users) > 1 else []), "COMMAND"]
     colours = [_colour_of(row[0]) for row in rows]
+    why = fetch_why()
     spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU")
     return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, [_reason(row, why) for row in rows]), screen)
 

@@ -9,9 +9,12 @@ FIRST_OTHER = "\u0300"
 
 def columns(text: str) -> int:
     """Return how many columns a text takes: East Asian wide letters take two, marks on other letters none."""
-    if text.isascii() or max(text.replace("…", ".")) < FIRST_OTHER:
-        return len(text)
-    return sum(map(_columns_of, text))
+    return len(text) if _is_plain(text) else sum(map(_columns_of, text))
+
+
+def _is_plain(text: str) -> bool:
+    """Whether each letter takes one column; without looking at each, for the sake of long tables."""
+    return text.isascii() or max(text.replace("…", ".")) < FIRST_OTHER
 
 
 def _columns_of(letter: str) -> int:
@@ -25,11 +28,13 @@ def _columns_of(letter: str) -> int:
 
 def cut(text: str, width: int) -> str:
     """Return a text that takes at most `width` columns, with `…` where it was cut."""
+    if _is_plain(text):
+        return text if len(text) <= width else text[: max(0, width - 1)].rstrip() + "…"
     if columns(text) <= width:
         return text
     used = 1  # the `…`
     for at, letter in enumerate(text):
-        used += 1 if letter < FIRST_OTHER else _columns_of(letter)
+        used += _columns_of(letter)
         if used > width:
             return text[:at].rstrip() + "…"
     return text

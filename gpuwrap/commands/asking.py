@@ -6,6 +6,7 @@ jobs were there, the first verb summons an arbiter, which repairs.
 
 import json
 import os
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,6 +21,8 @@ from ..wire import PROTOCOL, pack
 from .request import simulated
 
 Given = dict[str, str | bool]
+# Why a job waits: the rule, the sentence, and what would help.
+Why = tuple[str, str, list[str]]
 # Numbers sent in one packet.
 AT_ONCE = 4000
 
@@ -32,6 +35,7 @@ class World:
         self.folder: Folder | None = open_folder(self.sim, create=create)
         self.reader: Reader | None = self._read()
         self._call: Call | None = None
+        self._asked_ahead: bytes | None = None
 
     def _read(self) -> Reader | None:
         if self.folder is None:
@@ -45,7 +49,7 @@ class World:
         """Look again: what was not there may be there now, and no arbiter is kept from leaving by our connection."""
         if self._call is not None:
             self._call.drop()
-            self._call = None
+            self._call, self._asked_ahead = None, None
         if self.folder is None:
             self.folder = open_folder(self.sim, create=False)
         self.reader = self.reader or self._read()
@@ -75,13 +79,15 @@ class World:
 
     def ask(self, kind: str, **values: object) -> Any:
         """Ask the arbiter and return its JSON answer, None if it had nothing to say. Raises GpurunError if it refuses."""
-        assert self.folder is not None
-        if self._call is None:
-            self._call = Call(self.folder, self.sim)
-        answer, found = self._call.ask(pack(kind, version=PROTOCOL, **values))
+        packet = pack(kind, version=PROTOCOL, **values)
+        call, asked, self._asked_ahead = self._to_arbiter(), self._asked_ahead, None
+        ahead = call.receive() if asked == packet else None
+        if asked not in (None, packet):
+            call.drop()  # the answer to another question is on its way there
+        answer, found = ahead if ahead is not None and ahead[0] != "old" else call.ask(packet)
         text = found.get("text", "")
         while answer == "more":
-            following = self._call.receive()
+            following = call.receive()
             if following is None:
                 raise GpurunError("the arbiter ended while it answered")
             answer, found = following
@@ -89,6 +95,17 @@ class World:
         if answer == "refused":
             raise GpurunError(found["text"], hint=found.get("hint"), status=1)
         return json.loads(text) if text else None
+
+    def ask_ahead(self, kind: str, **values: object) -> None:
+        """Send a question that `ask` will soon be called with: it is answered while we do something else."""
+        packet = pack(kind, version=PROTOCOL, **values)
+        self._asked_ahead = packet if self._to_arbiter().send(packet) else None
+
+    def _to_arbiter(self) -> Call:
+        assert self.folder is not None
+        if self._call is None:
+            self._call = Call(self.folder, self.sim)
+        return self._call
 
     def ask_about(self, kind: str, jobs: list[int], **values: object) -> list[Any]:
         """Ask about jobs by number, as many packets as it takes; the answers of a list are joined."""
@@ -98,21 +115,26 @@ class World:
             answers += self.ask(kind, jobs=numbers, **values) or []
         return answers
 
-    def explain(self, jobs: list[Job], *, listed: bool = False) -> dict[int, tuple[str, str, list[str]]]:
-        """Return why jobs wait or stand still (rule, sentence, what would help) as far as an arbiter can tell.
+    def explain(self, jobs: list[Job], *, listed: bool = False) -> Callable[[], dict[int, Why]]:
+        """Ask why jobs wait or stand still (rule, sentence, what would help); what is returned fetches the answer.
 
-        `listed`: briefly.
+        It tells what an arbiter can tell: without one nobody waits. `listed`: briefly.
         """
         holding = self.reader.holding_ids() if self.reader is not None else frozenset()
-        numbers = [job.id for job in jobs if job.state is not JobState.ENDED or job.id in holding]
-        found: dict[int, tuple[str, str, list[str]]] = {}
-        if not numbers or not self.has_arbiter():
+        numbers = [str(job.id) for job in jobs if job.state is not JobState.ENDED or job.id in holding]
+        texts = [" ".join(numbers[at : at + AT_ONCE]) for at in range(0, len(numbers), AT_ONCE)]
+        if not texts or not self.has_arbiter():
+            return dict
+        self.ask_ahead("explain", jobs=texts[0], listed=listed)
+
+        def fetch() -> dict[int, Why]:
+            found: dict[int, Why] = {}
+            for text in texts:
+                for number, (rule, sentence, helps) in (self.ask("explain", jobs=text, listed=listed) or {}).items():
+                    found[int(number)] = (rule, sentence, helps)
             return found
-        for at in range(0, len(numbers), AT_ONCE):
-            text = " ".join(str(number) for number in numbers[at : at + AT_ONCE])
-            for number, (rule, sentence, helps) in (self.ask("explain", jobs=text, listed=listed) or {}).items():
-                found[int(number)] = (rule, sentence, helps)
-        return found
+
+        return fetch
 
     def live(self) -> list[Job]:
         """Return the jobs in line, running or holding."""

@@ -25,11 +25,11 @@ def main(given: Given, operands: list[str]) -> int:
     world.repair()
     jobs, missing = find(world, given, operands)
     if "json" in given:
-        why = world.explain(jobs)
+        why = world.explain(jobs)()
         print(json.dumps({"jobs": [job_as_json(job, why.get(job.id)) for job in jobs]}))
     else:
-        for line in table(world, jobs, bool(operands), Screen.of_stdout()):
-            print(line)
+        lines = table(world, jobs, bool(operands), Screen.of_stdout())
+        sys.stdout.write("".join(f"{line}\n" for line in lines))  # at once: a print for each is a write for each
     sys.stdout.flush()
     for err in missing:
         sys.stderr.write(f"gpurun: ls: {err.text}\n")
@@ -54,7 +54,8 @@ def table(world: World, jobs: list[Job], named: bool, screen: Screen) -> list[st
     if not jobs:
         return [] if named else ["no jobs"]
     rows = [[job] for job in jobs] if named else fold(jobs)
-    return jobs_as_table(rows, world.explain([row[0] for row in rows], listed=not named), time.time(), screen)
+    reasons = world.explain([row[0] for row in rows], listed=not named)
+    return jobs_as_table(rows, reasons, time.time(), screen)
 
 
 def _watch(world: World, given: Given, operands: list[str]) -> int:

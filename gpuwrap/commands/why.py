@@ -22,7 +22,7 @@ def main(given: Given, operands: list[str]) -> int:
     job = _chosen(world, operands)
     if job.state not in IN_LINE:
         print(_not_waiting(job))
-        told = world.explain([job]).get(job.id)
+        told = world.explain([job])().get(job.id)
         if told is not None:
             print("; ".join([told[1], *told[2]]) + ".")
         return 0

@@ -76,6 +76,7 @@ class Room:
     __slots__ = (
         "_ceiling",
         "_free",
+        "_in_the_way",
         "_limit",
         "_margin",
         "_potential",
@@ -95,6 +96,7 @@ class Room:
         self.gpu = gpu
         self.holders: list[Holder] = []
         self.strays: tuple[int, ...] = ()
+        self._in_the_way: dict[tuple[bool, bool], Obstacle | None] = {}
         self._limit = bounds.jobs_per_gpu
         self._total = gpu.total_bytes or 0
         self._free = min(gpu.free_bytes or 0, self._total)
@@ -119,6 +121,7 @@ class Room:
 
     def settle(self) -> None:
         """Work out anew what is left."""
+        self._in_the_way.clear()
         if self._taken:
             ids = {holder.job_id for holder in self.holders}
             self.strays = tuple(sorted(job for job, size in self.gpu.used.items() if size != 0 and job not in ids))
@@ -286,7 +289,14 @@ class Room:
         return max(-1, min(self._total, self._free + freed) - promised - self._margin)
 
     def _own(self, shape: Shape) -> Obstacle | None:
+        """Say which of our jobs stand in the way: the same ones for all that want it whole or not, and fit or not."""
         size, whole = self.need(shape)
+        asked = whole, short = whole, size > 0 and size > self.available
+        if asked not in self._in_the_way:
+            self._in_the_way[asked] = self._jobs_in_the_way(whole, short)
+        return self._in_the_way[asked]
+
+    def _jobs_in_the_way(self, whole: bool, short: bool) -> Obstacle | None:
         barring = [holder for holder in self.holders if whole or holder.whole or holder.paused]
         if barring or (whole and self.strays):
             return self._by_jobs(Rule.BUSY, barring, self.strays if whole else ())
@@ -294,7 +304,7 @@ class Room:
             return self._by_jobs(Rule.COMPUTE_MODE, self.holders, self.strays)
         if self._limit is not None and len(self.holders) >= self._limit:
             return self._by_jobs(Rule.JOBS_PER_GPU, self.holders)
-        if size and size > self.available:
+        if short:
             return self._by_jobs(Rule.MEMORY, self.holders, self.strays)
         return None
 

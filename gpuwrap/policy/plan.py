@@ -394,7 +394,8 @@ class _Pass:
 
     def rule(self, shape: Shape, obstacles: tuple[Obstacle, ...]) -> Rule:
         """Return the rule that matters most to a shape that cannot start."""
-        if sum(room.fits(shape) for room in self.rooms) >= shape.gpus:
+        blocked = [room for room in self.rooms if not room.fits(shape)]
+        if len(self.rooms) - len(blocked) >= shape.gpus:
             return Rule.BEHIND
         rules = {obstacle.gpu_index: obstacle.rule for obstacle in obstacles}
         possible = self.possible(shape)
@@ -402,8 +403,11 @@ class _Pass:
             lasting = {found.rule for room in self.rooms if shape.allows(room.gpu) and (found := room.lasting(shape))}
             # None of them: it may use fewer GPUs than it wants.
             return next((rule for rule in _NOT_OURS if rule in lasting), Rule.UNHEALTHY)
-        awaited = sorted(room.frees_at(shape) for room in possible if not room.fits(shape))
-        return rules[awaited[0][2]]
+        awaited = [room for room in possible if room in blocked]
+        alike = {rules[room.gpu.index] for room in awaited}
+        if len(alike) == 1:  # whichever can be had first
+            return alike.pop()
+        return rules[min(room.frees_at(shape) for room in awaited)[2]]
 
 
 class _Sweeps:

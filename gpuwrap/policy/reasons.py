@@ -45,6 +45,7 @@ class Teller:
         self._view, self._now_at = view, now_at
         self._jobs = {job.id: job for job in view.jobs}
         self._gpus = {gpu.index: gpu for gpu in view.gpus}
+        self._told_places: dict[frozenset[str] | None, list[int]] = {}
         self._on_gpu: dict[Rule, Callable[[Obstacle], str]] = {
             Rule.FOREIGN: self._foreign,
             Rule.CLAIMED: _claimed,
@@ -267,7 +268,11 @@ class Teller:
 
     def _places(self, job: Job) -> list[int]:
         allowed = job.request.allowed
-        return sorted(gpu.index for gpu in self._view.gpus if allowed is None or gpu.uuid in allowed)
+        places = self._told_places.get(allowed)
+        if places is None:
+            here = (gpu.index for gpu in self._view.gpus if allowed is None or gpu.uuid in allowed)
+            places = self._told_places[allowed] = sorted(here)
+        return places
 
     @staticmethod
     def _is_too_small(obstacle: Obstacle, job: Job) -> bool:

@@ -206,10 +206,11 @@ class BenchWorld:
         return gaps
 
     def fill(self, count: int) -> None:
-        """Let many jobs wait."""
+        """Let many jobs wait, no two of them alike: each has a row and a reason of its own."""
         self.run("true")
         self.start("-g", "4", "sleep", "600")
         self.await_states(running=1, waiting=0)
-        for _ in range(count):
-            self.start("-g", "4", "true", "--seed", str(len(self._started)))
+        for number in range(count):
+            options = ("-q", "-N", f"run{number}x", "-p", str(number % 7), "-m", f"{2000 + number}M")
+            self.start(*options, "sh", f"train{number}.sh", "--lr", f"0.{number}")
         self.await_states(running=1, waiting=count)
