@@ -82,4 +82,4 @@ class NoSuchJob(GpurunError):
     """No job of that number, name or pattern."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"job {what}: no such job", status=SOME_FAILED)
+        super().__init__(f"job {printable(what) or repr(what)}: no such job", status=SOME_FAILED)

@@ -52,11 +52,7 @@ def read_request(given: Given) -> dict[str, object]:
     request.update(_wait_limit(given))
     name = given.get("name")
     if isinstance(name, str):
-        if not name:
-            raise UsageError("name: must not be empty")
-        if parse_integer(name) is not None:
-            raise UsageError(f"name {name}: a name cannot be a number: did you mean -g {name}?")
-        request["name"] = name
+        request["name"] = _name(name)
     if "time" in given:
         from ..units import parse_duration
 
@@ -79,6 +75,26 @@ def read_request(given: Given) -> dict[str, object]:
 
         request.update(read_output(given))
     return request
+
+
+def _name(name: str) -> str:
+    """Return a name that JOB can say: one that means this job, and no other."""
+    from ..units import parse_integer
+
+    if not name:
+        raise UsageError("name: must not be empty")
+    if parse_integer(name) is not None:
+        raise UsageError(f"name {name}: a name cannot be a number: did you mean -g {name}?")
+    first, dash, last = name.partition("-")
+    if dash and first.isdigit() and last.isdigit():
+        raise UsageError(f"name {name}: a name cannot be a range: it means jobs {first} to {last}")
+    if any(letter in name for letter in "*?["):
+        raise UsageError(f"name {name}: a name cannot be a pattern: * ? and [ stand for other letters")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"name {readable(os.fsencode(name))}: must be text: these bytes are not UTF-8") from None
+    return name
 
 
 def _text_of(value: str | bool, option: str) -> str:

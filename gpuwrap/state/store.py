@@ -348,6 +348,8 @@ class Reader:
     def _fetch(self, sql: str, values: tuple[object, ...]) -> list[Any]:
         try:
             return self._db.execute(sql, values).fetchall()
+        except UnicodeEncodeError:
+            return []  # a word with bytes that are not UTF-8: nothing here is called that
         except sqlite3.Error as err:
             raise _translate(err, "read") from err
 

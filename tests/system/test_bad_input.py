@@ -463,3 +463,66 @@ def test_of_several_targets_those_that_can_be_done_are_done(ended: World) -> Non
     assert ended.run("kill", "2").returncode == 0
     assert holder.wait(15) == -15
     assert_nothing_left(ended, rows=4)
+
+
+# --- words that are names, and words that are none ------------------------------------------------------------------
+
+NO_TEXT = b"\xff\x1b[31m"
+VERBS_ON_JOBS = {
+    "kill": 1, "ls": 1, "why": 1, "pause": 1, "resume": 1, "logs": 1, "wait": 1, "again": 1, "history": 1,
+    "renice 5": 1, "set -p 5": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def some_job(make_world: MakeWorld) -> World:
+    world = make_world("1x24G")
+    assert world.run("-N", "x", "true").returncode == 0
+    return world
+
+
+@pytest.mark.parametrize("verb", VERBS_ON_JOBS)
+def test_bytes_that_are_no_text_name_no_job(some_job: World, verb: str) -> None:
+    done = some_job.run(*verb.split(), NO_TEXT)
+    assert_one_line(done, VERBS_ON_JOBS[verb], "job ??[31m: no such job")
+
+
+def test_an_empty_word_names_no_job(some_job: World) -> None:
+    assert_one_line(some_job.run("kill", ""), 1, "job '': no such job")
+
+
+@pytest.mark.parametrize("verb", ["ls", "history"])
+def test_bytes_that_are_no_text_are_no_user(some_job: World, verb: str) -> None:
+    done = some_job.run(verb, "-u", NO_TEXT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "no jobs\n", "")
+
+
+NAMES = {
+    "5-6": "a name cannot be a range",
+    "*": "a name cannot be a pattern",
+    "lr-[0]": "a name cannot be a pattern",
+    "what?": "a name cannot be a pattern",
+    "4": "a name cannot be a number",
+    "": "must not be empty",
+    b"n\xff": "these bytes are not UTF-8",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["", "-d", "-r"])
+def test_a_name_that_would_mean_other_jobs_is_refused(make_world: MakeWorld, name: str | bytes, form: str) -> None:
+    world = make_world("1x24G")
+    done = world.run(*form.split(), "-N", name, "true")
+    assert_one_line(done, 125, NAMES[name])
+    assert_nothing_left(world)
+
+
+def test_a_waiting_job_cannot_be_given_such_a_name_either(make_world: MakeWorld) -> None:
+    world = make_world("1x24G")
+    world.start("sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    world.start("-q", "-N", "good", "true")
+    wait_until(lambda: world.state(2) == "waiting", "job 2 to wait")
+    for name, why in NAMES.items():
+        assert_one_line(world.run("set", "-N", name, "2"), 2, why)
+    assert world.job(2)["name"] == "good"
