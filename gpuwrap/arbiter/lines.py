@@ -73,8 +73,7 @@ class Lines:
     def _draw(self, jobs: list[Job]) -> None:
         first, *others = jobs
         for job in others:
-            if self._arbiter.seats[job.id].told is not None:
-                self._tell(job, "hush", "")
+            self._tell(job, "hush", "another draws")
         if others:
             self._tell(first, "wait", f"{len(jobs)} jobs wait for a GPU, first is {first.id}")
         else:

@@ -186,8 +186,8 @@ class Launch:
                 self._limit_wait(float(values["seconds"]))
             elif kind == "again":  # the offer was withdrawn, or taken too late; the job keeps its place
                 self.call.send(pack("continued"))
-            elif kind == "hush" and self.line is not None:  # another waiter of this terminal draws
-                self.line.erase()
+            elif kind == "hush":
+                self._own_line().hush()
             message = self.call.receive()
 
     def _limit_wait(self, seconds: float) -> None:
@@ -218,7 +218,7 @@ class Launch:
         message = None
         if self.call.send(pack("take")):
             message = self.call.receive()
-            while message is not None and message[0] in ("wait", "note", "offer", "limit"):
+            while message is not None and message[0] in ("wait", "note", "hush", "offer", "limit"):
                 message = self.call.receive()
         if message is None or message[0] != "go":
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
@@ -273,11 +273,14 @@ class Launch:
             raise ProgramNotRunnable(name, cause) from err
 
     def _tell(self, kind: str, values: dict[str, str]) -> None:
+        self._own_line().show(values["text"], plain=kind == "note")
+
+    def _own_line(self) -> "Line":
         if self.line is None:
             from .waitline import Line
 
             self.line = Line()
-        self.line.show(values["text"], plain=kind == "note")
+        return self.line
 
     def _end(self, values: dict[str, str]) -> None:
         if self.line is not None:

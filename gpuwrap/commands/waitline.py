@@ -1,11 +1,13 @@
 """The waiting line on the terminal.
 
-1. It is drawn in place only while we are in the foreground of the terminal; a background writer prints one plain line,
-   with SIGTTOU blocked, since `stty tostop` would stop it otherwise [run].
+1. It is drawn in place only while we are in the foreground of a terminal that can move its cursor; else one plain line is
+   printed, with SIGTTOU blocked, since `stty tostop` would stop a background writer otherwise [run].
 2. It never wraps: what would help stands on a line of its own below. It is erased before the program starts, and before we
    die of a signal or stop. The cursor rests on its first column: after a resize, which may have wrapped it, everything from
    there on is ours to erase, whether the terminal moves text or not.
-3. Text from commands and names was made harmless by the arbiter; here only its width is cut.
+3. Of several waiters of a terminal one draws, and each erases: whoever dies or starts its program first makes others write
+   (make says which recipe was interrupted), and the one that draws may come too late.
+4. Text from commands and names was made harmless by the arbiter; here only its width is cut.
 """
 
 import _signal
@@ -22,21 +24,29 @@ class Line:
     def __init__(self) -> None:
         self.text = ""
         self.drawn = False
+        self._hushed = False
         self._told = False
         self._caught = False
 
     def show(self, text: str, *, plain: bool) -> None:
         """Draw the line in place, or print it once as a plain line if we cannot or must not draw."""
         self.text = text
-        if plain or not in_foreground():
+        if plain or not _can_draw() or not in_foreground():
             if not self._told:
                 self._told = True
                 write("gpurun: " + text.replace("\n", "; ") + "\n")
             return
-        if not self._caught:
-            self._caught = True
-            self._catch()
+        self._hushed = False
+        self._catch()
         self._draw()
+
+    def hush(self) -> None:
+        """Another waiter of this terminal draws the line from now on."""
+        self.erase()
+        self.text = ""
+        if _can_draw():
+            self._hushed = True
+            self._catch()
 
     def redraw(self) -> None:
         """Draw again after a stop or a resize, if we are in the foreground."""
@@ -44,8 +54,8 @@ class Line:
             self._draw()
 
     def erase(self) -> None:
-        """Leave the screen as it was."""
-        if self.drawn:
+        """Leave the screen as it was, whoever drew the line."""
+        if self.drawn or (self._hushed and in_foreground()):
             self.drawn = False
             write("\r\x1b[J")
 
@@ -62,7 +72,10 @@ class Line:
         self.drawn = True
 
     def _catch(self) -> None:
-        """From the first drawing on, die of a signal only after erasing. What we inherited as ignored stays ignored."""
+        """From the first line on, die of a signal only after erasing. What we inherited as ignored stays ignored."""
+        if self._caught:
+            return
+        self._caught = True
         for number in FATAL:
             if _signal.getsignal(number) == _signal.SIG_DFL:
                 _signal.signal(number, self._die)
@@ -87,6 +100,11 @@ class Line:
         _signal.signal(number, _signal.SIG_DFL)
         os.kill(os.getpid(), number)
         _signal.signal(number, self._stop)
+
+
+def _can_draw() -> bool:
+    """Whether the terminal knows how to move its cursor; Emacs' shell and some of CI's terminals do not."""
+    return os.environ.get("TERM", "dumb") not in ("", "dumb")
 
 
 def in_foreground() -> bool:

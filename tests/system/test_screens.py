@@ -158,6 +158,40 @@ def test_one_waiter_of_a_terminal_draws_and_counts_the_others(world: World, tmp_
     assert sorted((tmp_path / "log").read_text().split()) == list("abcdef")
 
 
+@pytest.mark.parametrize("first_to_die", [2, 7], ids=["the one that draws", "another"])
+def test_an_interrupted_make_leaves_nothing_of_the_line(world: World, tmp_path: Path, first_to_die: int) -> None:
+    """make writes as soon as one recipe has died; the others, stopped here, come too late to clean up for it."""
+    running(world, "python", "t.py")
+    (tmp_path / "Makefile").write_text(f"all: a b c d e f\na b c d e f:\n\t@{world.command} -- echo $@\n")
+    terminal = Terminal(world, ["sh", "-c", "trap : INT; make -sj8; echo over"], cwd=tmp_path)
+    terminal.await_text("6 jobs wait for a GPU, first is 2")
+    pids = {job["id"]: job["pid"] for job in world.jobs(all=False)}
+    late = [pid for number, pid in pids.items() if number not in (1, first_to_die)]
+    for pid in late:
+        os.kill(pid, signal.SIGSTOP)
+    terminal.send("\x03")
+    terminal.await_text("Interrupt")
+    for pid in late:
+        os.kill(pid, signal.SIGCONT)
+    terminal.await_text("over")
+    for line in terminal.text().splitlines():
+        assert not line or line.startswith(("^C", "make: ", "over")), terminal.text()
+        assert not line.startswith("make: ") or line.endswith("Interrupt"), terminal.text()
+
+
+@pytest.mark.parametrize("kind", ["dumb", ""])
+def test_on_a_terminal_that_cannot_move_its_cursor_one_plain_line_is_printed(world: World, kind: str) -> None:
+    first = running(world, "python", "train.py")
+    terminal = Terminal(world, [world.command, "echo", "it runs"], columns=200, env={"TERM": kind})
+    terminal.await_text("waits for a GPU")
+    world.run("kill", str(first))
+    assert terminal.finish() == 0
+    assert b"\x1b" not in terminal.raw
+    lines = terminal.text().splitlines()
+    assert len(lines) == 2, lines
+    assert lines[1] == "it runs"
+
+
 def test_the_waiting_line_survives_smaller_and_larger_terminals(world: World) -> None:
     running(world, "python", "train.py")
     terminal = Terminal(world, ["sh", "-c", f"echo before; {world.command} true"], columns=120)
