@@ -68,8 +68,8 @@ class Line:
         text = cut(first, columns - 1)  # the last column stays empty: there terminals differ
         if second:
             text += "\n" + cut(second, columns - 1) + "\x1b[A"
+        self.drawn = True  # before it is: a signal between the two must erase it
         write(f"\r\x1b[J{text}\r")
-        self.drawn = True
 
     def _catch(self) -> None:
         """From the first line on, die of a signal only after erasing. What we inherited as ignored stays ignored."""
