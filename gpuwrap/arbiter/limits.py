@@ -1,9 +1,10 @@
 """Time limits (`-t`): a job is asked to end when it has run for that long, by its own signals, and then killed.
 
-1. What counts is the time since the program was started, without pauses: nobody's time is used up by somebody else.
-   Each run of a job that is run again has the whole limit.
+1. What counts is the time since the program was started, without pauses, its own and those of the jobs inside which it
+   runs: nobody's time is used up by somebody else. Each run of a job that is run again has the whole limit.
 2. The limit ends a job for good: it is not run again for it.
-3. Nothing is remembered: a new arbiter works it out from `started_at` and the events.
+3. Nothing is remembered but what an outer job that has ended stood still: a new arbiter works it out from `started_at`
+   and the events.
 """
 
 import time
@@ -36,7 +37,7 @@ class Limits:
             seat.limit_timer = None
         left = self.seconds_left(job)
         if left is not None and job.state in STARTED:
-            paused = job.state in (JobState.PAUSED, JobState.SUSPENDED)
+            paused = any(each.state in (JobState.PAUSED, JobState.SUSPENDED) for each in self._around(job))
             after = max(left, PAUSED_SECONDS) if paused else left
             seat.limit_timer = self._arbiter.timers.after(max(0.0, after), lambda: self._due(job.id))
 
@@ -45,8 +46,34 @@ class Limits:
         limit = job.request.time_limit_seconds
         if limit is None or job.started_at is None:
             return None
-        paused = self._arbiter.store.paused_seconds_since(job.id, job.started_at)
-        return limit - (time.time() - job.started_at - paused)
+        return limit - (time.time() - job.started_at - self._stood_still(job, job.started_at))
+
+    def _stood_still(self, job: Job, at: float) -> float:
+        """Return for how long a job stood still since a time: it, or one inside which it runs, was paused."""
+        store = self._arbiter.store
+        before = float(store.setting(_stood_key(job.id)) or 0)
+        return before + store.paused_seconds_since([each.id for each in self._around(job)], at)
+
+    def _around(self, job: Job) -> list[Job]:
+        """Return a job and those inside which it runs."""
+        found = [job]
+        while (outer := self._arbiter.store.live.get(found[-1].parent_id or 0)) is not None:
+            found.append(outer)
+        return found
+
+    def job_ended(self, job: Job) -> None:
+        """Remember of a job that has ended how long it stood still, for those inside that outlive it."""
+        store = self._arbiter.store
+        store.unset(_stood_key(job.id))
+        for inner in [inner for inner in store.holding.values() if inner.parent_id is not None and inner.state in STARTED]:
+            around = [each.id for each in self._around(inner)]
+            if job.id not in around or inner.request.time_limit_seconds is None or inner.started_at is None:
+                continue
+            rest = [each for each in around if each != job.id]
+            since = inner.started_at
+            stood = store.paused_seconds_since(around, since) - store.paused_seconds_since(rest, since)
+            if stood > 0:
+                store.set(_stood_key(inner.id), f"{float(store.setting(_stood_key(inner.id)) or 0) + stood}")
 
     def has_passed(self, job: Job) -> bool:
         """Whether a job has run for as long as it may."""
@@ -81,3 +108,7 @@ class Limits:
         now = self._arbiter.store.live.get(job.id)
         if now is not None and now.state is JobState.STOPPING and now.attempt == job.attempt:
             self._arbiter.killing.send(job, number)
+
+
+def _stood_key(job_id: int) -> str:
+    return f"stood still {job_id}"

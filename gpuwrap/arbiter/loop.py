@@ -243,6 +243,7 @@ class Arbiter:
         self.inventory.read_drained()
 
     def job_ended(self, job: Job) -> None:
+        self.limits.job_ended(job)
         """Who waited inside a job that has ended waits outside now, and who outlives it holds its share there."""
         for inner in [inner for inner in self.store.holding.values() if inner.parent_id == job.id]:
             self.store.change(inner, parent_id=job.parent_id)

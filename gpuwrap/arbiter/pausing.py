@@ -100,7 +100,7 @@ class Pausing:
     def _seconds_left(self, job: Job) -> tuple[float, bool]:
         """Return for how long a job may be paused from now on, and whether that is only for short newcomers."""
         settings = self._arbiter.settings
-        paused = self._arbiter.store.paused_seconds_since(job.id, time.time() - DAY_SECONDS)
+        paused = self._arbiter.store.paused_seconds_since([job.id], time.time() - DAY_SECONDS)
         left = float(settings["pause_limit"]) - paused
         gang = len({pid for pid, _size in self._arbiter.holders(job)}) > 1
         if gang:

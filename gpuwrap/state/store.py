@@ -12,7 +12,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -212,17 +212,18 @@ class Store:
             (fingerprint, size, time.time()),
         )
 
-    def paused_seconds_since(self, job_id: int, at: float) -> float:
-        """Return for how long a job was paused since a wall-clock time, the present pause included."""
-        rows = self._read("SELECT at, to_state FROM event WHERE job_id = ? ORDER BY id", (job_id,))
-        total, begun = 0.0, None
-        for moment, state in rows:
-            if state in ("paused", "suspended"):
-                begun = moment if begun is None else begun
-            elif begun is not None:
+    def paused_seconds_since(self, job_ids: Sequence[int], at: float) -> float:
+        """Return for how long one of some jobs was paused since a wall-clock time, the present pause included."""
+        marks = ", ".join("?" * len(job_ids))
+        rows = self._read(f"SELECT job_id, at, to_state FROM event WHERE job_id IN ({marks}) ORDER BY id", job_ids)
+        paused: set[int] = set()
+        total, begun = 0.0, at
+        for job_id, moment, state in rows:
+            if paused:
                 total += max(0.0, moment - max(begun, at))
-                begun = None
-        return total + (max(0.0, time.time() - max(begun, at)) if begun is not None else 0.0)
+            begun = moment
+            (paused.add if state in ("paused", "suspended") else paused.discard)(job_id)
+        return total + (max(0.0, time.time() - max(begun, at)) if paused else 0.0)
 
     def setting(self, name: str) -> str:
         """Return what a verb changed for good; empty if it never did."""
