@@ -16,10 +16,11 @@ MOST_RETRIES = 1000
 # What waitpid(2) never sees a program do anything about.
 NOT_TO_BE_CAUGHT = (9, 19)
 
+# Why a job waits again after an eviction, as its events say.
+GAVE_WAY = "gave way"
 # A program that ends with one of these asks to be run again (EX_TEMPFAIL; Grid Engine).
 RERUN_CODES = (75, 99)
 MOST_RERUNS = 100
-MOST_EVICTIONS = 1000
 # A run shorter than this makes the next one wait, each time longer, up to the longest.
 SHORT_RUN_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 60.0

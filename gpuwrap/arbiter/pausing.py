@@ -80,8 +80,7 @@ class Pausing:
         self._renewed.discard(job_id)
 
     def _find_out(self, job: Job) -> Found:
-        can_evict = job.stub and job.request.give_way is GiveWay.REQUEUE
-        no_evict = None if can_evict else "may not be restarted (-r)"
+        no_evict = self._arbiter.reruns.why_not_evict(job)
         seconds, short_only, no_pause, means = 0.0, False, None, None
         if job.request.give_way is GiveWay.NEVER:
             no_pause = "never gives way (--give-way never)"
@@ -95,7 +94,7 @@ class Pausing:
                 means, no_pause = self._means(job)
         if no_pause is not None:
             seconds = 0.0
-        return Found(Yielding(seconds, short_only, no_pause, can_evict, no_evict), means, time.monotonic())
+        return Found(Yielding(seconds, short_only, no_pause, no_evict is None, no_evict), means, time.monotonic())
 
     def _seconds_left(self, job: Job) -> tuple[float, bool]:
         """Return for how long a job may be paused from now on, and whether that is only for short newcomers."""

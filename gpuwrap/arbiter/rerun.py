@@ -20,7 +20,7 @@ from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
 from ..model import GiveWay, Identity, Job
 from ..restarts import (
-    MOST_EVICTIONS,
+    GAVE_WAY,
     MOST_RERUNS,
     RERUN_CODES,
     SHORT_RUN_SECONDS,
@@ -85,12 +85,13 @@ def judge(job: Job, ending: Ending) -> Again | None:
     """Say whether a job is to be run again. Pure.
 
     After a request to give way anything but 0 means that it is not done. What fails by itself before it was asked is
-    a failure, also if it was about to be evicted: else one that fails early would be run for ever.
+    a failure, also if it was about to be evicted: else one that fails early would be run for ever. How often it may be
+    evicted by rule is a bound on asking (`Reruns.why_not_evict`): what was asked of it is never held against it.
     """
     if ending.status == 0 or ending.interrupted or (job.state is JobState.STOPPING and not job.requeue):
         return None
-    if job.requeue and ending.asked and job.times_given_way < MOST_EVICTIONS:
-        return Again("gave way", 0.0, ending.failures, ending.reruns, 0, True)
+    if job.requeue and ending.asked:
+        return Again(GAVE_WAY, 0.0, ending.failures, ending.reruns, 0, True)
     short = ending.short + 1 if ending.seconds < SHORT_RUN_SECONDS else 0
     after = wait_before(short) if short else 0.0
     if ending.code in RERUN_CODES and ending.reruns < MOST_RERUNS:
@@ -126,6 +127,16 @@ class Reruns:
         self._ask(job)
         self._arbiter.touch()
         return True
+
+    def why_not_evict(self, job: Job) -> str | None:
+        """Say why a job is never evicted by rule; None if it may be."""
+        if not may_be_evicted(job):
+            return "may not be restarted (-r)"
+        most = self._arbiter.settings["eviction_limit"]
+        if job.attempt > most > 0 and self._arbiter.store.evictions(job.id) >= most:
+            times = "once" if most == 1 else f"{most} times"
+            return f"was restarted {times} for others (setting eviction_limit)"
+        return None
 
     def evict_by_hand(self, job: Job, by: str) -> tuple[bool, str]:
         """`gpurun kill --requeue`: whether it was done, and what to say."""

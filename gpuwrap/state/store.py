@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import StoreError
 from ..lifecycle import IN_LINE, Event, IllegalMove, JobState, after
 from ..model import Job, Share
+from ..restarts import GAVE_WAY
 from .paths import DATABASE, Folder
 from .rows import JOB_COLUMNS, columns_of, job_from_row, row_from_job, shares_from_text
 from .schema import ADDED, TABLES, VERSION
@@ -224,6 +225,11 @@ class Store:
             begun = moment
             (paused.add if state in ("paused", "suspended") else paused.discard)(job_id)
         return total + (max(0.0, time.time() - max(begun, at)) if paused else 0.0)
+
+    def evictions(self, job_id: int) -> int:
+        """Count how often a job gave way by being ended and run again."""
+        rows = self._read("SELECT count(*) FROM event WHERE job_id = ? AND why = ?", (job_id, GAVE_WAY))
+        return int(rows[0][0])
 
     def setting(self, name: str) -> str:
         """Return what a verb changed for good; empty if it never did."""

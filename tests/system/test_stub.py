@@ -449,6 +449,27 @@ def test_evicted_five_times_a_training_comes_to_the_same_result(world: World, tm
     assert job["result"] == {"kind": "exit", "code": 0, "signal": None, "text": job["result"]["text"]}
 
 
+def test_evictions_by_rule_are_bounded_by_a_setting_and_pauses_do_not_count(make_world: MakeWorld) -> None:
+    world = make_world("1x24G")
+    (world.directory / "settings.toml").write_text('min_run = "0s"\nmin_return = "0s"\neviction_limit = 1\n')
+    fills = "import os, time; open(f'{os.environ[\"GPURUN_SIM_DIR\"]}/0/{os.getpid()}', 'w').write(str(20 << 30)); "
+    stub = world.start("-r", "-m", "20G", *python(fills + "print(1, flush=True); time.sleep(600)"))
+    assert stub.stdout.readline() == "1\n"
+    for _ in range(2):  # a pause is no eviction
+        world.run("pause", "1")
+        world.run("resume", "1")
+    assert world.run("-p", "urgent", "-m", "10G", "true").returncode == 0
+    assert stub.stdout.readline() == "1\n"
+    assert world.job(1)["attempt"] == 2
+    world.start("-p", "urgent", "-m", "10G", "true")
+    sentence = "was restarted once for others (setting eviction_limit)"
+    wait_until(lambda: sentence in world.run("why", "3").stdout, "the reason to be told")
+    assert (world.state(1), world.state(3), world.job(1)["attempt"]) == ("running", "waiting", 2)
+    # By hand its owner may do it again, and it is no failure.
+    requeue(world, 1)
+    wait_until(lambda: world.job(1)["attempt"] == 3, "it to wait again")
+
+
 def test_exit_0_after_the_request_means_done(world: World) -> None:
     code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); print(1, flush=True); signal.pause()"
     stub = world.start("-r", *python(code))
