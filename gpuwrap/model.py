@@ -258,6 +258,8 @@ class Bounds:
     """How long a job runs at least before it is evicted."""
     min_return_seconds: float = 300.0
     """How long a job runs at least after each return from a pause before it is paused again."""
+    least_pause_seconds: float = 300.0
+    """A job that may be paused for less than this is not paused for one of which nobody knows how long it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +292,11 @@ class View:
     absent: frozenset[int] = frozenset()
     bounds: Bounds = Bounds()
     yielding: Mapping[int, Yielding] = field(default_factory=dict)
-    """Of running and paused jobs that some waiting job outranks by a step; empty if no job in line outranks any by a step."""
+    """Of paused jobs, and of running ones that some waiting job, or one paused beside them, outranks by a step."""
     after: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """Jobs in line that must not start before others have ended, and those others."""
+    patience: Mapping[int, float] = field(default_factory=dict)
+    """For how many seconds jobs in line still wait, where that is limited (`-w`, `-n`)."""
 
 
 class Rule(Enum):
@@ -370,9 +374,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Action: let a paused job go on."""
+    """Action: let a paused job go on; `forced` because it was paused for as long as it may be, and not for room."""
 
     job_id: int
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,3 +398,5 @@ class Plan:
     actions: tuple[Action, ...] = ()
     reasons: Mapping[int, Reason] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
+    stuck: Mapping[int, tuple[tuple[int, str], ...]] = field(default_factory=dict)
+    """Paused jobs that outrank by now those that compute beside them, and why these cannot give way."""

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import FAILED, GpurunError, StoreError
 from ..lifecycle import IN_LINE, STARTED, JobState
-from ..model import Grant, Identity, Job, ResultKind
-from ..policy.plan import plan
+from ..model import Identity, Job, ResultKind
 from ..wire import PROTOCOL
 from .admission import Admission, Refused
 from .bell import Connection
-from .enforce import gpu_words
 from .log import log
+from .rehearsal import rehearsed
 from .verbs import Values, Verbs
 
 if TYPE_CHECKING:
@@ -43,8 +42,10 @@ class Answers:
         self.verbs = Verbs(arbiter, self)
         self._asked: list[tuple[Connection, str]] = []
         self._put_off: list[tuple[Connection, str, Values]] = []
-        self._limited: set[int] = set()
-        self.rehearsals: list[tuple[Connection, Job]] = []
+        self.limited: set[int] = set()
+        """Jobs in line that give up after a while."""
+        self.rehearsals: list[tuple[Connection, Job, float | None]] = []
+        """Who asks what would be, and for how long it would wait."""
         self._kinds: dict[str, Callable[[Connection, Values], None]] = {
             "register": self._register,
             "rehearse": self._rehearse,
@@ -198,7 +199,7 @@ class Answers:
     def limit_wait(self, job: Job, seconds: float) -> None:
         """Have a job leave the line after so long."""
         self._arbiter.seats[job.id].limit_mono = time.monotonic() + seconds
-        self._limited.add(job.id)
+        self.limited.add(job.id)
         if seconds > 0:
             self._arbiter.timers.after(seconds, self._arbiter.touch)
 
@@ -302,45 +303,24 @@ class Answers:
     def planned(self) -> None:
         """A plan was made: end those whose wait limit has passed, and answer rehearsals."""
         now = time.monotonic()
-        for job_id in list(self._limited):
+        for job_id in list(self.limited):
             seat, job = self._arbiter.seats.get(job_id), self._arbiter.store.live.get(job_id)
             if seat is None or job is None or job.state in STARTED:
-                self._limited.discard(job_id)
+                self.limited.discard(job_id)
             elif seat.limit_mono is not None and seat.limit_mono <= now and job.state in IN_LINE:
                 words = self._arbiter.lines.explain(job)
                 self._arbiter.enforcer.cancel(job, ResultKind.WAIT_LIMIT, words[1] if words else "no GPU was free")
         self.verbs.planned()
         rehearsals, self.rehearsals = self.rehearsals, []
-        for connection, job in rehearsals:
-            self._arbiter.bell.queue(connection, "done", text=self._rehearsed(job))
+        for connection, job, patience in rehearsals:
+            self._arbiter.bell.queue(connection, "done", text=rehearsed(self._arbiter, job, patience))
 
     def _rehearse(self, connection: Connection, values: Values) -> None:
         if self._machine_unknown(connection, "rehearse", values):
             return
         job = self.admission.read_job(connection, values, "rehearsal")
-        self.rehearsals.append((connection, job))
+        self.rehearsals.append((connection, job, float(values["wait"]) if "wait" in values else None))
         self._arbiter.touch()
-
-    def _rehearsed(self, job: Job) -> str:
-        from dataclasses import replace
-
-        from ..policy.reasons import Teller
-
-        arbiter = self._arbiter
-        assert arbiter.look is not None
-        holder = arbiter.order.holder(job.once) if job.once is not None else None
-        if holder is not None:
-            return f"would not start: job {holder.id} of key {job.once} is {holder.state.value}"
-        job = replace(job, id=arbiter.store.next_id())
-        view = arbiter.view(job.parent_id, arbiter.look)
-        if view is None:
-            return f"would wait for job {job.parent_id}, inside which it runs"
-        view = replace(view, jobs=(*view.jobs, job), after={**view.after, **arbiter.order.awaited_by(job)})
-        made = plan(view, time.time())
-        for action in made.actions:
-            if isinstance(action, Grant) and action.job_id == job.id:
-                return f"would start now on {gpu_words(action.shares)}"
-        return f"would wait for {Teller(view, time.time()).sentence(made.reasons[job.id], job)}"
 
 
 def _key(identity: Identity, values: Values) -> str:

@@ -54,7 +54,8 @@ class Enforcer:
         if isinstance(action, Evict):
             return self._arbiter.reruns.evict(job, action.newcomer_id, f"gives way to job {action.newcomer_id}")
         if isinstance(action, Resume):
-            self._arbiter.pausing.resume(job, "there is room again")
+            why = "paused for as long as it may be" if action.forced else "there is room again"
+            self._arbiter.pausing.resume(job, why)
         return True
 
     def grant(self, grant: Grant) -> bool:

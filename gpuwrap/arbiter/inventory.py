@@ -15,6 +15,7 @@ from ..policy.words import command, gpu_list, program, safe
 from ..units import format_duration, format_size
 from .admission import named_gpus
 from .leftovers import leftover_words
+from .viewing import view_of
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -43,7 +44,7 @@ class Inventory:
             raise GpurunError("no GPU to be seen yet: the NVIDIA driver has not answered", hint="try again in a moment")
         if look.fault is not None and not look.samples:
             raise GpurunError(f"no GPU to be had: {look.fault}", hint="try it on simulated GPUs: gpurun demo")
-        view = self._arbiter.view(None, look)
+        view = view_of(self._arbiter, None, look)
         assert view is not None
         indices = {gpu.uuid: gpu.index for gpu in view.gpus}
         return [self._gpu(gpu, view.jobs, indices) for gpu in view.gpus]

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 from ..host import processes
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job, View
+from ..policy.effects import stuck
 from ..policy.reasons import Teller
 from ..policy.story import Lister, Storyteller
-from ..units import format_size
+from ..policy.words import job_list
+from ..units import format_duration, format_size
 from .timers import Timer
 
 if TYPE_CHECKING:
     from .loop import Arbiter
 
 FIRST_SECONDS = 0.25
+COMPUTING = (JobState.GRANTED, JobState.RUNNING, JobState.STOPPING)
 # "2 h so far" grows; nothing else on the line does without an event.
 REFRESH_SECONDS = 30.0
 # So many waiting jobs are looked at each time, whether they have come to the foreground.
@@ -129,7 +132,7 @@ class Lines:
             left = self._arbiter.left_behind.words(job)
             return None if left is None else ("leftover", left, [f"gpurun kill {job.id} ends it"])
         if job.state is JobState.PAUSED:
-            return "paused", self._arbiter.pausing.describe(job), []
+            return "paused", self._paused(job), []
         if job.state is JobState.STOPPING:
             newcomer = f" for job {job.yields_to}" if job.yields_to is not None else ""
             return "stopping", f"asked to end{newcomer}" + (", runs again later" if job.requeue else ""), []
@@ -138,6 +141,28 @@ class Lines:
             return "stopped", "stopped at its terminal, keeps its GPUs", ["fg in its terminal lets it go on"]
         over = self._arbiter.memory.words(job)
         return None if over is None else ("memory", over, [])
+
+    def _paused(self, job: Job) -> str:
+        """Say for whom a job is paused, since when, and why it is although it should not be."""
+        since = format_duration(time.time() - (job.paused_at or time.time()))
+        times = f", {job.times_given_way} times so far" if job.times_given_way > 1 else ""
+        if job.yields_to is None:
+            return f"paused by hand, {since}{times}: gpurun resume {job.id} lets it go on"
+        plan = self._arbiter.plans.get(job.parent_id)
+        why = f": {stuck(plan, job.id)}" if plan is not None and job.id in plan.stuck else ""
+        return f"paused for {job_list(self._stand_beside(job))}, {since}{times}{why}"
+
+    def _stand_beside(self, job: Job) -> list[int]:
+        """Return for whom a job stands still: whom it was paused for, or those that took that one's place."""
+        assert job.yields_to is not None
+        holding = self._arbiter.store.holding
+        mine = {share.uuid for share in job.shares}
+        beside = [
+            each.id
+            for each in holding.values()
+            if each.id != job.id and each.state in COMPUTING and any(share.uuid in mine for share in each.shares)
+        ]
+        return [job.yields_to] if job.yields_to in beside or not beside else beside
 
     def explain(self, job: Job, kind: type[Teller] = Teller, *, helps: bool = True) -> tuple[str, str, list[str]] | None:
         """Return the rule, the sentence and what would help, as of the last plan; None before the first."""

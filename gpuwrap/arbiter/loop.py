@@ -12,18 +12,16 @@ import os
 import select
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from ..errors import StoreError
 from ..host import processes
 from ..host.devices import Devices, Look
 from ..lifecycle import IN_LINE, STARTED, JobState
-from ..model import Bounds, Gpu, Job, Plan, ResultKind, View, Yielding
+from ..model import Gpu, Job, Plan, ResultKind, View
 from ..policy.plan import plan
 from ..state.paths import Folder
 from ..state.settings import Settings
 from ..state.store import Store
-from ..units import PRIORITY_STEP
 from .answers import Answers, Poisoned
 from .bell import Bell, Connection
 from .claims import Claims
@@ -43,6 +41,7 @@ from .pruning import Pruning
 from .rerun import Reruns
 from .seats import Seat
 from .timers import Timer, Timers
+from .viewing import bounds_of, view_of
 
 IDLE_SECONDS = 30.0
 SAMPLE_SECONDS = 2.0
@@ -85,7 +84,7 @@ class Arbiter:
         self.look: Look | None = None
         self.views: dict[int | None, View] = {}
         self.plans: dict[int | None, Plan] = {}
-        self.bounds = _bounds(settings)
+        self.bounds = bounds_of(settings)
         self.drained: frozenset[str] = frozenset()
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
@@ -243,8 +242,8 @@ class Arbiter:
         self.inventory.read_drained()
 
     def job_ended(self, job: Job) -> None:
-        self.limits.job_ended(job)
         """Who waited inside a job that has ended waits outside now, and who outlives it holds its share there."""
+        self.limits.job_ended(job)
         for inner in [inner for inner in self.store.holding.values() if inner.parent_id == job.id]:
             self.store.change(inner, parent_id=job.parent_id)
         for inner in [inner for inner in self.store.in_line.values() if inner.parent_id == job.id]:
@@ -366,7 +365,7 @@ class Arbiter:
         self.views.clear()
         self.plans.clear()
         for parent_id in sorted(parents | {None}, key=lambda it: it or 0):
-            view = self.view(parent_id, self.look)
+            view = view_of(self, parent_id, self.look)
             if view is None:
                 continue
             self.views[parent_id] = view
@@ -375,32 +374,6 @@ class Arbiter:
             if not all([self.enforcer.apply(action) for action in made.actions]):
                 return False
         return True
-
-    def view(self, parent_id: int | None, look: Look) -> View | None:
-        """Build the view of one queue: the outer one (None), or the one inside a job; None if nothing may start there."""
-        jobs = self.store.live
-        if parent_id is None:
-            view = self.observer.outer_view(look, self.claims.others, self.drained, self.bounds)
-            return replace(view, yielding=self._yielding(), after=self.order.blocked())
-        parent = jobs.get(parent_id)
-        if parent is None or parent.state not in STARTED or parent.state in (JobState.PAUSED, JobState.SUSPENDED):
-            return None  # requests inside a paused job are passed over
-        return replace(self.observer.inner_view(parent, look, self.bounds), after=self.order.blocked())
-
-    def _yielding(self) -> dict[int, Yielding]:
-        """Find out what jobs could be made to do, where some waiting job outranks one by a step, and for the paused ones."""
-        waiting = JobState.WAITING
-        outer = [job.priority for job in self.store.in_line.values() if job.parent_id is None and job.state is waiting]
-        highest = max(outer, default=None)
-        return {
-            job.id: self.pausing.yielding(job)
-            for job in self.store.holding.values()
-            if job.parent_id is None
-            and (
-                job.state in (JobState.PAUSED, JobState.SUSPENDED)
-                or (job.state is JobState.RUNNING and highest is not None and highest >= job.priority + PRIORITY_STEP)
-            )
-        }
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -473,12 +446,3 @@ class Arbiter:
 
     def _keeper_died(self) -> None:
         self.timers.after(RETRY_SECONDS, self.keeper.start)
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        keep_free_bytes=settings["keep_free"],
-        jobs_per_gpu=settings["jobs_per_gpu"] or None,
-        min_run_seconds=settings["min_run"],
-        min_return_seconds=settings["min_return"],
-    )

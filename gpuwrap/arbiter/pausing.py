@@ -349,14 +349,6 @@ class Pausing:
         word = next((word for word, value in PRIORITY_WORDS.items() if value == newcomer.priority), str(newcomer.priority))
         return f"for job {newcomer.id} ({newcomer.user}, {word}), goes on by itself"
 
-    def describe(self, job: Job) -> str:
-        """Say for whom a job is paused and since when."""
-        since = format_duration(time.time() - (job.paused_at or time.time()))
-        whom = f" for job {job.yields_to}" if job.yields_to is not None else " by hand"
-        times = f", {job.times_given_way} times so far" if job.times_given_way > 1 else ""
-        help_line = "" if job.yields_to is not None else f": gpurun resume {job.id} lets it go on"
-        return f"paused{whom}, {since}{times}{help_line}"
-
     def thaw_everything(self) -> None:
         """Before an arbiter gives up: nobody stays stopped."""
         for job in list(self._arbiter.store.holding.values()):

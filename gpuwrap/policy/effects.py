@@ -27,6 +27,8 @@ def effect(plan: Plan, job_id: int, view: View) -> str:
         return f"pauses job {paused[0]}{_beside(jobs[job_id], jobs[paused[0]], plan, view)}"
     if paused:
         return f"pauses {job_list(paused)}"
+    if jobs[job_id].state is JobState.PAUSED and jobs[job_id].yields_to is not None:
+        return f"stays paused: {stuck(plan, job_id)}" if job_id in plan.stuck else "stays paused"
     reason = plan.reasons.get(job_id)
     if reason is None:
         return ""
@@ -37,6 +39,11 @@ def effect(plan: Plan, job_id: int, view: View) -> str:
         others = f", nor {more} more" if more else ""
         return f"cannot interrupt job {first}: it {text}{others}"
     return ""
+
+
+def stuck(plan: Plan, job_id: int) -> str:
+    """Say why a paused job does not go on although it outranks who computes beside it."""
+    return ", ".join(f"job {victim} {text}" for victim, text in plan.stuck[job_id][:2])
 
 
 def notice(grant: Grant, view: View) -> str | None:

@@ -10,7 +10,8 @@
    seen. Only then is the newcomer granted; until then the GPUs that it chose are kept for it from everybody below it.
    So 3. reads: pauses are followed by grants, and then there are no actions.
 6. Paused jobs are in line too, at their own rank, and take back their place in spite of what is kept for a wide job:
-   it could not have their GPUs meanwhile, and they would stand still for nothing.
+   it could not have their GPUs meanwhile, and they would stand still for nothing. One that outranks by now (`renice`) those
+   that compute there is a newcomer to its own GPUs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from ..model import Action, Evict, Grant, Job, Obstacle, Pause, Plan, Reason, Re
 from ..units import PRIORITY_STEP
 from .choosing import choose
 from .placement import Holder, Room, Shape
+from .returning import takes_back, takes_back_above
 from .victims import Spared, Victims, Way, share
 
 # Which rule is told first when a job could not start even with all our jobs gone.
@@ -79,6 +81,7 @@ class _Pass:
         self._kept_shape: Shape | None = None
         self._freed: dict[str, Job] = {}
         self.leaving: dict[int, frozenset[int]] = {}
+        self.stuck: dict[int, tuple[tuple[int, str], ...]] = {}
         self.victims = Victims(view, now_at)
         self._searched: set[object] = set()
         self._has_newcomer = False
@@ -97,8 +100,8 @@ class _Pass:
         for in_line in self._line():
             job, entry = in_line
             if entry is None:
-                if job.id not in self._evicted and self._takes_back(job):
-                    actions.append(Resume(job.id))
+                if job.id not in self._evicted:
+                    actions += self._comes_back(job)
                 continue
             if not isinstance(entry, Rule) and self._sweeps.is_full(job):
                 in_line = (job, Rule.SWEEP)
@@ -116,7 +119,7 @@ class _Pass:
                 if not entry.failed:
                     self._cannot_start(job, entry)
             staying[job.id] = in_line
-        return Plan(tuple(actions), _Reasons(self, staying), self.kept)
+        return Plan(tuple(actions), _Reasons(self, staying), self.kept, self.stuck)
 
     def _take_shares(self) -> None:
         for job in self._view.jobs:
@@ -289,28 +292,43 @@ class _Pass:
             first = frozenset(each.job_id for room in self.possible(kept) for each in room.holders)
         return Spared(wholly, first)
 
-    def _takes_back(self, job: Job) -> bool:
-        """Let a paused job go on if its GPUs can bear it: all that it was promised, beside those that compute now.
-
-        When it was paused for as long as it may be, it goes on although a newcomer still computes beside it: what it
-        holds is allocated, and a longer pause would break the promise to its owner. Both are slower until one ends.
-        """
-        rooms = [(each, self._by_uuid[each.uuid]) for each in job.shares if each.uuid in self._by_uuid]
-        if not self.victims.is_bound_used_up(job.id):
-            for each, room in rooms:
-                newcomer = self._freed.get(each.uuid)
-                if newcomer is not None and self.victims.may_stay_paused(newcomer, job.id):
-                    return False
-                whole_card = each.bytes >= room.total()
-                vague = job.request.memory_bytes is None and job.request.memory_percent is None and job.learned_bytes is None
-                if not room.takes_back(job.id, each, sized=whole_card or not vague):
-                    return False
-        for each, room in rooms:
+    def _comes_back(self, job: Job) -> list[Action]:
+        """Let a paused job go on: in its own place, at its bound, or over those beside it that it outranks by now."""
+        rooms = [self._by_uuid[each.uuid] for each in job.shares if each.uuid in self._by_uuid]
+        forced = self.victims.is_bound_used_up(job.id)
+        if not forced:
+            newcomers = (self._freed.get(room.gpu.uuid) for room in rooms)
+            if any(newcomer and self.victims.may_stay_paused(newcomer, job.id) for newcomer in newcomers):
+                return []
+            shape = self._shape(job.request)
+            if not takes_back(job, rooms) and not takes_back_above(job, shape, rooms, self.victims):
+                return self._reclaim(job, shape, rooms)
+        shares = {each.uuid: each for each in job.shares}
+        for room in rooms:
+            mine = shares[room.gpu.uuid]
             room.holders = [holder for holder in room.holders if holder.job_id != job.id]
-            room.hold(Holder(job.id, each.bytes, each.whole, ends_at=ends_at(job, self._now_at)))
+            room.hold(Holder(job.id, mine.bytes, mine.whole, ends_at=ends_at(job, self._now_at)))
             room.settle()
         self._find_open()
-        return True
+        return [Resume(job.id, forced)]
+
+    def _reclaim(self, job: Job, shape: Shape, rooms: list[Room]) -> list[Action]:
+        """Make those give way that compute on a paused job's GPUs although it outranks them by now (`renice`)."""
+        if not any(self.victims.outranks_one_computing(job, room) for room in rooms):
+            return []
+        leaving = self.leaving.get(job.id, frozenset())
+        if not leaving and (self._has_newcomer or len(self._searched) >= MOST_SEARCHES):
+            return []
+        self._searched.add(job.id)
+        way = self.victims.find(job, shape, rooms, Spared(), leaving | {job.id})
+        if way is None:
+            self.stuck[job.id] = self.victims.why_not(job, shape, rooms, Spared(), {job.id})
+            return []
+        self._keep(way.rooms, job)
+        if leaving:
+            return []
+        self._has_newcomer = True
+        return self._asked(way, job)
 
     def _promising(self, shape: Shape) -> bool:
         """Whether it is worth looking at each GPU: most of a long line fails here."""

@@ -11,11 +11,12 @@
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations, islice
-from math import comb
+from math import comb, inf
 from typing import NamedTuple
 
 from ..lifecycle import JobState
 from ..model import GiveWay, Job, Share, View, Yielding
+from ..restarts import stored_signals
 from ..units import GIB, PRIORITY_STEP, PRIORITY_WORDS, format_duration, format_of
 from .choosing import SETS_COMPARED
 from .placement import Left, Room, Shape
@@ -23,6 +24,10 @@ from .placement import Left, Room, Shape
 URGENT = PRIORITY_WORDS["urgent"]
 # What an urgent job whose need nobody knows starts with at least.
 LEAST_BYTES, LEAST_PART = 4 * GIB, 0.25
+# What may pass between a pause and the plan that grants what it was made for.
+MOMENT_SECONDS = 1.0
+# How much longer than its delays an eviction may take, until the newcomer has the GPU.
+MARGIN_SECONDS = 10.0
 # Sets of jobs on one GPU that are compared one by one, of each size.
 TRIED = 32
 
@@ -105,7 +110,7 @@ class Victims:
     """Answers for one view, while a plan is made from it."""
 
     def __init__(self, view: View, now_at: float) -> None:
-        self._now_at, self._bounds, self._yielding = now_at, view.bounds, view.yielding
+        self._now_at, self._bounds, self._yielding, self._patience = now_at, view.bounds, view.yielding, view.patience
         self._jobs = {job.id: job for job in view.jobs if job.shares}
         self._used = {gpu.uuid: gpu.used for gpu in view.gpus}
 
@@ -117,8 +122,21 @@ class Victims:
         if victim is None or not outranks(job, victim) or victim.request.give_way is GiveWay.NEVER:
             return False
         bound = self._yielding.get(victim_id, _NOTHING)
-        limit = job.request.time_limit_seconds
-        return bound.pause_seconds > 0 and (not bound.short_only or (limit is not None and limit <= bound.pause_seconds))
+        return bound.pause_seconds > 0 and self._lasts(job, victim, bound)
+
+    def _lasts(self, job: Job, victim: Job, bound: Yielding) -> bool:
+        """Whether a pause can last for as long as the job is known to need, or for long enough to be worth it.
+
+        For whom it was made it is measured from its beginning: who could just have been paused for a job may not go on
+        because a moment of that has passed.
+        """
+        seconds, limit = bound.pause_seconds, job.request.time_limit_seconds
+        if victim.state in _PAUSED and victim.yields_to == job.id and victim.paused_at is not None:
+            seconds += max(0.0, self._now_at - victim.paused_at) + MOMENT_SECONDS
+        if bound.short_only:
+            return limit is not None and limit <= seconds
+        least = self._bounds.least_pause_seconds
+        return seconds >= (least if limit is None else min(least, limit))
 
     def can_pause(self, job: Job, victim_id: int) -> bool:
         """Whether a computing job may be paused for another."""
@@ -133,7 +151,18 @@ class Victims:
         if victim is None or victim.state not in (JobState.RUNNING, *_PAUSED) or not outranks(job, victim):
             return False
         allows = victim.request.give_way is GiveWay.REQUEUE and self._yielding.get(victim_id, _NOTHING).can_evict
-        return allows and self._ran(victim) >= self._bounds.min_run_seconds
+        return allows and self._ran(victim) >= self._bounds.min_run_seconds and self._waits_for(job, victim)
+
+    def _waits_for(self, job: Job, victim: Job) -> bool:
+        """Whether a job is still in line when another has had all its time to end: else that would end for nobody."""
+        return self._patience.get(job.id, inf) >= ending_seconds(victim) + MARGIN_SECONDS
+
+    def outranks_one_computing(self, job: Job, room: Room) -> bool:
+        """Whether somebody computes on a GPU whom a job, paused there, outranks by a step."""
+        return any(
+            not holder.paused and not holder.ended and (other := self._jobs.get(holder.job_id)) and outranks(job, other)
+            for holder in room.holders
+        )
 
     def is_bound_used_up(self, job_id: int) -> bool:
         """Whether a paused job was paused for as long as it may be."""
@@ -152,9 +181,9 @@ class Victims:
 
     # Finding a way.
 
-    def beside(self, job: Job, shape: Shape, rooms: Iterable[Room]) -> list[Room]:
+    def beside(self, job: Job, shape: Shape, rooms: Iterable[Room], gone: frozenset[int] = frozenset()) -> list[Room]:
         """Return the GPUs that a job can have now, since only paused jobs that it outranks stand on them."""
-        return [room for room in rooms if self._stands_beside(job, shape, room, frozenset())]
+        return [room for room in rooms if self._stands_beside(job, shape, room, gone)]
 
     def find(
         self, job: Job, shape: Shape, rooms: Sequence[Room], spared: Spared, gone: frozenset[int] = frozenset()
@@ -308,7 +337,9 @@ class Victims:
 
     # Why not.
 
-    def why_not(self, job: Job, shape: Shape, rooms: Iterable[Room], spared: Spared) -> tuple[tuple[int, str], ...]:
+    def why_not(
+        self, job: Job, shape: Shape, rooms: Iterable[Room], spared: Spared, gone: Set[int] = frozenset()
+    ) -> tuple[tuple[int, str], ...]:
         """Say of each lower job in the way why it cannot give way, in words that follow its name."""
         told: dict[int, str] = {}
         for room in rooms:
@@ -316,12 +347,14 @@ class Victims:
                 victim = self._jobs.get(holder.job_id)
                 if victim is None or victim.id in told or not outranks(job, victim) or victim.state is JobState.ENDED:
                     continue
-                text = self._why_not(job, victim, room, need(job, shape, room), spared)
+                text = self._why_not(job, victim, room, need(job, shape, room), spared, gone)
                 if text is not None:
                     told[victim.id] = text
         return tuple(sorted(told.items()))
 
-    def _why_not(self, job: Job, victim: Job, room: Room, wanted: Need, spared: Spared) -> str | None:
+    def _why_not(
+        self, job: Job, victim: Job, room: Room, wanted: Need, spared: Spared, gone: Set[int]
+    ) -> str | None:
         if victim.state is JobState.GRANTED:
             return "is starting"
         if victim.state is JobState.STOPPING:
@@ -334,7 +367,7 @@ class Victims:
         evict = self._why_not_evict(job, victim, bound, spared)
         if evict is None:
             return None
-        pause = self._why_not_pause(job, victim, room, wanted, bound)
+        pause = self._why_not_pause(job, victim, room, wanted, bound, gone)
         if pause is None:
             return None
         return evict if pause == evict else f"{pause} and {evict}"
@@ -344,20 +377,32 @@ class Victims:
             return bound.no_evict or "may not be restarted (-r)"
         if self._ran(victim) < self._bounds.min_run_seconds:
             return f"is restarted only after {format_duration(self._bounds.min_run_seconds)} of running"
+        if not self._waits_for(job, victim):
+            return f"is given {format_duration(ending_seconds(victim))} to end, and job {job.id} gives up before"
         return "would make room for another job first" if victim.id in spared.not_evicted else None
 
-    def _why_not_pause(self, job: Job, victim: Job, room: Room, wanted: Need, bound: Yielding) -> str | None:
+    def _why_not_pause(
+        self, job: Job, victim: Job, room: Room, wanted: Need, bound: Yielding, gone: Set[int]
+    ) -> str | None:
         if bound.pause_seconds <= 0:
             return bound.no_pause or "cannot be paused"
         if not self.may_stay_paused(job, victim.id):
-            return f"may only be paused for jobs with a time limit of at most {format_duration(bound.pause_seconds)}"
+            left = format_duration(bound.pause_seconds)
+            if bound.short_only:
+                return f"may only be paused for jobs with a time limit of at most {left}"
+            return f"may be paused for only {left} more within a day"
         ago = self._returned_ago(victim)
         if ago is not None and victim.state is JobState.RUNNING:
             return f"went on only {format_duration(ago)} ago after a pause"
         mine = next(each for each in victim.shares if each.uuid == room.gpu.uuid)
         held = room.held(victim.id, mine.bytes)
-        suffices = not held if wanted.bytes is None else wanted.bytes <= room.left(paused=(victim.id,)).bytes
+        suffices = not held if wanted.bytes is None else wanted.bytes <= room.left(gone, (victim.id,)).bytes
         return None if suffices else f"holds {format_of(held, room.total())}"
+
+
+def ending_seconds(victim: Job) -> float:
+    """Return for how long a job may take to end once it is asked to (`--signal`)."""
+    return sum(seconds for _number, seconds in stored_signals(victim.signals))
 
 
 def outranks(job: Job, victim: Job) -> bool:

@@ -360,6 +360,44 @@ def test_several_cuda_processes_are_paused_only_for_newcomers_known_to_be_short(
     assert actions(world(paused(holder(1)), urgent(), ways=short)) == (Resume(1),)
 
 
+def test_who_was_paused_for_a_newcomer_stays_so_although_a_moment_of_the_limit_has_passed() -> None:
+    """Else it would go on at once, be paused again five minutes later, and the newcomer would never start."""
+    five = urgent(time_limit_seconds=300.0)
+    limited = Yielding(299.7, short_only=True)
+    gang = replace(holder(1), state=JobState.PAUSED, yields_to=50, paused_at=NOW - 0.3)
+    assert actions(world(gang, five, ways=limited)) == (grant(50, 16 * GIB),)
+    assert actions(world(gang, urgent(time_limit_seconds=310.0), ways=limited)) == (Resume(1),)
+    assert actions(world(replace(gang, yields_to=49), five, ways=limited)) == (Resume(1),)
+    spent = replace(limited, pause_seconds=0.0)
+    assert actions(world(gang, five, ways=spent)) == (Resume(1, forced=True),)
+
+
+def test_who_may_hardly_be_paused_any_more_is_paused_only_for_what_is_known_to_be_over_by_then() -> None:
+    little = Yielding(299.0, no_evict="may not be restarted (-r)")
+    view = world(holder(1), urgent(), ways=little)
+    assert actions(view) == ()
+    (told,) = plan(view, NOW).reasons[50].cannot_yield
+    assert told == (1, "may be paused for only 4 min more within a day and may not be restarted (-r)")
+    assert actions(replace(view, bounds=Bounds(least_pause_seconds=299.0))) == (Pause(1, 50),)
+    assert actions(world(holder(1), urgent(time_limit_seconds=299.0), ways=little)) == (Pause(1, 50),)
+    assert actions(world(holder(1), urgent(time_limit_seconds=299.5), ways=little)) == ()
+    # Nor is anybody placed beside it then, but the one for whom it was paused.
+    assert actions(world(paused(holder(1)), urgent(), ways=little)) == (Resume(1),)
+    assert actions(world(paused(holder(1), yields_to=50), urgent(), ways=little)) == (grant(50, 16 * GIB),)
+
+
+def test_nobody_is_evicted_for_a_job_that_may_have_given_up_by_then() -> None:
+    view = world(requeued(1), urgent(), ways=RESTARTABLE)
+    for waits, enough in ((0.0, False), (129.0, False), (130.0, True)):
+        assert bool(actions(replace(view, patience={50: waits}))) is enough
+    (told,) = plan(replace(view, patience={50: 60.0}), NOW).reasons[50].cannot_yield
+    assert told == (1, "runs in a terminal and is given 2 min to end, and job 50 gives up before")
+    quick = world(requeued(1, signals="15:1"), urgent(), ways=RESTARTABLE, patience={50: 12.0})
+    assert actions(quick) == (Evict(1, 50),)
+    # A pause takes no time.
+    assert actions(world(holder(1), urgent(), patience={50: 0.0})) == (Pause(1, 50),)
+
+
 # Reservation, and waiting for those asked to end.
 
 
@@ -493,14 +531,50 @@ def test_a_paused_job_stays_so_while_another_ends_beside_it_for_a_newcomer() -> 
 
 def test_a_job_paused_for_as_long_as_it_may_goes_on_beside_the_newcomer() -> None:
     spent = Yielding(0.0, no_pause="was paused for 4 h today")
-    assert actions(world(paused(holder(1)), newcomer(), ways={1: spent})) == (Resume(1),)
-    assert actions(world(paused(holder(1)), urgent(m=1), ways=spent)) == (Resume(1),)
+    assert actions(world(paused(holder(1)), newcomer(), ways={1: spent})) == (Resume(1, forced=True),)
+    assert actions(world(paused(holder(1)), urgent(m=1), ways=spent)) == (Resume(1, forced=True),)
     assert actions(world(paused(holder(1), yields_to=None), newcomer(), ways={1: spent})) == ()
 
 
 def test_one_that_is_being_evicted_does_not_go_on_too() -> None:
     spent = Yielding(0.0, can_evict=True)
     assert actions(world(paused(requeued(1)), urgent(m=4), ways=spent)) == (Evict(1, 50),)
+
+
+def test_a_paused_job_that_outranks_by_now_who_computes_beside_it_takes_its_gpu_back() -> None:
+    """As after `gpurun renice`, of the one or the other."""
+    raised = world(paused(holder(1, priority=100), yields_to=50), newcomer())
+    assert settle(raised) == [Pause(50, 1), Resume(1)]
+    lowered = world(paused(sharer(1, 18, held=8), yields_to=50), newcomer(priority=-20))
+    assert settle(lowered) == [Pause(50, 1), Resume(1)]
+    evicting = world(paused(holder(1, priority=20), yields_to=50), newcomer(priority=0, request=requeued(9).request), ways=BOTH)
+    assert settle(evicting) == [Evict(50, 1)]
+    gone = world(paused(holder(1, priority=20), yields_to=50), in_state(waiting(50), JobState.WAITING, yields_to=1))
+    assert settle(gone) == [Resume(1)]
+
+
+def test_equal_rank_or_less_than_a_step_leaves_a_paused_job_where_it_is() -> None:
+    for rank in (50, 59):
+        assert actions(world(paused(holder(1, priority=rank), yields_to=50), newcomer())) == ()
+    assert actions(world(paused(holder(1, priority=60), yields_to=50), newcomer())) == (Pause(50, 1),)
+
+
+def test_a_paused_job_takes_back_only_what_those_beside_it_can_give() -> None:
+    view = world(paused(holder(1, priority=20), yields_to=50), newcomer(priority=0))
+    assert actions(view) == ()
+    assert plan(view, NOW).stuck == {1: ((50, "holds 4 of 24G and may not be restarted (-r)"),)}
+    never = newcomer(request=holder(9, give_way=GiveWay.NEVER).request)
+    view = world(paused(holder(1, priority=100), yields_to=50), never)
+    assert (actions(view), plan(view, NOW).stuck) == ((), {1: ((50, "never gives way (--give-way never)"),)})
+    just_back = world(paused(holder(1, priority=100), yields_to=50), newcomer(returned_at=NOW - 10))
+    assert actions(just_back) == ()
+
+
+def test_while_one_ends_for_a_paused_job_it_keeps_its_gpu() -> None:
+    ending = in_state(newcomer(), JobState.STOPPING, yields_to=1)
+    back = paused(holder(1, priority=100), yields_to=50)
+    view = world(back, ending, waiting(60, m=1))
+    assert (actions(view), plan(view, NOW).kept) == ((), {"GPU-0": 1})
 
 
 def test_an_evicted_job_waits_in_line_at_its_own_rank() -> None:
@@ -567,6 +641,16 @@ def test_what_a_plan_does_to_a_running_job_is_told() -> None:
     assert said(view, 12) == "gives way to job 50"
     assert said(world(paused(holder(12))), 12) == "goes on"
     assert said(world(holder(12)), 12) == ""
+
+
+def test_what_a_changed_rank_does_for_a_paused_job_is_told() -> None:
+    def back(rank: int) -> Job:
+        return paused(holder(1, priority=rank), yields_to=50)
+
+    assert said(world(back(100), newcomer()), 1) == "pauses job 50 (beside its 4G on GPU 0)"
+    assert said(world(back(50), newcomer()), 1) == "stays paused"
+    beside = newcomer(priority=0)
+    assert said(world(back(20), beside), 1) == "stays paused: job 50 holds 4 of 24G and may not be restarted (-r)"
 
 
 def test_only_an_urgent_job_of_unknown_need_is_told_what_is_free() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from random import Random
 
 import pytest
@@ -74,7 +75,8 @@ def worlds(draw: Callable) -> View:
         cards = (replace(cards[0], foreign=(foreign(size=None),)), *cards[1:])
     bounds = Bounds(draw(st.sampled_from((0, 500 * MIB))), draw(st.sampled_from((None, None, 2))))
     yielding = {job.id: draw(ways()) for job in jobs if job.state in (RUNNING, PAUSED)}
-    return View(cards, tuple(jobs), frozenset(), frozenset(), bounds, yielding)
+    waits = st.dictionaries(st.integers(20, 23), st.sampled_from((0.0, 60.0, 900.0)))
+    return View(cards, tuple(jobs), frozenset(), frozenset(), bounds, yielding, patience=draw(waits))
 
 
 def rounds(view: View, most: int = 12) -> list[tuple[View, Plan]]:
@@ -127,13 +129,16 @@ def test_a_victim_is_outranked_by_a_step_allows_it_and_is_within_its_bounds(view
                 continue
             victim, newcomer = jobs[action.job_id], jobs[action.newcomer_id]
             way = view.yielding[victim.id]
-            assert newcomer.state is JobState.WAITING
+            # A paused one is a newcomer to its own GPUs, once it outranks those that compute there.
+            assert newcomer.state is JobState.WAITING or (newcomer.state is PAUSED and newcomer.yields_to is not None)
             assert newcomer.priority >= victim.priority + PRIORITY_STEP
             assert victim.request.give_way is not GiveWay.NEVER
             if isinstance(action, Pause):
                 assert victim.state is RUNNING
                 limit = newcomer.request.time_limit_seconds
+                least = view.bounds.least_pause_seconds
                 assert way.pause_seconds > 0
+                assert way.pause_seconds >= (least if limit is None else min(limit, least))
                 assert not way.short_only or (limit is not None and limit <= way.pause_seconds)
                 assert victim.returned_at is None or NOW - victim.returned_at >= view.bounds.min_return_seconds
             else:
@@ -142,6 +147,7 @@ def test_a_victim_is_outranked_by_a_step_allows_it_and_is_within_its_bounds(view
                 assert victim.request.give_way is GiveWay.REQUEUE
                 assert victim.started_at is not None
                 assert NOW - victim.started_at >= view.bounds.min_run_seconds
+                assert view.patience.get(newcomer.id, inf) >= 120
 
 
 @given(worlds())
@@ -197,7 +203,7 @@ def test_what_is_evicted_makes_room_for_the_newcomer_if_everybody_goes_as_asked(
             cards.append(replace(card, used=left, free_bytes=max(unknown or 0, (card.free_bytes or 0) + freed)))
         jobs = tuple(replace(job, state=JobState.HELD, shares=()) if job.id in gone else job for job in after.jobs)
         later = rounds(replace(after, gpus=tuple(cards), jobs=jobs))
-        started = {action.job_id for _, each in later for action in each.actions if isinstance(action, Grant)}
+        started = {action.job_id for _, each in later for action in each.actions if isinstance(action, Grant | Resume)}
         assert newcomers <= started
 
 
@@ -227,6 +233,7 @@ class Storm:
         self.needs: dict[int, int] = {}
         self.held: dict[int, int] = {}
         self.forced: set[int] = set()
+        self.raised: set[int] = set()
         self.paused_for: dict[int, float] = {}
         self.moved: dict[int, list[tuple[type, float]]] = {}
         self.number = 0
@@ -275,7 +282,8 @@ class Storm:
                 returns = [at for kind, at in before if kind is Resume]
                 assert not returns or self.now - returns[-1] >= 300, "paused again too soon"
             if isinstance(action, Resume):
-                if self.may_pause(self.jobs[action.job_id]) == 0:
+                # Nor is one that took its place back by a raised rank sure of all that it was promised.
+                if action.forced or action.job_id in self.raised:
                     self.forced.add(action.job_id)
                 assert (Pause, self.now) not in before, "paused and resumed in one instant"
             before.append((type(action), self.now))
@@ -312,8 +320,9 @@ def test_in_a_storm_all_bounds_hold_and_in_the_end_everybody_has_run(count: int,
         if storm.random.random() < 0.3:
             storm.arrive()
         if storm.random.random() < 0.1:
-            waits = [job for job in storm.jobs.values() if job.state in (JobState.WAITING, RUNNING)]
+            waits = [job for job in storm.jobs.values() if job.state in (JobState.WAITING, RUNNING, PAUSED)]
             for job in storm.random.sample(waits, min(1, len(waits))):
+                storm.raised.add(job.id)
                 storm.jobs[job.id] = replace(job, priority=storm.random.choice((-10, 0, 10, 50)))
         storm.step()
     for _ in range(3000):

@@ -1,0 +1,38 @@
+"""`--dry-run`: what would be if a job were asked for now. Nothing is changed, and nobody gives way."""
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..model import Evict, Grant, Job, Pause
+from ..policy.effects import effect
+from ..policy.plan import plan
+from ..policy.reasons import Teller
+from .enforce import gpu_words
+from .viewing import view_of
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+
+def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:
+    """Say what the next plan would do for a job that waits no longer than `patience`."""
+    assert arbiter.look is not None
+    holder = arbiter.order.holder(job.once) if job.once is not None else None
+    if holder is not None:
+        return f"would not start: job {holder.id} of key {job.once} is {holder.state.value}"
+    job = replace(job, id=arbiter.store.next_id())
+    view = view_of(arbiter, job.parent_id, arbiter.look, job)
+    if view is None:
+        return f"would wait for job {job.parent_id}, inside which it runs"
+    waits = dict(view.patience) if patience is None else {**view.patience, job.id: patience}
+    view = replace(view, jobs=(*view.jobs, job), after={**view.after, **arbiter.order.awaited_by(job)}, patience=waits)
+    made = plan(view, time.time())
+    for action in made.actions:
+        if isinstance(action, Grant) and action.job_id == job.id:
+            return f"would start now on {gpu_words(action.shares)}"
+    if any(isinstance(action, Evict) and action.newcomer_id == job.id for action in made.actions):
+        return f"would start as soon as others have ended: it {effect(made, job.id, view)}"
+    if any(isinstance(action, Pause) and action.newcomer_id == job.id for action in made.actions):
+        return f"would start now: it {effect(made, job.id, view)}"
+    return f"would wait for {Teller(view, time.time()).sentence(made.reasons[job.id], job)}"
