@@ -284,7 +284,7 @@ class Answers:
         """Somebody asks a paused job to end: it goes on to receive it."""
         job = self._job_of(connection)
         if job is not None and job.state is JobState.PAUSED:
-            self._arbiter.pausing.resume(job, "a signal waits for it")
+            self._arbiter.pausing.asked_to_end(job)
 
     def _continued(self, connection: Connection, _values: Values) -> None:
         job = self._job_of(connection)

@@ -10,7 +10,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -44,13 +44,22 @@ class Enforcer:
 
     # --- granting -----------------------------------------------------------------------------------------------
 
-    def apply(self, action: Action) -> bool:
+    def apply_all(self, actions: Sequence[Action]) -> bool:
+        """Carry out actions, pauses for one newcomer all or none; false if the plan must be made anew."""
+        pauses = [action for action in actions if isinstance(action, Pause)]
+        if not all([self._apply(action) for action in actions if not isinstance(action, Pause)]):
+            return False
+        for newcomer_id in sorted({pause.newcomer_id for pause in pauses}):
+            jobs = [self._arbiter.store.live[each.job_id] for each in pauses if each.newcomer_id == newcomer_id]
+            if self._arbiter.pausing.pause(jobs, newcomer_id, f"for job {newcomer_id}") is not None:
+                return False
+        return True
+
+    def _apply(self, action: Action) -> bool:
         """Carry out one action; false if the plan must be made anew, since it met with a surprise."""
         if isinstance(action, Grant):
             return self.grant(action)
         job = self._arbiter.store.live[action.job_id]
-        if isinstance(action, Pause):
-            return self._arbiter.pausing.pause(job, action.newcomer_id, f"for job {action.newcomer_id}") is None
         if isinstance(action, Evict):
             return self._arbiter.reruns.evict(job, action.newcomer_id, f"gives way to job {action.newcomer_id}")
         if isinstance(action, Resume):

@@ -70,7 +70,6 @@ class Arbiter:
         sim_root: str | None,
     ) -> None:
         self.folder = folder
-        self.folder_inode = os.fstat(folder.fd).st_ino
         self.settings = settings
         self.store = store
         self.devices = devices
@@ -239,6 +238,7 @@ class Arbiter:
                 self.enforcer.offer(job)
             if job.state in STARTED or seat.connection is None:
                 self.watch_leader(job.id)
+        self.pausing.undone()
         self.inventory.read_drained()
 
     def job_ended(self, job: Job) -> None:
@@ -371,7 +371,7 @@ class Arbiter:
             self.views[parent_id] = view
             self.plans[parent_id] = made = plan(view, now_at)
             self.answers.verbs.note_effects(made, view)
-            if not all([self.enforcer.apply(action) for action in made.actions]):
+            if not self.enforcer.apply_all(made.actions):
                 return False
         return True
 
@@ -395,7 +395,7 @@ class Arbiter:
     def _seconds_to_next_look(self) -> float | None:
         if self.leftovers and self.left_behind.is_young():
             return LEFTOVER_SECONDS
-        if self._somebody_is_paused() or self.pausing.has_groups():
+        if self._somebody_is_paused():
             return PAUSED_SECONDS
         if self.store.in_line:
             return WATCH_SECONDS

@@ -237,6 +237,7 @@ class Reruns:
         bell.queue(connection, "job", id=job.id)
         if job.state not in STARTED:
             return
+        self._arbiter.seats[job.id].attempt_begun = int(values["attempt"])
         self._arbiter.watch_leader(job.id)
         bell.queue(connection, "on")
         if job.requeue:
@@ -247,6 +248,8 @@ class Reruns:
     def started(self, job: Job, values: Values) -> None:
         """The program runs."""
         log("started", f"job {job.id}: attempt {values.get('attempt')}, pid {values.get('child')}")
+        self._arbiter.seats[job.id].attempt_begun = int(values["attempt"])
+        self._arbiter.touch()  # now it can give way
 
     def ended(self, connection: Connection, job: Job | None, values: Values) -> None:
         """A run is over: say whether there is another."""
@@ -302,7 +305,7 @@ class Reruns:
         arbiter = self._arbiter
         seat = arbiter.seats[job.id]
         text = self._told(job, again)
-        arbiter.pausing.ended(job)
+        arbiter.pausing.run_over(job)
         if job.state in (JobState.PAUSED, JobState.SUSPENDED):
             job = arbiter.store.move(job, Event.RESUME, "its program ended", paused_at=None)
         arbiter.enforcer.release(job)

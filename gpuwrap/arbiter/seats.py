@@ -44,6 +44,8 @@ class Seat:
     """When its time limit passes."""
     rests_until: float | None = None
     """When a job that failed is tried again (wall clock); passed over until then."""
+    attempt_begun: int = 0
+    """The run that the job's stub has said to have started."""
     ended_by: str | None = None
     reapers: tuple[Identity, ...] = ()
     """The leader's ancestors: the processes that may adopt what it leaves behind."""

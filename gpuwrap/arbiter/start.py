@@ -131,6 +131,7 @@ def recover(arbiter: Arbiter) -> None:
             elif job.state is JobState.STOPPING:
                 seat.ended_by = "killed"
                 arbiter.killing.ask_to_end(job)
+    arbiter.pausing.recover_ended()
 
 
 def _claim_standing(arbiter: Arbiter) -> None:

@@ -78,7 +78,7 @@ class Verbs:
                 self._arbiter.store.move(job, Event.HOLD, f"held by {by}")
                 done.append([job.id, True, f"held in line: gpurun resume {job.id} lets it go"])
             elif job.state is JobState.RUNNING:
-                refusal = self._arbiter.pausing.pause(job, None, f"paused by {by}", by_hand=True)
+                refusal = self._arbiter.pausing.pause([job], None, f"paused by {by}", by_hand=True)
                 done.append([job.id, refusal is None, refusal or "paused"])
             else:
                 done.append([job.id, False, _cannot_be(job, "paused")])

@@ -76,7 +76,7 @@ class Stub(Launch):
         self.hearing = Hearing(self.call, self._register)
         self.ending = Ending(self.child, self.call.folder, os.path.basename(values.get("GPURUN_PREEMPT_FILE", "")))
         self.terminal = Terminal()
-        self.stop_missed, self.asked_to_end_mono = False, -ASKED_SECONDS
+        self.go_on_missed, self.asked_to_end_mono = False, -ASKED_SECONDS
         self.stay_stopped, self.woken_mono = False, 0.0
         self._start(values)
         self.begun_run_mono = time.monotonic()
@@ -185,6 +185,7 @@ class Stub(Launch):
         if number == _signal.SIGCONT:
             if self.woken_mono + 1.0 > time.monotonic() and info.si_pid == self.hearing.arbiter_pid:
                 self.stay_stopped = True  # the user had stopped it: only our request to end woke it
+            self.go_on_missed = self.child.held
             self.child.go_on_with_us()
             return
         if info.si_code > SI_USER:
@@ -203,9 +204,9 @@ class Stub(Launch):
     def _got_while_held(self, number: int) -> None:
         """The child stands still by the arbiter's will and cannot act on it."""
         if number == _signal.SIGTSTP:
-            # Kept from the child: its SIGCONT would throw it away. The shell gets its prompt now.
-            self.stop_missed = not self.child.would_stop()
-            if not self.stop_missed:
+            # The arbiter repeats it for the child, whose SIGCONT throws it away. The shell gets its prompt now.
+            if self.child.would_stop():
+                self.go_on_missed = False
                 self._stop_self(number)
         elif number in ASK_TO_END:
             self.hearing.say("pending", signal=number)
@@ -250,9 +251,9 @@ class Stub(Launch):
         elif kind == "resuming":
             self.child.held = False
             self.hearing.say("ok", what=kind)
-            if self.stop_missed:
-                self.stop_missed = False
-                self.child.signal(_signal.SIGTSTP)
+            if self.go_on_missed:
+                self.go_on_missed = False
+                self.child.go_on()
         elif kind in ("unknown", "refused"):
             self.hearing.alone = True
             self.call.drop()

@@ -3,22 +3,15 @@
 1. A job's group is made below the group its leader lives in, so that nothing about the job's life changes: whatever ends
    the outer group ends this one.
 2. cgroup2 is found in mountinfo, never assumed at a path; where the folder may not be written there is no group.
-3. A frozen group is confirmed (`frozen 1` in cgroup.events) or thawed again: a process in uninterruptible sleep could keep
-   the others half stopped [kernel, admin-guide/cgroup-v2].
+3. That all of a group stands still is what the kernel says (`frozen 1` in cgroup.events), never what was asked for: a
+   process in uninterruptible sleep could keep the others half stopped [kernel, admin-guide/cgroup-v2].
 """
 
 import contextlib
 import os
-import select
-import time
-from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from .processes import Stat, read_stat
-
-FREEZE_SECONDS = 0.5
-# Rounds of moving processes: each may have forked another before it was moved.
-MOST_ROUNDS = 50
 
 
 @lru_cache(maxsize=1)
@@ -68,16 +61,22 @@ def leave_groups() -> None:
             return
 
 
-def group_name(world: int, job_id: int) -> str:
-    """Name the group of a job; `world` is the inode of the state folder."""
-    return f"gpurun-{world:x}-{job_id}"
+def world_key(fd: int) -> str:
+    """Name a world by its state folder: an inode alone is not enough, each filesystem begins with its own."""
+    stat = os.fstat(fd)
+    return f"{stat.st_dev:x}.{stat.st_ino:x}"
+
+
+def group_name(world: str, job_id: int) -> str:
+    """Name the group of a job of a world."""
+    return f"gpurun-{world}-{job_id}"
 
 
 def is_group(name: str) -> bool:
     """Whether a cgroup's name is one of ours."""
     word, _, rest = name.partition("-")
     world, _, job_id = rest.partition("-")
-    return word == "gpurun" and job_id.isdigit() and bool(world) and all(letter in "0123456789abcdef" for letter in world)
+    return word == "gpurun" and job_id.isdigit() and bool(world) and all(letter in "0123456789abcdef." for letter in world)
 
 
 class Group:
@@ -99,49 +98,34 @@ class Group:
         return os.path.isdir(self.folder)
 
     def make(self) -> bool:
-        """Make the group; false if the kernel refuses."""
+        """Make the group; false if it is there already. Raises OSError."""
         try:
-            os.makedirs(self.folder, exist_ok=True)
-        except OSError:
+            os.mkdir(self.folder)
+        except FileExistsError:
             return False
         return True
 
-    def freeze(self, members: Callable[[], Iterable[Stat]]) -> bool:
-        """Freeze the group, and move processes in until a walk finds none outside; false, and thawed, if that fails.
+    def freeze(self) -> None:
+        """Have all that is in it, or comes into it, stand still; `is_frozen` tells when it does. Raises OSError.
 
-        The group is frozen while it is still empty: each process stands still on arrival and forks no more, and each is
-        moved as soon as it is found, since one that runs away from its parent every few milliseconds is gone otherwise.
+        Frozen while it is still empty, each process stands still on arrival and forks no more: one that runs away from
+        its parent every few milliseconds would be gone otherwise.
         """
-        try:
-            self._write("cgroup.freeze", "1")
-            if self._gather(members) and self._await_frozen():
-                return True
-        except OSError:
-            pass
-        self.thaw()
-        return False
+        self._write("cgroup.freeze", "1")
 
-    def _gather(self, members: Callable[[], Iterable[Stat]]) -> bool:
-        try:
-            for _ in range(MOST_ROUNDS):
-                if not sum(self._move(stat) for stat in members()):
-                    return True
-        except OSError:
-            return False
-        return False
+    def holds(self, pid: int) -> bool:
+        """Whether a process lives in the group or below it."""
+        folder = folder_of(pid)
+        return folder is not None and (folder == self.folder or folder.startswith(self.folder + "/"))
 
-    def _move(self, stat: Stat) -> bool:
-        """Move one process in; false if it is inside already, or has ended."""
-        if folder_of(stat.pid) == self.folder:
-            return False
+    def take(self, stat: Stat) -> None:
+        """Move one process in, unless it is inside already or has ended. Raises OSError."""
+        if self.holds(stat.pid):
+            return
         now = read_stat(stat.pid)
-        if now is None or now.start_ticks != stat.start_ticks or now.state in "ZX":
-            return False
-        try:
-            self._write("cgroup.procs", str(stat.pid))
-        except ProcessLookupError:
-            return False
-        return True
+        if now is not None and now.start_ticks == stat.start_ticks and now.state not in "ZX":
+            with contextlib.suppress(ProcessLookupError):
+                self._write("cgroup.procs", str(stat.pid))
 
     def thaw(self) -> None:
         """Let everything in it go on."""
@@ -185,18 +169,3 @@ class Group:
             os.write(fd, text.encode())
         finally:
             os.close(fd)
-
-    def _await_frozen(self) -> bool:
-        """Wait for the kernel's word; it raises POLLPRI on cgroup.events when it changes."""
-        until = time.monotonic() + FREEZE_SECONDS
-        with open(self.folder + "/cgroup.events") as events:
-            poll = select.poll()
-            poll.register(events, select.POLLPRI)
-            while True:
-                events.seek(0)
-                if "frozen 1" in events.read():
-                    return True
-                left = until - time.monotonic()
-                if left <= 0:
-                    return False
-                poll.poll(left * 1000)

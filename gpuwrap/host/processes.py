@@ -127,6 +127,25 @@ def send_signal(identity: Identity, number: int) -> bool:
     return True
 
 
+def may_signal(pid: int) -> bool:
+    """Whether a process may be signalled by us; one that has gone may."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
+
+
+def owner_name(pid: int) -> str:
+    """Return the name of the user a process runs as."""
+    try:
+        return user_name(os.stat(f"/proc/{pid}").st_uid)
+    except OSError:
+        return "?"
+
+
 def exit_status(pidfd: int, identity: Identity) -> int | None:
     """Return the wait(2) status of an ended process that is no child of ours, None if nobody can tell any more.
 
@@ -225,13 +244,30 @@ def everybody() -> Iterator[Stat]:
             yield stat
 
 
-def pending_signals(pid: int) -> int:
-    """Return the mask of signals that wait for a process or its main thread [proc(5), SigPnd and ShdPnd]."""
-    mask = 0
-    for line in _read(f"/proc/{pid}/status").splitlines():
+def pending_signals(pid: int) -> tuple[int, int]:
+    """Return the masks of signals that wait for a process or its main thread, and of those no thread would take.
+
+    A signal that waits for the process goes to any thread that does not block it [proc(5): SigPnd, ShdPnd, SigBlk].
+    """
+    pending, blocked = _signal_masks(f"/proc/{pid}/status")
+    if pending & blocked:
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            threads = []
+        for thread in threads:
+            blocked &= _signal_masks(f"/proc/{pid}/task/{thread}/status")[1]
+    return pending, blocked
+
+
+def _signal_masks(path: str) -> tuple[int, int]:
+    pending = blocked = 0
+    for line in _read(path).splitlines():
         if line.startswith((b"SigPnd:", b"ShdPnd:")):
-            mask |= int(line.split()[1], 16)
-    return mask
+            pending |= int(line.split()[1], 16)
+        elif line.startswith(b"SigBlk:"):
+            blocked = int(line.split()[1], 16)
+    return pending, blocked
 
 
 def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: False) -> Iterator[Stat]:
@@ -257,13 +293,22 @@ def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: 
                     yield stat
 
 
-def has_marker(pid: int, marker: tuple[bytes, ...]) -> bool:
-    """Whether a process was started with these entries (NAME=VALUE) in its environment.
+def environment(pid: int) -> bytes:
+    """Return the environment a process was started with, an entry between any two zero bytes; none if not to be read.
 
-    Tools that rewrite their title (setproctitle) lose them [tested].
+    Tools that rewrite their title (setproctitle) lose it [tested].
     """
-    environment = b"\0" + _read(f"/proc/{pid}/environ") + b"\0"
+    return b"\0" + _read(f"/proc/{pid}/environ") + b"\0"
+
+
+def has_entries(environment: bytes, marker: tuple[bytes, ...]) -> bool:
+    """Whether all these entries (NAME=VALUE) are in an environment."""
     return all(b"\0" + entry + b"\0" in environment for entry in marker)
+
+
+def has_marker(pid: int, marker: tuple[bytes, ...]) -> bool:
+    """Whether a process was started with these entries (NAME=VALUE) in its environment."""
+    return has_entries(environment(pid), marker)
 
 
 def age_seconds(stat: Stat) -> float:

@@ -236,6 +236,11 @@ class Store:
         rows = self._read("SELECT value FROM setting WHERE name = ?", (name,))
         return str(rows[0][0]) if rows else ""
 
+    def settings_of(self, word: str) -> dict[int, str]:
+        """Return the settings called `word N`, by N."""
+        rows = self._read("SELECT name, value FROM setting WHERE name GLOB ?", (f"{word} [0-9]*",))
+        return {int(name.partition(" ")[2]): str(value) for name, value in rows}
+
     def set(self, name: str, value: str) -> None:
         """Change something for good."""
         self._write("INSERT OR REPLACE INTO setting (name, value) VALUES (?, ?)", (name, value))

@@ -200,10 +200,11 @@ def groups_of(world: World) -> list[Path]:
 
 
 def names_of(world: World) -> set[str]:
-    """How the names of a world's groups begin: with the inode of its folder."""
+    """How the names of a world's groups begin: with the device and the inode of its folder."""
     if not world.directory.exists():
         return set()
-    return {f"gpurun-{path.stat().st_ino:x}-" for path in world.directory.iterdir() if path.is_dir()}
+    folders = [path.stat() for path in world.directory.iterdir() if path.is_dir()]
+    return {f"gpurun-{folder.st_dev:x}.{folder.st_ino:x}-" for folder in folders}
 
 
 def groups_named(names: set[str]) -> list[Path]:
