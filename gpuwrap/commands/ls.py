@@ -13,6 +13,7 @@ from ..errors import NoSuchJob, UsageError
 from ..model import Job
 from ..render import fold, job_as_json, jobs_as_table
 from ..tables import Screen
+from ..widths import cut
 from .asking import Given, World
 
 
@@ -63,11 +64,14 @@ def _watch(world: World, given: Given, operands: list[str]) -> int:
         raise UsageError("--watch goes without --json")
     if not os.isatty(1):
         raise UsageError("--watch: needs a terminal on standard output")
+    if os.environ.get("TERM", "dumb") in ("", "dumb"):
+        raise UsageError("--watch: needs a terminal that can move its cursor: TERM is dumb or not set")
     from .watching import watch
 
     def lines(screen: Screen) -> list[str]:
         world.refresh()
-        return table(world, find(world, given, operands)[0], bool(operands), screen)
+        jobs, missing = find(world, given, operands)
+        return [*table(world, jobs, bool(operands), screen), *(cut(err.text, screen.width or 80) for err in missing)]
 
     watch(lines, "gpurun ls")
     return 0

@@ -2,6 +2,7 @@
 
 1. One write a frame, over the old one: nothing is cleared first, so nothing flickers.
 2. Whatever was changed about the terminal (other screen, cursor, echo) is undone before we stop or die of a signal.
+3. It draws and reads only in the foreground; in the background it stops, as others that want the terminal do.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import termios
 import time
 from collections.abc import Callable
 
+from ..errors import GpurunError
 from ..tables import Screen
 from ..widths import columns, cut
 
@@ -22,14 +24,14 @@ ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 # Terminals that know synchronized updates show a frame at once; others ignore it.
 BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"
 FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-
+STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 def watch(lines: Callable[[Screen], list[str]], title: str) -> None:
     """Show lines until `q` is typed; dies of the signal that ends it."""
     with _Terminal() as terminal:
         while True:
+            terminal.take()
             screen = Screen.of_stdout()
             screen = screen._replace(width=(screen.width or 80) - 1)  # erasing beyond the last column takes it along
             rows = os.get_terminal_size(1).lines or 24
@@ -54,6 +56,7 @@ class _Terminal:
     def __init__(self) -> None:
         self._saved: list[object] | None = None
         self._entered = False
+        self._continued = False
         self._wake_reading, self._wake_writing = os.pipe()
         os.set_blocking(self._wake_writing, False)
 
@@ -61,14 +64,34 @@ class _Terminal:
         for number in FATAL:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._die)
-        signal.signal(signal.SIGTSTP, self._stop)
-        signal.signal(signal.SIGCONT, lambda *_: self._wake())
+        for number in STOPS:
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGCONT, self._go_on)
         signal.signal(signal.SIGWINCH, lambda *_: self._wake())
-        self._enter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._leave()
+
+    def take(self) -> None:
+        """Make the terminal ours, if it is not; in the background stop until somebody brings us to the foreground."""
+        while not self._in_foreground():
+            if self._entered:  # stopped by a signal that cannot be caught, and not brought back
+                self._entered, self._saved = False, None  # its modes are the shell's now
+                self._write_anyhow(LEAVE)
+            self._continued = False
+            os.kill(0, signal.SIGTTOU)  # all of us, as the kernel does to those that read
+            if not self._continued:  # nobody could continue us, so nothing has stopped us [termios(3): orphaned groups]
+                raise GpurunError("--watch: not in the foreground of its terminal")
+        if not self._entered:
+            self._enter()
+
+    @staticmethod
+    def _in_foreground() -> bool:
+        try:
+            return os.tcgetpgrp(1) == os.getpgrp()
+        except OSError:
+            return True  # not our controlling terminal: nobody else is
 
     def write(self, text: str) -> None:
         """Write all of a frame."""
@@ -84,6 +107,7 @@ class _Terminal:
         ready, _, _ = select.select(watched, [], [], seconds)
         if self._wake_reading in ready:
             os.read(self._wake_reading, 4096)
+            return b""
         if 0 in ready:
             key = os.read(0, 1)
             if not key:
@@ -96,13 +120,13 @@ class _Terminal:
             os.write(self._wake_writing, b"w")
 
     def _enter(self) -> None:
-        if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():
+        self._entered = True  # before it is: a signal meanwhile must undo what is done
+        if os.isatty(0) and self._in_foreground():
             self._saved = termios.tcgetattr(0)
             mode = termios.tcgetattr(0)
             mode[3] &= ~(termios.ICANON | termios.ECHO)
             termios.tcsetattr(0, termios.TCSADRAIN, mode)
         self.write(ENTER)
-        self._entered = True
 
     def _leave(self) -> None:
         if not self._entered:
@@ -115,6 +139,18 @@ class _Terminal:
                 termios.tcsetattr(0, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type]
         sys.stdout.flush()
 
+    @staticmethod
+    def _write_anyhow(text: str) -> None:
+        """Write from the background, even where that stops others (stty tostop)."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
+        with contextlib.suppress(OSError):
+            os.write(1, text.encode())
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _go_on(self, _number: int, _frame: object) -> None:
+        self._continued = True
+        self._wake()
+
     def _die(self, number: int, _frame: object) -> None:
         self._leave()
         signal.signal(number, signal.SIG_DFL)
@@ -125,5 +161,4 @@ class _Terminal:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         signal.signal(number, self._stop)
-        self._enter()
-        self._wake()
+        self._wake()  # the next frame finds out whether the terminal is ours again

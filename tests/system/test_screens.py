@@ -446,6 +446,84 @@ def test_ls_w_stays_and_leaves_the_terminal_as_it_was(world: World, end: str) ->
     assert not any(b"\x1b[2J" in frame for frame in frames), "a frame is drawn over the last one"
 
 
+def entered_and_left(terminal: Terminal) -> tuple[int, int]:
+    """How often the other screen was entered and left; with it go cursor and wrapping."""
+    terminal.text()
+    counts = [[terminal.raw.count(b"\x1b[?%s%s" % (mode, end)) for end in (b"h", b"l")] for mode in (b"1049", b"25", b"7")]
+    assert counts[0] == counts[1][::-1] == counts[2][::-1], counts
+    return counts[0][0], counts[0][1]
+
+
+def test_ls_w_in_the_background_stops_and_leaves_the_screen_alone(world: World) -> None:
+    running(world, "python", "train.py")
+    terminal = Terminal(world, ["bash", "--norc", "-i"], env={"PS1": "$ "})
+    terminal.await_text("$")
+    terminal.send(f"{world.command} ls -w &\n")
+    terminal.await_text("[1]")
+    terminal.send("sleep 2; jobs\n")
+    terminal.await_text("Stopped")
+    wait_until(lambda: terminal.text().endswith("$"), "the prompt")
+    assert entered_and_left(terminal) == (0, 0)
+    terminal.send("fg\n")
+    wait_until(lambda: entered_and_left(terminal) == (1, 0), "the list to come with fg")
+    terminal.send("q")
+    wait_until(lambda: entered_and_left(terminal) == (1, 1), "it to leave")
+    wait_until(lambda: terminal.text().endswith("$"), "the prompt")
+    terminal.send("clear; echo all $((3 + 4))\n")
+    terminal.await_text("all 7")
+
+
+def test_ls_w_is_stopped_sent_to_the_background_and_brought_back(world: World) -> None:
+    running(world, "python", "train.py")
+    terminal = Terminal(world, ["bash", "--norc", "-i"], env={"PS1": "$ "})
+    terminal.await_text("$")
+    terminal.send(f"{world.command} ls -w\n")
+    wait_until(lambda: entered_and_left(terminal) == (1, 0), "the list")
+    terminal.send("\x1a")
+    terminal.await_text("Stopped")
+    wait_until(lambda: terminal.text().endswith("$"), "the prompt")  # what is typed before is lost
+    assert entered_and_left(terminal) == (1, 1)
+    terminal.send("clear; bg; echo typed $((3 + 4))\n")
+    terminal.await_text("typed 7")
+    wait_until(lambda: terminal.text().endswith("$"), "the prompt")
+    terminal.send("clear; sleep 2; jobs\n")
+    terminal.await_text("Stopped")
+    wait_until(lambda: terminal.text().endswith("$"), "the prompt")
+    assert entered_and_left(terminal) == (1, 1)
+    terminal.send("clear; fg\n")
+    wait_until(lambda: entered_and_left(terminal) == (2, 1), "the list to come back")
+    terminal.send("q")
+    wait_until(lambda: entered_and_left(terminal) == (2, 2), "it to leave")
+    wait_until(lambda: terminal.text().endswith("$"), "the prompt")
+    terminal.send("clear; stty -a | grep -o ' icanon'; stty -a | grep -o ' echo '\n")
+    terminal.await_text(" icanon")
+
+
+def test_ls_w_follows_the_size_of_its_terminal(world: World) -> None:
+    running(world, "python", "train.py", "--with", "many-arguments")
+    terminal = Terminal(world, [world.command, "ls", "-w"], columns=100)
+    terminal.await_text("many-arguments")
+    terminal.resize(40)
+    wait_until(lambda: terminal.text() and b"PRIO" not in terminal.raw.split(b"\x1b[?2026h")[-1], "a narrower table")
+    terminal.send("q")
+    assert terminal.finish() == 0
+
+
+def test_ls_w_names_a_job_that_is_none(world: World) -> None:
+    terminal = Terminal(world, [world.command, "ls", "-w", "99"])
+    terminal.await_text("job 99: no such job")
+    terminal.send("q")
+    assert terminal.finish() == 0
+
+
+@pytest.mark.parametrize("kind", ["dumb", ""])
+def test_ls_w_needs_a_terminal_that_can_move_its_cursor(world: World, kind: str) -> None:
+    terminal = Terminal(world, [world.command, "ls", "-w"], env={"TERM": kind}, columns=200)
+    assert terminal.finish() == 2
+    assert b"\x1b" not in terminal.raw
+    assert "--watch: needs a terminal that can move its cursor" in terminal.text()
+
+
 # --- nesting ------------------------------------------------------------------------------------------------------
 
 
