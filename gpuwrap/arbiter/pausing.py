@@ -224,7 +224,7 @@ class Pausing:
         known = self._traces.stopped(job.id)
         self._stopping.let_go(job)
         if not known and means != Means.FREEZE.value:
-            for stat in tree(self._arbiter, job):
+            for stat in reversed(tree(self._arbiter, job)):  # children first: a nested stub follows its own
                 if stat.state == "T" and not (job.stub and stat.pid == job.identity.pid):
                     self._stopping.go_on(identity_of(job, stat))
 

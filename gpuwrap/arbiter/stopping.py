@@ -193,7 +193,10 @@ class Stopping:
         group = self._traces.group(job)
         if group is not None and group.exists():
             group.thaw()
-        for pid, start in self._traces.stopped(job.id).items():
+        # Nested stubs last: one that woke before its child would take our stop for its owner's, and stop too.
+        stubs = {each.identity.pid for each in family(self._arbiter, job) if each.stub}
+        stopped = sorted(self._traces.stopped(job.id).items(), key=lambda each: (each[0] in stubs, -each[1], -each[0]))
+        for pid, start in stopped:
             self.go_on(Identity(job.identity.boot_id, job.identity.pid_namespace, pid, start))
         self._traces.forget_stopped(job.id, written=written)
         seat = self._arbiter.seats.get(job.id)
