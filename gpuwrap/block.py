@@ -3,12 +3,15 @@
 1. The block is a job like any other, in the same queue; its leader is this process, so that its death frees it.
 2. It waits visibly, and an interrupt cancels: the connection goes, and with it the job.
 3. CUDA reads CUDA_VISIBLE_DEVICES once: a process that has initialised CUDA already is refused. After the block the variables
-   are as before.
+   are as before. The environment is the whole process's: while a block is open in one thread, others cannot open any.
 4. A CUDA context does not go away at the block's end: what this process still holds then stays counted, and is said.
+5. A fork that leaves a block gives nothing back: the block is of the process that entered it.
 """
 
 import os
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -19,6 +22,11 @@ from .wire import PROTOCOL, pack
 
 # What a launch option is called here; the values are those of the command line.
 OPTIONS = ("gpus", "memory", "exclusive", "device", "priority", "name", "wait")
+# How long an arbiter that says nothing is borne beyond the wait limit.
+ARBITER_GRACE_SECONDS = 10.0
+
+_open: list["gpu"] = []
+"""The blocks of this process that wait or are entered, the innermost last; after a fork those of the parent, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class gpu:
         if unknown:
             raise TypeError(f"gpu() has no option {', '.join(sorted(unknown))}: {', '.join(('memory', *OPTIONS, 'quiet'))}")
         self._given: dict[str, str | bool] = {
-            name: value if value is True else str(value)
+            name: value if value is True else "0s" if (name, value) == ("wait", 0) else str(value)
             for name, value in {"memory": memory, **options}.items()
             if value is not None and value is not False
         }
@@ -55,15 +63,19 @@ class gpu:
         refuse_after_cuda()
         if self._call is not None:
             raise GpurunError("this block is entered already: make another")
-        request = read_request(self._given)
+        self._request = read_request(self._given)
         sim = simulated({})
         folder = open_folder(sim)
         assert folder is not None
         self._key = os.urandom(8).hex()
+        self._pid, self._thread = os.getpid(), threading.get_ident()
+        self._refuse_other_threads()
         self._call = Call(folder, sim)
         try:
-            values = self._wait(request)
+            self._limit_wait()
+            values = self._wait()
         except BaseException:
+            _open.remove(self)
             self._erase()
             self._call.drop()  # a job whose client has gone leaves the line: the arbiter is told, since we live on
             self._cancel()
@@ -73,50 +85,93 @@ class gpu:
         return self._begin(values)
 
     def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         from .units import format_size
 
         assert self._call is not None
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _, values = self._call.ask(pack("release", version=PROTOCOL, key=self._key, failed=kind is not None))
+        self._restore()
+        if os.getpid() == self._pid:
+            failed = kind is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
+            _, values = self._call.ask(pack("release", version=PROTOCOL, key=self._key, failed=failed))
+            held = int(values.get("held", 0))
+            if held and not self._quiet:
+                _say(f"job {self._job} ended; this process still holds {format_size(held)} until it ends or lets go")
         self._call.drop()
         self._call = None
-        held = int(values.get("held", 0))
-        if held and not self._quiet:
-            _say(f"job {self._job} ended; this process still holds {format_size(held)} until it ends or lets go")
 
-    def _wait(self, request: dict[str, object]) -> dict[str, str]:
+    def _refuse_other_threads(self) -> None:
+        _open.append(self)
+        first = next(block for block in list(_open) if block._pid == self._pid)
+        if first._thread != self._thread:
+            _open.remove(self)
+            raise GpurunError("another thread of this process is in a block: the variables that CUDA reads are common to all")
+
+    def _restore(self) -> None:
+        """Put the environment back as it was; if a later block is still open, it does so in our stead."""
+        at = _open.index(self)
+        later = [block for block in _open[at + 1 :] if block._pid == os.getpid()]
+        if later:
+            later[0]._before |= self._before
+        else:
+            for name, value in self._before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+        self._before = {}
+        _open.remove(self)
+
+    def _limit_wait(self) -> None:
+        """Begin to count the wait limit, if there is one."""
         assert self._call is not None
+        self._begun_mono = time.monotonic()
+        if "wait" in self._request:
+            self._call.limit_mono = self._begun_mono + float(str(self._request["wait"])) + ARBITER_GRACE_SECONDS
+
+    def _register(self) -> bytes:
+        request = dict(self._request)
+        if "wait" in request:  # repeated to a new arbiter, it says what is left
+            request["wait"] = max(0.0, float(str(request["wait"])) - (time.monotonic() - self._begun_mono))
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        register = pack(
+        return pack(
             "register", version=PROTOCOL, key=self._key, offset=0, tty=None if self._quiet else -os.getpid(),
             visible=visible if visible not in ("", "-1", "NoDevFiles") else None, **request,
         )  # fmt: skip
-        message: tuple[str, dict[str, str]] | None = self._call.ask(register)
+
+    def _wait(self) -> dict[str, str]:
+        assert self._call is not None
+        try:
+            values = self._granted(self._call)
+        except WaitLimitPassed:
+            raise TimeoutError("not started within the wait limit: the arbiter does not answer") from None
+        self._call.limit_mono = None
+        return values
+
+    def _granted(self, call: Call) -> dict[str, str]:
+        message: tuple[str, dict[str, str]] | None = None
         while True:
-            kind, values = message if message is not None else self._call.ask(register)
+            kind, values = message if message is not None else call.ask(self._register())
             if kind == "go":
                 return values
             if kind == "offer":
-                self._call.send(pack("take"))
+                call.send(pack("take"))
             elif kind == "job":
                 self._job = values["id"]
             elif kind in ("wait", "note"):
                 self._show(values["text"])
+            elif kind == "limit":  # gpurun set -w
+                self._request["wait"] = values["seconds"]
+                self._limit_wait()
             elif kind == "again":
-                self._call.send(pack("continued"))
+                call.send(pack("continued"))
             elif kind == "end" and values["kind"] == "wait-limit":
                 raise TimeoutError(f"job {self._job} not started within the wait limit: {values.get('text', '')}")
             elif kind == "end":
                 raise GpurunError(f"job {self._job}: {values['text']}")
             elif kind == "refused":
                 raise GpurunError(values["text"], hint=values.get("hint"))
-            message = self._call.receive()
+            message = call.receive()
 
     def _begin(self, values: dict[str, str]) -> BlockGrant:
         for name, value in values.items():
@@ -134,7 +189,7 @@ class gpu:
         """Take the job out of the line; if nobody answers, the end of this process does."""
         assert self._call is not None
         try:
-            self._call.limit_mono = None
+            self._call.limit_mono = time.monotonic() + ARBITER_GRACE_SECONDS
             self._call.ask(pack("release", version=PROTOCOL, key=self._key, failed=True))
         except (GpurunError, WaitLimitPassed, OSError):
             return

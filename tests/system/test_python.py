@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -165,3 +166,107 @@ except TypeError as err:
     assert lines[1] == "GpurunError needs 9 GPUs: this machine has 2"
     assert lines[2].startswith("TimeoutError job 2 not started within the wait limit")
     assert lines[3].startswith("gpu() has no option gpu")
+
+
+def test_a_fork_that_leaves_the_block_gives_nothing_back(world: World, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    body = f"""
+with gpuwrap.gpu(gpus="all"):
+    if os.fork() == 0:
+        sys.exit(0)
+    os.wait()
+    print("left", flush=True)
+    until({str(gate)!r})
+print("out", flush=True)
+"""
+    child = script(world, body)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "left\n"
+    assert world.state(1) == "running"
+    assert world.run("-n", "true").returncode == 124
+    gate.touch()
+    assert child.communicate(timeout=20) == ("out\n", "")
+    assert world.job(1)["result"]["code"] == 0
+
+
+def test_while_a_block_is_open_other_threads_cannot_open_any(world: World) -> None:
+    body = """
+import threading
+before = dict(os.environ)
+def other(name):
+    try:
+        with gpuwrap.gpu(memory="2G"):
+            print(name, "in", flush=True)
+    except gpuwrap.errors.GpurunError as err:
+        print(name, err, flush=True)
+with gpuwrap.gpu(memory="6G"):
+    with gpuwrap.gpu(memory="2G") as inner:
+        print("nested", inner.job, flush=True)
+    thread = threading.Thread(target=other, args=("second",))
+    thread.start()
+    thread.join()
+thread = threading.Thread(target=other, args=("third",))
+thread.start()
+thread.join()
+first, second = gpuwrap.gpu(memory="6G"), gpuwrap.gpu(memory="2G")
+first.__enter__()
+second.__enter__()
+first.__exit__(None, None, None)
+second.__exit__(None, None, None)
+assert dict(os.environ) == before, set(os.environ) ^ set(before)
+"""
+    output, errors = script(world, body).communicate(timeout=30)
+    assert (output.splitlines(), errors) == (
+        [
+            "nested 2",
+            "second another thread of this process is in a block: the variables that CUDA reads are common to all",
+            "third in",
+        ],
+        "",
+    )
+    assert {job["state"] for job in world.jobs()} == {"ended"}
+
+
+def test_the_wait_limit_goes_on_though_the_arbiter_dies(world: World) -> None:
+    world.start("-g", "all", "sleep", "60")
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    body = """
+begun = time.monotonic()
+try:
+    with gpuwrap.gpu(wait="5s"):
+        print("never")
+except TimeoutError:
+    print(time.monotonic() - begun)
+"""
+    child = script(world, body)
+    wait_until(lambda: world.state(2) == "waiting", "the block to wait")
+    time.sleep(3)  # of its five seconds
+    for pid in (world.keeper_pid(), world.arbiter_pid()):
+        assert pid is not None
+        psutil.Process(pid).kill()
+    assert 4.9 < float(child.communicate(timeout=20)[0]) < 7.5
+
+
+def test_the_wait_limit_of_a_block_can_be_set_and_be_nothing(world: World) -> None:
+    world.start("-g", "all", "sleep", "60")
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    body = """
+for wait in (0, "1h"):
+    try:
+        with gpuwrap.gpu(wait=wait):
+            print("never")
+    except TimeoutError as err:
+        print(err, flush=True)
+"""
+    child = script(world, body)
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("job 2 not started within the wait limit: ")
+    wait_until(lambda: world.state(3) == "waiting", "the second block to wait")
+    assert world.run("set", "-w", "1s", "3").returncode == 0
+    assert child.communicate(timeout=10)[0].startswith("job 3 not started within the wait limit: ")
+
+
+def test_leaving_the_block_with_success_is_success(world: World) -> None:
+    for word in ("0", "", "3"):
+        script(world, f"with gpuwrap.gpu():\n    sys.exit({word})").wait(10)
+    assert [job["result"]["code"] for job in world.jobs()] == [0, 0, 1]
