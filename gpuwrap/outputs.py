@@ -1,7 +1,7 @@
 """Where a job's output goes, as the request and the database have it: a path in which `%j` is the job's number.
 
 `%%` is a percent sign. What a job's stdout led to when it was registered (a file, a terminal, a pipe, as /proc/PID/fd shows
-it) is kept in the same form. Pure.
+it) is kept in the same form. In sweeps `%i` is the row's index until the row is registered. Pure.
 """
 
 LOGS = "logs"
@@ -16,6 +16,11 @@ def escaped(path: bytes) -> bytes:
 def expanded(template: bytes, job_id: int) -> bytes:
     """Return the path for one job."""
     return b"%".join(part.replace(b"%j", str(job_id).encode()) for part in template.split(b"%%"))
+
+
+def with_index(template: bytes, index: int) -> bytes:
+    """Put the index of a sweep's row in place of `%i`."""
+    return b"%%".join(part.replace(b"%i", str(index).encode()) for part in template.split(b"%%"))
 
 
 def has_number(template: bytes) -> bool:

@@ -7,6 +7,7 @@
 
 import os
 import time
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,17 @@ class Admission:
             output=_output(values, connection.pid),
             detached=values.get("detach") == "1",
         )
+
+    def with_command(self, job: Job, argv: tuple[bytes, ...], script_bytes: int | None, values: Values) -> Job:
+        """Return the same job with another command: a row of a sweep."""
+        known_as = fingerprint(argv, job.cwd, script_bytes)
+        peak = recall(known_as, self._arbiter.store.learned_peak)
+        learned = needed_bytes(peak) if peak is not None else None
+        request = job.request
+        if values.get("auto") == "1":
+            parent = self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None
+            request = self._read_request(values, parent, learned)
+        return replace(job, argv=argv, fingerprint=known_as, learned_bytes=learned, request=request)
 
     def _read_after(self, values: Values, parent: Job | None) -> str | None:
         if "after" not in values:

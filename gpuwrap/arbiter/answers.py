@@ -57,6 +57,7 @@ class Answers:
             "ok": self._acknowledged,
             "pending": self._pending,
             "continued": self._continued,
+            **arbiter.sweeps.kinds,
             "ping": lambda connection, _values: self._arbiter.bell.queue(connection, "done", text=""),
             **self.verbs.kinds,
         }
@@ -87,6 +88,7 @@ class Answers:
     def gone(self, connection: Connection) -> None:
         """A connection ended: the program has been exec'd, or the client has gone, or will come back."""
         self.verbs.gone(connection)
+        self._arbiter.sweeps.gone(connection)
         self.rehearsals = [asked for asked in self.rehearsals if asked[0] is not connection]
         self._put_off = [asked for asked in self._put_off if asked[0] is not connection]
         seat = self._arbiter.seats.get(connection.job_id) if connection.job_id is not None else None
@@ -114,15 +116,15 @@ class Answers:
         """The batch was not committed."""
         asked, self._asked = self._asked, []
         for connection, kind in asked:
-            if kind == "take":
+            if kind in ("take", "become"):
                 self._arbiter.bell.queue(connection, "again")
-            elif kind == "register":
+            elif kind == "register" or (kind == "sweep" and not self._arbiter.sweeps.has_rows(connection)):
                 doing = GpurunError(f"cannot register job: {err.text.partition(': ')[2]}", hint=err.hint)
                 self.refuse(connection, doing)
-            elif kind == "ended":
+            elif kind in ("ended", "row", "sweep", "forsake"):
                 self._arbiter.bell.drop(connection)  # it comes back, and says so again
                 self.gone(connection)
-            elif kind not in ("failed", "continued", "started", "ok", "pending"):
+            elif kind not in ("rows", "failed", "continued", "started", "ok", "pending"):
                 self.refuse(connection, err)
 
     def busy(self) -> bool:
@@ -146,18 +148,18 @@ class Answers:
         assert identity is not None
         key = _key(identity, values)
         known = arbiter.store.find_key(key)
-        if "running" in values:
-            arbiter.reruns.connected(connection, known, values)
+        if known is None and "running" in values:
+            arbiter.reruns.connected(connection, None, values)
             return
         if known is not None:
-            self._register_again(connection, known, values)
+            self.returned(connection, known, values)
             return
         holder = arbiter.order.holder(values["once"]) if "once" in values else None
         if holder is not None:
             text = f"job {holder.id} of key {values['once']} is {holder.state.value}"
             arbiter.bell.queue(connection, "end", kind="once", text=text)
             return
-        if self._machine_unknown(connection, "register", values):
+        if self.machine_unknown(connection, "register", values):
             return
         job = arbiter.store.register(self.admission.read_job(connection, values, key))
         seat = arbiter.adopt(job, connection, connection.give_pidfd())
@@ -166,6 +168,13 @@ class Answers:
         arbiter.afterwards(lambda: arbiter.enforcer.remember_ancestors(job))  # before it can take an offer
         arbiter.bell.queue(connection, "job", id=job.id)
         arbiter.touch()
+
+    def returned(self, connection: Connection, job: Job, values: Values) -> None:
+        """The client of a job is here again, or its stub."""
+        if "running" in values:
+            self._arbiter.reruns.connected(connection, job, values)
+        else:
+            self._register_again(connection, job, values)
 
     def _register_again(self, connection: Connection, job: Job, values: Values) -> None:
         arbiter = self._arbiter
@@ -198,12 +207,18 @@ class Answers:
 
     def limit_wait(self, job: Job, seconds: float) -> None:
         """Have a job leave the line after so long."""
-        self._arbiter.seats[job.id].limit_mono = time.monotonic() + seconds
-        self.limited.add(job.id)
+        self.limit_waits([job], seconds)
+
+    def limit_waits(self, jobs: list[Job], seconds: float) -> None:
+        """Have jobs leave the line after so long."""
+        for job in jobs:
+            if job.id in self._arbiter.seats:
+                self._arbiter.seats[job.id].limit_mono = time.monotonic() + seconds
+                self.limited.add(job.id)
         if seconds > 0:
             self._arbiter.timers.after(seconds, self._arbiter.touch)
 
-    def _machine_unknown(self, connection: Connection, kind: str, values: Values) -> bool:
+    def machine_unknown(self, connection: Connection, kind: str, values: Values) -> bool:
         """Put a request off until the GPUs have been looked at once; without GPUs asked for nothing need be known."""
         if values.get("gpus") == "0" or self._arbiter.look is not None:
             return False
@@ -235,9 +250,10 @@ class Answers:
                 self._refuse_registered(job, refused.error)
 
     def _refuse_registered(self, job: Job, err: GpurunError) -> None:
-        connection = self._arbiter.seats[job.id].connection
-        self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, err.text)
-        if connection is not None:
+        seat = self._arbiter.seats[job.id]
+        connection = seat.connection
+        self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, err.text, FAILED if seat.sweep is not None else None)
+        if connection is not None and seat.sweep is None:
             self.refuse(connection, err)
 
     def _take(self, connection: Connection, _values: Values) -> None:
@@ -288,6 +304,8 @@ class Answers:
 
     def _continued(self, connection: Connection, _values: Values) -> None:
         job = self._job_of(connection)
+        if self._arbiter.sweeps.continued(connection):
+            return
         if job is not None:
             seat = self._arbiter.seats[job.id]
             seat.stopped = seat.background = seat.mute = False
@@ -316,7 +334,7 @@ class Answers:
             self._arbiter.bell.queue(connection, "done", text=rehearsed(self._arbiter, job, patience))
 
     def _rehearse(self, connection: Connection, values: Values) -> None:
-        if self._machine_unknown(connection, "rehearse", values):
+        if self.machine_unknown(connection, "rehearse", values):
             return
         job = self.admission.read_job(connection, values, "rehearsal")
         self.rehearsals.append((connection, job, float(values["wait"]) if "wait" in values else None))

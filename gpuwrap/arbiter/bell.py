@@ -18,6 +18,7 @@ from typing import Protocol
 from ..host import processes
 from ..model import Identity
 from ..state.paths import BELL, Folder
+from ..sweeps import in_words
 from ..wire import CHUNK, PACKET, pack, unpack
 
 BACKLOG = 4096
@@ -82,6 +83,7 @@ class Bell:
         self._on_request = on_request
         self._on_gone = on_gone
         self._outbox: list[tuple[Connection, bytes]] = []
+        self._rows: dict[tuple[object, ...], tuple[Connection, str, list[int], dict[str, object]]] = {}
         self.connections: dict[int, Connection] = {}
         self._listening: socket.socket | None = None
         self._inode = 0
@@ -139,6 +141,12 @@ class Bell:
         if connection is not None:
             self._outbox.append((connection, pack(kind, **values)))
 
+    def queue_rows(self, connection: Connection | None, kind: str, job_id: int, /, **values: object) -> None:
+        """Send a message about rows of a sweep once the batch is committed: one for all, with the text of the first."""
+        if connection is not None:
+            key = (connection.fd, kind, values.get("kind"), values.get("status"))
+            self._rows.setdefault(key, (connection, kind, [], values))[2].append(job_id)
+
     def send_now(self, connection: Connection | None, kind: str, /, **values: object) -> None:
         """Send before the batch is committed, what is true whether it will be or not."""
         if connection is not None and connection.fd in self.connections:
@@ -155,10 +163,14 @@ class Bell:
     def discard(self) -> None:
         """Forget what was queued: the batch was not committed."""
         self._outbox.clear()
+        self._rows.clear()
 
     def flush(self) -> None:
         """Send what was queued."""
         outbox, self._outbox = self._outbox, []
+        rows, self._rows = self._rows, {}
+        for connection, kind, job_ids, values in rows.values():
+            outbox.append((connection, pack(kind, rows=in_words(sorted(job_ids)), **values)))
         for connection, packet in outbox:
             if connection.fd in self.connections:
                 connection.unsent.append(packet)

@@ -43,7 +43,8 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
     if "wait" in wanted:
         seconds = float(wanted["wait"])
         arbiter.answers.limit_wait(after, seconds)
-        arbiter.bell.queue(arbiter.seats[job.id].connection, "limit", seconds=seconds)
+        if arbiter.seats[job.id].sweep is None:  # the process of a sweep has no limit of its own
+            arbiter.bell.queue(arbiter.seats[job.id].connection, "limit", seconds=seconds)
         told.append(f"gives up after {format_limit(seconds)} from now")
     arbiter.limits.watch(after)
     arbiter.touch()

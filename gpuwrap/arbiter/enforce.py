@@ -23,6 +23,7 @@ from .killing import signal_all
 from .learning import learned_from
 from .log import log
 from .observe import marker
+from .seats import Seat
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -74,7 +75,8 @@ class Enforcer:
         seat = arbiter.seats[job.id]
         stat = processes.read_stat(job.identity.pid)
         if stat is not None and stat.state in "Tt":
-            seat.stopped = True
+            for each in arbiter.sweeps.seats_like(seat):
+                each.stopped = True
             return False
         if job.parent_id is None and not self._claim(grant.shares):
             return False
@@ -100,10 +102,18 @@ class Enforcer:
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
         seat.offered_mono = time.monotonic()
-        self._arbiter.bell.queue(seat.connection, "offer")
-        seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self._withdraw(job.id))
+        self._say(job.id, seat, "offer")
+        seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self.withdraw(job.id))
 
-    def _withdraw(self, job_id: int) -> None:
+    def _say(self, job_id: int, seat: Seat, kind: str, /, **values: object) -> None:
+        """Tell a client something about its job; the process of a sweep, about which row."""
+        if seat.sweep is not None:
+            self._arbiter.bell.queue_rows(seat.connection, kind, job_id, **values)
+        else:
+            self._arbiter.bell.queue(seat.connection, kind, **values)
+
+    def withdraw(self, job_id: int) -> None:
+        """Take an offer back that was not taken."""
         job = self._arbiter.store.live.get(job_id)
         if job is None or job.state is not JobState.GRANTED:
             return
@@ -112,11 +122,12 @@ class Enforcer:
             seat.offer_timer.cancel()
             seat.offer_timer = None
         stat = processes.read_stat(job.identity.pid)
-        seat.stopped = stat is not None and stat.state in "Tt"
-        seat.mute = not seat.stopped  # frozen, or stuck in a disk that hangs: passed over until it answers
+        for each in self._arbiter.sweeps.seats_like(seat):
+            each.stopped = stat is not None and stat.state in "Tt"
+            each.mute = not each.stopped  # frozen, or stuck in a disk that hangs: passed over until it answers
         self.release(job)
         self._arbiter.store.move(self._arbiter.store.live[job_id], Event.WITHDRAW, "the offer was not taken", shares=())
-        self._arbiter.bell.queue(seat.connection, "again")
+        self._say(job_id, seat, "again")
 
     def take(self, job: Job) -> None:
         """The client takes its offer: from now on it is the program.
@@ -126,7 +137,7 @@ class Enforcer:
         arbiter = self._arbiter
         seat = arbiter.seats[job.id]
         if seat.offered_mono + STALE_SECONDS < time.monotonic():
-            self._withdraw(job.id)
+            self.withdraw(job.id)
             return
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
@@ -149,6 +160,8 @@ class Enforcer:
             "GPURUN_GRANTED": ",".join(str(share.bytes) for share in job.shares),
             "GPURUN_ATTEMPT": str(job.attempt),
         }
+        if job.row is not None:
+            variables["GPURUN_INDEX"] = str(job.row.index)
         if arbiter.sim_root is not None:
             variables["GPURUN_SIM_DIR"] = arbiter.sim_root
         seat = arbiter.seats[job.id]
@@ -187,20 +200,29 @@ class Enforcer:
 
     # --- ending -------------------------------------------------------------------------------------------------
 
-    def leader_ended(self, job_id: int) -> None:
-        """The leader's pidfd says that it has ended."""
+    def leader_ended(self, job_id: int, told: int | None = None) -> None:
+        """The leader's pidfd says that it has ended, or its parent, with the wait(2) status."""
         job = self._arbiter.store.live.get(job_id)
         seat = self._arbiter.seats.get(job_id)
         if job is None or seat is None or job.state is JobState.ENDED:
             return
-        status = processes.exit_status(seat.pidfd, job.identity) if seat.pidfd is not None else None
+        if told is None and seat.pidfd is not None:
+            told = processes.exit_status(seat.pidfd, job.identity)
+        status = told
         if job.state in STARTED:
             result = _result(status, seat.ended_by)
             if job.stub:
                 self._arbiter.reruns.stub_died(job, status)
+            self._end(job, result, "ended")
         else:
+            self.waiting_ended(job_id, status)
+
+    def waiting_ended(self, job_id: int, status: int | None) -> None:
+        """The process in whose name a job waits has ended."""
+        job = self._arbiter.store.live.get(job_id)
+        if job is not None and job.state not in STARTED and job.state is not JobState.ENDED:
             result = Result(ResultKind.CANCELLED, signal=_signal_of(status), text="its gpurun ended while it waited")
-        self._end(job, result, "ended")
+            self._end(job, result, "ended")
 
     def ended_with(self, job: Job, status: int) -> None:
         """The program of a stub ended, with a wait(2) status, for good."""
@@ -228,7 +250,7 @@ class Enforcer:
         """Take a job out of the line, and tell its client, with the status it shall end with if that is not by a signal."""
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:
-            self._arbiter.bell.queue(seat.connection, "end", kind=kind.value, text=text, status=status)
+            self._say(job.id, seat, "end", kind=kind.value, text=text, status=status)
         self._end(job, Result(kind, code=status, text=text), text)
 
     def lose(self, job: Job, text: str) -> None:

@@ -40,6 +40,7 @@ from .pausing import Pausing
 from .pruning import Pruning
 from .rerun import Reruns
 from .seats import Seat
+from .sweeps import Sweeps
 from .timers import Timer, Timers
 from .viewing import bounds_of, view_of
 
@@ -106,6 +107,7 @@ class Arbiter:
         self.pruning = Pruning(self)
         self.left_behind = Leftovers(self)
         self.memory = Memory(self)
+        self.sweeps = Sweeps(self)
         self.observer = Observer(store.live, store.holding, self.seats, settings["ignore"])
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
@@ -215,7 +217,9 @@ class Arbiter:
     def leave_seat(self, job_id: int) -> None:
         """Forget a job that has ended and let go; its client may still read."""
         seat = self.seats.pop(job_id, None)
-        if seat is not None:
+        if seat is not None and seat.sweep is not None:
+            self.sweeps.left(job_id, seat)
+        elif seat is not None:
             if self.leaders.get(seat.pid) == job_id:
                 del self.leaders[seat.pid]
                 for outer in self.store.holding.values():  # a block in a program that is a job itself has its pid
@@ -231,7 +235,10 @@ class Arbiter:
         for job_id in [job_id for job_id in self.seats if job_id not in self.store.live]:
             self.leave_seat(job_id)
         for job in self.store.live.values():
-            seat = self.seats.get(job.id) or self.adopt(job, None, processes.open_pidfd(job.identity))
+            if self.sweeps.holds(job):
+                seat = self.sweeps.restore(job)
+            else:
+                seat = self.seats.get(job.id) or self.adopt(job, None, processes.open_pidfd(job.identity))
             if job.state is JobState.ENDED:
                 self.leftovers.add(job.id)
             elif job.state is JobState.GRANTED:

@@ -5,10 +5,14 @@ Nothing here is needed to recover: a new arbiter builds it again from the databa
 
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..model import Identity
 from .bell import Connection, Watcher
 from .timers import Timer
+
+if TYPE_CHECKING:
+    from .sweeps import Sweep
 
 
 @dataclass(slots=True)
@@ -18,6 +22,8 @@ class Seat:
     pid: int
     """Of the leader, or of the client that will become it."""
     connection: Connection | None = None
+    sweep: "Sweep | None" = None
+    """The process in whose name a row of a sweep waits: `pid` and `connection` are its, and there is no pidfd here."""
     pidfd: int | None = None
     watched: bool = False
     """Whether the pidfd is registered with the loop."""

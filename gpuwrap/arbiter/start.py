@@ -20,6 +20,7 @@ from ..host import processes
 from ..host.devices import Devices
 from ..host.freezer import leave_groups
 from ..lifecycle import STARTED, JobState
+from ..model import Job
 from ..state import paths
 from ..state.settings import read_settings
 from ..state.store import Store
@@ -113,6 +114,9 @@ def recover(arbiter: Arbiter) -> None:
             else:
                 arbiter.enforcer.release(job)
             continue
+        if arbiter.sweeps.holds(job):
+            _wait_on(arbiter, job)
+            continue
         pidfd = processes.open_pidfd(job.identity)
         seat = arbiter.adopt(job, None, pidfd)
         arbiter.left_behind.recall(job)
@@ -132,6 +136,14 @@ def recover(arbiter: Arbiter) -> None:
                 seat.ended_by = "killed"
                 arbiter.killing.ask_to_end(job)
     arbiter.pausing.recover_ended()
+    arbiter.sweeps.end_abandoned()
+
+
+def _wait_on(arbiter: Arbiter, job: Job) -> None:
+    """A row of a sweep waits on, in the name of the sweep's process."""
+    arbiter.sweeps.restore(job)
+    if job.state is JobState.GRANTED:
+        arbiter.enforcer.offer(job)
 
 
 def _claim_standing(arbiter: Arbiter) -> None:

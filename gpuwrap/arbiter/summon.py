@@ -80,13 +80,13 @@ class Call:
         self._mute = 0
         return unpack(packet)
 
-    def ask(self, packet: bytes) -> tuple[str, dict[str, str]]:
-        """Send a request and return the first answer, however many arbiters it takes.
+    def ask(self, *packets: bytes) -> tuple[str, dict[str, str]]:
+        """Send a request, in so many packets, and return the first answer, however many arbiters it takes.
 
         Only for requests that may be repeated. Raises WaitLimitPassed or NoArbiter.
         """
         while True:
-            if self.send(packet):
+            if all(self.send(packet) for packet in packets):
                 answer = self.receive()
                 if answer is not None and answer[0] != "old":
                     return answer

@@ -197,8 +197,9 @@ class Verbs:
             self._arbiter.bell.queue(connection, "done", text="")
 
     def _explain(self, connection: Connection, values: Values) -> None:
+        looked_at: set[int] = set()
         for job_id in [int(text) for text in values["jobs"].split()]:
-            self._note_stop(job_id)
+            self._note_stop(job_id, looked_at)
         listed = values.get("listed") == "1"
         words = self._arbiter.lines.explain_all([int(text) for text in values["jobs"].split()], listed=listed)
         self._arbiter.bell.queue_long(connection, json.dumps(words))
@@ -206,7 +207,7 @@ class Verbs:
     def _why(self, connection: Connection, values: Values) -> None:
         job = self._arbiter.store.live.get(int(values["job"]))
         if job is not None:
-            self._note_stop(job.id)
+            self._note_stop(job.id, set())
         words = self._arbiter.lines.tell(job) if job is not None else None
         self._arbiter.bell.queue_long(connection, json.dumps(words))
 
@@ -233,14 +234,18 @@ class Verbs:
         self._answers.put_off(connection, kind, values)
         return True
 
-    def _note_stop(self, job_id: int) -> None:
+    def _note_stop(self, job_id: int, looked_at: set[int]) -> None:
         """Look whether a waiting client is stopped at its terminal: only an offer would have found out."""
         seat, job = self._arbiter.seats.get(job_id), self._arbiter.store.live.get(job_id)
-        if seat is None or job is None or job.state is not JobState.WAITING or not seat.tty or seat.stopped:
+        if seat is None or job is None or job.state is not JobState.WAITING or seat.stopped or seat.pid in looked_at:
             return
+        if not seat.tty and seat.sweep is None:
+            return
+        looked_at.add(seat.pid)
         stat = processes.read_stat(job.identity.pid)
         if stat is not None and stat.state in "Tt":
-            seat.stopped = True
+            for each in self._arbiter.sweeps.seats_like(seat):
+                each.stopped = True
             self._arbiter.touch()
 
 

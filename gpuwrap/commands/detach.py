@@ -1,95 +1,29 @@
 """The launch in the background (`-d`): a stub of its own session, which registers, waits and runs the program.
 
-1. The stub is forked twice and never a child of the arbiter; it registers only when it has no living parent of the
-   caller's any more, so that the job is nobody's inner job by accident of time.
-2. The caller is told the job's number, or why there is none, and leaves. With -n it is told when the job starts.
-3. stdin is empty; stdout and stderr are the log from the moment the number is known.
+1. With -n the caller is told when the job starts.
+2. stdin is empty; stdout and stderr are the log from the moment the number is known.
 """
 
-import os
-import sys
-
-from ..arbiter.summon import reap
-from ..errors import FAILED, GpurunError
-from ..wire import PACKET, pack, unpack
+from ..wire import pack
+from .background import Background
 from .output import Output, default_output, make_log_folder
-from .run import Launch, say
+from .run import Launch
 from .stub import Stub
 
 
-class Detached(Stub):
-    """A stub that leaves its caller behind."""
-
-    report = -1
-    """Where the caller is told; -1 once it was."""
+class Detached(Background, Stub):
+    """A stub in the background."""
 
     def start(self) -> None:
-        """Start the stub, print the number, return. Raises GpurunError if the job was not registered."""
-        if self.output is None:
+        """Open the log first."""
+        if self.output is None and "output" not in self.request:
             make_log_folder(self.call.folder)
             self.request["output"] = default_output(self.call.folder)
             self.output = Output(str(self.request["output"]))
-        reading, self.report = os.pipe()
-        gate, gate_writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(gate_writing)
-            self._leave(gate)
-        os.close(gate)
-        os.close(self.report)
-        reap(child)
-        os.close(gate_writing)
-        self._hear(os.read(reading, PACKET))
+        super().start()
 
-    def _hear(self, report: bytes) -> None:
-        if not report:
-            raise GpurunError("the job ended before it was registered", hint=f"see {self.call.folder.path}/arbiter.log")
-        kind, values = unpack(report)
-        if kind == "refused":
-            raise GpurunError(values["text"], hint=values.get("hint"), status=int(values["status"]))
-        self.job = values["id"]
-        if kind == "over":
-            super()._give_up(values["text"], values["so"])
-        sys.stdout.write(self.job + "\n")
-
-    def _leave(self, gate: int) -> None:
-        """In the first child: a session of its own, and the stub in it. Never returns."""
-        status = FAILED
-        try:
-            os.setsid()
-            if os.fork():
-                os._exit(0)
-            os.read(gate, 1)  # ends when the first child has been reaped
-            os.close(gate)
-            null = os.open(os.devnull, os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(null, fd)
-            if null > 2:
-                os.close(null)
-            Launch.start(self)
-        except GpurunError as err:
-            status = err.status
-            self._complain(err)
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
-        finally:
-            os._exit(status)
-
-    def _complain(self, err: GpurunError) -> None:
-        if self.report >= 0:
-            self._tell_caller(pack("refused", text=err.text, hint=err.hint, status=err.status))
-        else:
-            say(err.text)
-
-    def _tell_caller(self, packet: bytes) -> None:
-        if self.report >= 0:
-            try:
-                os.write(self.report, packet)
-            except OSError:
-                pass  # it was interrupted; the job stays
-            finally:
-                os.close(self.report)
-                self.report = -1
+    def _stay(self) -> None:
+        Launch.start(self)
 
     # --- in the stub --------------------------------------------------------------------------------------------
 
@@ -104,7 +38,3 @@ class Detached(Stub):
     def _become(self, values: dict[str, str]) -> None:
         self._tell_caller(pack("job", id=self.job))
         super()._become(values)
-
-    def _give_up(self, why: str, so: str = "not started within the wait limit") -> None:
-        self._tell_caller(pack("over", id=self.job, text=why, so=so))
-        super()._give_up(why, so)

@@ -43,6 +43,11 @@ SAYS_NOTHING = ("", "-1", "NoDevFiles")
 
 def run(given: Given, words: list[str]) -> None:
     """Run the program `words` under the options `given`. Returns only if it never started; raises GpurunError."""
+    if "each" in given or "array" in given:
+        from .sweep import run_sweep
+
+        run_sweep(given, words)
+        return
     request = read_request(given)
     if not words:
         raise UsageError("program missing: gpurun [OPTION]... PROGRAM [ARG]...")
@@ -123,7 +128,7 @@ class Launch:
         """Ask what would happen, and print it to stdout."""
         kind, values = self.call.ask(self._register(rehearsal=True))
         if kind == "refused":
-            raise _refusal(values)
+            raise refusal(values)
         sys.stdout.write(values["text"] + "\n")
 
     def _register(self, rehearsal: bool = False) -> bytes:
@@ -177,7 +182,7 @@ class Launch:
             elif kind == "refused":
                 if self.line is not None:
                     self.line.erase()
-                raise _refusal(values)
+                raise refusal(values)
             elif kind == "job":
                 self._registered(values["id"])
             elif kind in ("wait", "note"):
@@ -185,10 +190,13 @@ class Launch:
             elif kind == "limit":  # gpurun set -w
                 self._limit_wait(float(values["seconds"]))
             elif kind == "again":  # the offer was withdrawn, or taken too late; the job keeps its place
-                self.call.send(pack("continued"))
+                self._offer_withdrawn()
             elif kind == "hush":
                 self._own_line().hush()
             message = self.call.receive()
+
+    def _offer_withdrawn(self) -> None:
+        self.call.send(pack("continued"))
 
     def _limit_wait(self, seconds: float) -> None:
         self.request["wait"] = seconds
@@ -197,7 +205,10 @@ class Launch:
 
     def _registered(self, job: str) -> None:
         self.job = job
-        self.ignored = ignored_by_caller()  # now, not between the offer and the program
+        self.ignored = self._ignored_by_caller()  # now, not between the offer and the program
+
+    def _ignored_by_caller(self) -> int:
+        return ignored_by_caller()
 
     def _continued(self, _number: int, _frame: object) -> None:
         """After a stop (Ctrl-Z) say that we can take an offer again; a broken connection shows itself at the next read."""
@@ -307,5 +318,5 @@ class Launch:
         raise SystemExit(status)
 
 
-def _refusal(values: dict[str, str]) -> GpurunError:
+def refusal(values: dict[str, str]) -> GpurunError:
     return GpurunError(values["text"], hint=values.get("hint"), status=int(values.get("status", FAILED)))

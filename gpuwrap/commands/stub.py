@@ -26,7 +26,7 @@ from ..wire import pack
 from .child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Child, Prctl, end_as
 from .ending import Ending
 from .hearing import Hearing
-from .program import ignored_by_caller, restore_python_signals
+from .program import restore_python_signals
 from .run import Launch, say
 from .terminal import Terminal
 
@@ -94,7 +94,7 @@ class Stub(Launch):
     def _settle(self) -> None:
         """Once, before the first run: what the program shall find, and what we need to be its parent."""
         self.settled = True
-        self.ignored = ignored_by_caller()
+        self.ignored = self._ignored_by_caller()
         self.ignores = [number for number in _signal.valid_signals() if _signal.getsignal(number) == _signal.SIG_IGN]
         self.timer = _signal.setitimer(_signal.ITIMER_REAL, 0)  # not inherited by fork
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # ignored, the kernel would reap the child, and tell nobody

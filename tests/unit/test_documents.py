@@ -200,7 +200,7 @@ def test_the_man_page_names_every_setting_and_json_key() -> None:
         assert re.search(rf"\b{name}\b", text), name
     jobs = (
         "id name user state priority gpus memory_bytes exclusive give_way devices pid argv cwd submitted_at started_at "
-        "ended_at attempt times_given_way peak_bytes result why"
+        "ended_at attempt times_given_way peak_bytes result why sweep"
     )
     for key in [*jobs.split(), *GPU_KEYS]:
         assert re.search(rf"\b{key}\b", text), key

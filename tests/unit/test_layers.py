@@ -16,7 +16,7 @@ PACKAGE = Path(gpuwrap.__file__).parent
 LAYERS = [
     {"errors"},
     {"units", "wire", "lifecycle", "widths"},
-    {"options", "model", "restarts", "outputs"},
+    {"options", "model", "restarts", "outputs", "sweeps"},
     {"policy"},
     {"state", "host"},
     {"arbiter"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names} | {"__init__": -1}
-PURE = {"errors", "units", "wire", "lifecycle", "widths", "options", "model", "restarts", "outputs", "policy"}
+PURE = {"errors", "units", "wire", "lifecycle", "widths", "options", "model", "restarts", "outputs", "sweeps", "policy"}
 # What may be imported upwards, and why.
 ALLOWED = {
     # only for a mistake: which priority was meant
@@ -117,6 +117,7 @@ LAUNCHES = [
     ["-m", "1G", "-p", "high", "-N", "x", "-w", "1m", "--", "true"],
     ["-t", "1h", "-o", "/dev/null", "--once", "k", "-a", "1", "true"],
     ["-r", "--retries", "1", "true"],
+    ["--array", "1-2%1", "true"],
 ]
 
 

@@ -1,0 +1,340 @@
+"""Rows of sweeps while they wait: one process, one connection and one descriptor for all of them.
+
+1. A row is a job. While it waits it stands in the name of its sweep's process; its key begins with that process, for good.
+2. An offer names the row. A child of the sweep's process takes the row over (`become`): from then on the row's process is
+   that child, with its own connection, and everything about a job holds.
+3. All rows are registered in one batch under keys that follow from the sweep's key and their index: who lost the answer
+   registers again, and nothing is there twice.
+4. The sweep's process tells how its children ended (`row`), and reaps them only when it has been heard.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ..errors import FAILED
+from ..host import processes
+from ..lifecycle import IN_LINE, JobState
+from ..model import Identity, Job, ResultKind, Row
+from ..outputs import with_index
+from ..sweeps import MOST_ROWS, argv_of, from_words, in_words
+from .bell import Connection
+from .enforce import STALE_SECONDS
+from .log import log
+from .seats import Seat
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+Values = dict[str, str]
+# Index, line (None: the command line of the process), and the size of its script.
+Piece = tuple[int, bytes | None, int | None]
+
+
+@dataclass(slots=True, eq=False)
+class Sweep:
+    """The process of a sweep, and the rows that wait in its name."""
+
+    identity: Identity
+    connection: Connection | None = None
+    pidfd: int | None = None
+    watched: bool = False
+    rows: dict[int, None] = field(default_factory=dict)
+    leader_of: int = 0
+    """The row by which its pid is known among the leaders."""
+
+
+class Sweeps:
+    """Registers rows, hands them over, and follows the processes in whose name they wait."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self._sweeps: dict[Identity, Sweep] = {}
+        self._pieces: dict[Connection, list[Piece]] = {}
+        self.kinds: dict[str, Callable[[Connection, Values], None]] = {
+            "rows": self._rows,
+            "sweep": self._sweep,
+            "become": self._become,
+            "row": self._row_ended,
+            "forsake": self._forsake,
+        }
+
+    # --- registering --------------------------------------------------------------------------------------------
+
+    def _rows(self, connection: Connection, values: Values) -> None:
+        """A part of the rows; `sweep` follows, and says how many there are."""
+        indices = from_words(values["indices"])
+        lines: list[bytes | None] = [None] * len(indices)
+        sizes: list[int | None] = [None] * len(indices)
+        if "lines" in values:
+            lines = [*os.fsencode(values["lines"]).split(b"\n")]
+            sizes = [None if text == "-" else int(text) for text in values["scripts"].split()]
+        pieces = self._pieces.setdefault(connection, [])
+        pieces += zip(indices, lines, sizes, strict=True)
+        if len(pieces) > MOST_ROWS:
+            raise ValueError("too many rows")
+
+    def _sweep(self, connection: Connection, values: Values) -> None:
+        arbiter = self._arbiter
+        pieces = self._pieces.get(connection, [])
+        if len(pieces) != int(values["count"]):  # the connection broke in between
+            arbiter.bell.drop(connection)
+            self.gone(connection)
+            return
+        assert connection.identity is not None
+        prefix = f"{_begin(connection.identity)}{values['key']}:"
+        known = [arbiter.store.find_key(prefix + str(index)) for index, _line, _size in pieces]
+        if not any(known) and pieces:
+            if arbiter.answers.machine_unknown(connection, "sweep", values):
+                return
+            jobs = self._register(connection, pieces, values, prefix)
+        else:
+            jobs = self._return(connection, known)
+        self._pieces.pop(connection, None)
+        if "wait" in values:
+            arbiter.answers.limit_waits([job for job in jobs if job is not None], float(values["wait"]))
+        name = next((job.name for job in jobs if job is not None), None)
+        arbiter.bell.queue(connection, "sweep", ids=in_words([job.id if job else 0 for job in jobs]), name=name)
+        arbiter.touch()
+
+    def _register(self, connection: Connection, pieces: list[Piece], values: Values, prefix: str) -> list[Job | None]:
+        """Write all rows; their numbers follow each other."""
+        arbiter = self._arbiter
+        base = arbiter.answers.admission.read_job(connection, values, prefix)
+        first = arbiter.store.next_id()
+        limit = int(values["limit"]) if "limit" in values else None
+        base = replace(base, name=base.name or f"sweep-{first}")
+        sweep = self._meet(connection)
+        jobs: list[Job | None] = []
+        for index, line, size in pieces:
+            job = base
+            if line is not None:
+                job = arbiter.answers.admission.with_command(base, argv_of(line), size, values)
+            output = with_index(base.output, index) if base.output is not None and "output" in values else base.output
+            job = replace(job, key=prefix + str(index), row=Row(first, index, limit), output=output)
+            job = arbiter.store.register(job)
+            self._seat(job, sweep)
+            jobs.append(job)
+        log("sweep", f"{len(jobs)} rows from job {first} on")
+        return jobs
+
+    def _return(self, connection: Connection, known: list[Job | None]) -> list[Job | None]:
+        """The process is here again, perhaps at another arbiter: tell it what it missed."""
+        sweep = self._meet(connection)
+        for job in known:
+            if job is None:
+                continue
+            if job.state is JobState.ENDED:
+                self._tell_ended(connection, job)
+            elif self.holds(job):
+                self._seat(job, sweep)
+                if job.state is JobState.GRANTED:
+                    self._arbiter.enforcer.offer(job)
+        return known
+
+    def _tell_ended(self, connection: Connection, job: Job) -> None:
+        result = job.result
+        kind = result.kind if result is not None else ResultKind.LOST
+        status = result.code if result is not None and kind is ResultKind.CANCELLED else None
+        text = (result.text if result is not None else None) or "ended"
+        self._arbiter.bell.queue_rows(connection, "end", job.id, kind=kind.value, status=status, text=text)
+
+    # --- processes and their rows -------------------------------------------------------------------------------
+
+    def holds(self, job: Job) -> bool:
+        """Whether a row waits in the name of its sweep's process: no child has become it yet."""
+        waits = job.state in IN_LINE or job.state is JobState.GRANTED
+        return job.row is not None and waits and job.key.startswith(_begin(job.identity))
+
+    def _meet(self, connection: Connection) -> Sweep:
+        """Return the record of the process that speaks."""
+        assert connection.identity is not None
+        sweep = self._sweeps.get(connection.identity)
+        if sweep is None:
+            sweep = self._sweeps[connection.identity] = Sweep(connection.identity)
+        if sweep.pidfd is None:
+            sweep.pidfd = connection.give_pidfd()
+        sweep.connection = connection
+        for job_id in sweep.rows:
+            self._arbiter.seats[job_id].connection = connection
+        self._wake(sweep)
+        return sweep
+
+    def _of(self, connection: Connection) -> Sweep | None:
+        sweep = self._sweeps.get(connection.identity) if connection.identity is not None else None
+        return sweep if sweep is not None and sweep.connection is connection else None
+
+    def _seat(self, job: Job, sweep: Sweep) -> Seat:
+        """Give a row its seat in the name of the process; also if a child's becoming it was undone."""
+        seat = self._arbiter.seats.setdefault(job.id, Seat(sweep.identity.pid))
+        if seat.sweep is not sweep:
+            if seat.connection is not None:
+                seat.connection.job_id = None
+            seat.close(self._arbiter)
+            seat.sweep, seat.pid = sweep, sweep.identity.pid
+            look = self._arbiter.look
+            seat.validated = look is not None and not look.pending
+        seat.connection = sweep.connection
+        sweep.rows[job.id] = None
+        if self._arbiter.leaders.setdefault(sweep.identity.pid, job.id) == job.id:
+            sweep.leader_of = job.id
+        return seat
+
+    def restore(self, job: Job) -> Seat:
+        """Find a row's place again, after a restart or a batch that was undone."""
+        sweep = self._sweeps.get(job.identity)
+        if sweep is None:
+            sweep = self._sweeps[job.identity] = Sweep(job.identity, pidfd=processes.open_pidfd(job.identity))
+        seat = self._seat(job, sweep)
+        if sweep.connection is None:
+            self._arbiter.enforcer.after_commit.append(lambda: self._watch(sweep))
+        return seat
+
+    def end_abandoned(self) -> None:
+        """After a restart: end the rows whose process has gone."""
+        for sweep in list(self._sweeps.values()):
+            if sweep.pidfd is None:
+                self._process_ended(sweep)
+
+    def has_rows(self, connection: Connection) -> bool:
+        """Whether rows wait at a connection."""
+        sweep = self._of(connection)
+        return sweep is not None and bool(sweep.rows)
+
+    def seats_like(self, seat: Seat) -> list[Seat]:
+        """Return the seats of all that wait in the name of the same process: if it is stopped, all of them are."""
+        return [seat] if seat.sweep is None else [self._arbiter.seats[job_id] for job_id in seat.sweep.rows]
+
+    def left(self, job_id: int, seat: Seat) -> None:
+        """A row has left its seat."""
+        if seat.sweep is not None:
+            seat.sweep.rows.pop(job_id, None)
+            self._forget_if_over(seat.sweep)
+
+    def gone(self, connection: Connection) -> None:
+        """A connection ended: rows wait on, until their process ends or comes back."""
+        self._pieces.pop(connection, None)
+        sweep = self._of(connection)
+        if sweep is None:
+            return
+        sweep.connection = None
+        for job_id in sweep.rows:
+            self._arbiter.seats[job_id].connection = None
+        if sweep.pidfd is None:
+            self._process_ended(sweep)
+        self._watch(sweep)
+        self._forget_if_over(sweep)
+        self._arbiter.touch()
+
+    def _watch(self, sweep: Sweep) -> None:
+        if sweep.pidfd is not None and not sweep.watched and sweep.identity in self._sweeps:
+            sweep.watched = True
+            self._arbiter.watch(sweep.pidfd, lambda _mask: self._process_ended(sweep))
+
+    def _process_ended(self, sweep: Sweep) -> None:
+        status = processes.exit_status(sweep.pidfd, sweep.identity) if sweep.pidfd is not None else None
+        for job_id in list(sweep.rows):
+            self._arbiter.enforcer.waiting_ended(job_id, status)
+        sweep.connection = None
+        self._arbiter.enforcer.after_commit.append(lambda: self._forget_if_over(sweep))
+
+    def _forget_if_over(self, sweep: Sweep) -> None:
+        if sweep.rows or sweep.connection is not None or self._sweeps.get(sweep.identity) is not sweep:
+            return
+        del self._sweeps[sweep.identity]
+        if self._arbiter.leaders.get(sweep.identity.pid) == sweep.leader_of:
+            del self._arbiter.leaders[sweep.identity.pid]
+        if sweep.pidfd is not None:
+            if sweep.watched:
+                self._arbiter.unwatch(sweep.pidfd)
+            os.close(sweep.pidfd)
+            sweep.pidfd = None
+
+    # --- what the process says ----------------------------------------------------------------------------------
+
+    def continued(self, connection: Connection) -> bool:
+        """The process was stopped, or slow, and goes on; false if it is none of a sweep."""
+        sweep = self._of(connection)
+        if sweep is None:
+            return False
+        self._wake(sweep)
+        self._arbiter.touch()
+        return True
+
+    def _wake(self, sweep: Sweep) -> None:
+        for job_id in sweep.rows:
+            seat = self._arbiter.seats[job_id]
+            seat.stopped = seat.mute = False
+
+    def _become(self, connection: Connection, values: Values) -> None:
+        """A child of the process takes a row over that was offered."""
+        arbiter = self._arbiter
+        job = arbiter.store.find(int(values["row"]))
+        if job is not None and job.identity == connection.identity:
+            arbiter.answers.returned(connection, job, values)
+            return
+        if "running" in values:
+            arbiter.reruns.connected(connection, None, values)
+            return
+        seat = arbiter.seats.get(job.id) if job is not None else None
+        if job is None or seat is None or not self._may_become(connection, job, values):
+            arbiter.bell.queue(connection, "again")
+            return
+        if seat.offered_mono + STALE_SECONDS < time.monotonic():
+            arbiter.enforcer.withdraw(job.id)
+            arbiter.bell.queue(connection, "again")
+            return
+        assert seat.sweep is not None
+        assert connection.identity is not None
+        seat.sweep.rows.pop(job.id)
+        seat.sweep, seat.connection, seat.pid = None, None, connection.pid
+        job = arbiter.store.change(job, identity=connection.identity)
+        arbiter.adopt(job, connection, connection.give_pidfd())
+        arbiter.afterwards(lambda: arbiter.enforcer.remember_ancestors(job))
+        arbiter.bell.queue(connection, "job", id=job.id)
+        arbiter.bell.queue(connection, "offer")
+
+    def _may_become(self, connection: Connection, job: Job, values: Values) -> bool:
+        """Whether a row was offered, and who asks is a child of the process in whose name it waits."""
+        if job.state is not JobState.GRANTED or not self.holds(job):
+            return False
+        stat = processes.read_stat(connection.pid)
+        parent = processes.read_stat(job.identity.pid)
+        is_child = stat is not None and stat.parent == job.identity.pid
+        is_ours = parent is not None and parent.start_ticks == job.identity.start_ticks
+        return is_child and is_ours and job.key == f"{_begin(job.identity)}{values['key']}"
+
+    def _row_ended(self, connection: Connection, values: Values) -> None:
+        """A child of the process ended; its parent knows how."""
+        arbiter = self._arbiter
+        job = arbiter.store.find(int(values["row"]))
+        assert connection.identity is not None
+        index = int(values["index"])
+        mine = job is not None and job.key == f"{_begin(connection.identity)}{values['key']}:{index}"
+        if job is None or not mine or job.state is JobState.ENDED:
+            arbiter.bell.queue_rows(connection, "over", index)
+        elif self.holds(job):
+            if job.state is JobState.GRANTED:
+                arbiter.enforcer.withdraw(job.id)
+            arbiter.bell.queue_rows(connection, "back", index)
+        else:
+            arbiter.enforcer.leader_ended(job.id, int(values["status"]))
+            arbiter.bell.queue_rows(connection, "over", index)
+
+    def _forsake(self, connection: Connection, values: Values) -> None:
+        """The process gives up rows that have not started: one, or all."""
+        sweep = self._of(connection)
+        if sweep is None:
+            return
+        for job_id in [int(values["row"])] if "row" in values else list(sweep.rows):
+            job = self._arbiter.store.live.get(job_id)
+            if job is not None and job_id in sweep.rows:
+                status = FAILED if "row" in values else None
+                self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, values["text"], status)
+
+
+def _begin(identity: Identity) -> str:
+    """How the keys of a process begin."""
+    return f"{identity.boot_id}:{identity.pid}:{identity.start_ticks}:"
