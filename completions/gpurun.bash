@@ -37,10 +37,11 @@ __gpurun_options_completion='--sim --help'
 # --- end of tables
 
 __gpurun_reply() {  # word list, one a line, each `word` or `word<tab>description`; $2 the word to complete
-    local line word reply=()
+    local line word quoted reply=()
     while IFS= read -r line; do
         word=${line%%$'\t'*}
-        [[ $word == "$2"* && -n $word ]] && reply+=("$line")
+        printf -v quoted %q "$word"  # names may hold anything, and readline inserts it as it is
+        [[ $word == "$2"* || $quoted == "$2"* ]] && [[ $word ]] && reply+=("$quoted${line#"$word"}")
     done <<< "$1"
     if (( ${#reply[@]} == 1 )) || [[ ${COMP_TYPE-} == 37 ]]; then
         COMPREPLY=("${reply[@]%%$'\t'*}")  # about to be inserted: without its description
@@ -79,11 +80,18 @@ __gpurun_value() {  # complete $2 as a value of the option named $1
     esac
 }
 
-__gpurun_list() {  # complete the last element of a comma list
-    local before= last=$2
-    [[ $2 == *,* ]] && before=${2%,*}, last=${2##*,}
+__gpurun_list() {  # complete the last element of a comma list, which may stand behind ok:
+    local last=${2##*[,:]}
     __gpurun_reply "$1" "$last"
-    [[ $before ]] && COMPREPLY=("${COMPREPLY[@]/#/$before}")
+    COMPREPLY=("${COMPREPLY[@]/#/${2%"$last"}}")
+}
+
+__gpurun_after() {  # complete the jobs of -a: readline breaks words at the colon of ok:, and replaces what is behind it
+    local typed=${COMP_LINE:0:COMP_POINT}
+    typed=${typed##*[[:space:]]}
+    typed=${typed#--after=}
+    __gpurun_value -a "$typed"
+    [[ $COMP_WORDBREAKS == *:* && $typed == *:* ]] && COMPREPLY=("${COMPREPLY[@]#"${typed%"${typed##*:}"}"}")
 }
 
 __gpurun_wrapped() {  # complete the command that begins at word $1 as if it stood alone
@@ -176,15 +184,19 @@ _gpurun() {
             --) (( at++ )); break ;;
             --*) (( at++ ))
                 if [[ ${COMP_WORDS[at]-} == '=' ]]; then (( at += 2 ))
-                elif [[ " $__gpurun_valued " == *" $word "* ]]; then (( at++ )); fi ;;
+                elif [[ " $__gpurun_valued " == *" $word "* ]]; then (( at++ )); fi
+                while [[ ${COMP_WORDS[at]-} == : ]]; do (( at += 2 )); done ;;
             -?*) [[ " $__gpurun_valued " == *" -${word: -1} "* && ! " $__gpurun_valued " == *" ${word:0:2} "* || \
                     " $__gpurun_valued " == *" $word "* ]] && (( at++ ))
-                (( at++ )) ;;
+                (( at++ ))
+                while [[ ${COMP_WORDS[at]-} == : ]]; do (( at += 2 )); done ;;
             [A-Za-z_]*=*) (( at++ )) ;;
             *) [[ ${COMP_WORDS[at + 1]-} == '=' ]] || break
                 (( at += 3 )) ;;
         esac
     done
+    if (( at > COMP_CWORD )) && [[ $word == -a || $word == --after ]]; then __gpurun_after; return; fi
+    if (( COMP_CWORD == 2 )) && [[ $previous == --help ]]; then __gpurun_words all "$current"; return; fi
     if (( at < COMP_CWORD )) || [[ $previous == -- ]]; then __gpurun_wrapped "$at"; return; fi
     __gpurun_option "$__gpurun_valued" "$current" "$previous" && return
     if [[ $current == -* ]]; then __gpurun_words "$__gpurun_options" "$current"; return; fi

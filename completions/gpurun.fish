@@ -41,11 +41,16 @@ function __gpurun_first --description 'whether the first word stands here'
 end
 
 function __gpurun_wraps --description 'whether the program or its arguments stand here'
+    __gpurun_helps; and return 1
     set -l words (commandline -opc)
     if set -q words[2]; and contains -- $words[2] $__gpurun_verbs
         return 1
     end
     return 0
+end
+
+function __gpurun_helps --description 'whether --help stands before the cursor'
+    string match -q -- --help (commandline -opc)[-1]
 end
 
 function __gpurun_wrapped --description 'complete the wrapped command as if it stood alone'
@@ -60,8 +65,8 @@ function __gpurun_wrapped --description 'complete the wrapped command as if it s
     end
 end
 
-function __gpurun_list --description 'complete the last element of a comma list'
-    set -l before (string match -r '^.*,' -- (commandline -ct | string replace -r '^-+[a-z]+=?' ''))
+function __gpurun_list --description 'complete the last element of a comma list, which may stand behind ok:'
+    set -l before (string match -r '^.*[,:]' -- (commandline -ct | string replace -r '^-+[a-z]+=?' ''))
     gpurun completion $argv 2>/dev/null | string replace -r '^' "$before"
 end
 
@@ -178,6 +183,7 @@ complete -c gpurun -n '__gpurun_verb completion' -l help -d 'print help'
 # --- end of tables
 
 complete -c gpurun -x -n __gpurun_wraps -a '(__gpurun_wrapped)'
+complete -c gpurun -x -n __gpurun_helps -a all
 complete -c gpurun -f -k -n '__gpurun_verb ls kill pause resume why wait set again logs history' \
     -a '(gpurun completion names (commandline -opc)[2] 2>/dev/null; gpurun completion jobs (commandline -opc)[2] 2>/dev/null)'
 complete -c gpurun -f -n '__gpurun_verb renice; and __gpurun_nth 1' -a 'low normal high urgent'

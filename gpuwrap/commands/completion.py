@@ -14,6 +14,8 @@ Given = dict[str, str | bool]
 FILES = {"bash": "gpurun.bash", "zsh": "_gpurun", "fish": "gpurun.fish"}
 # Which states a verb can do something about; the others take all that live.
 STATES = {"resume": ("held", "paused"), "why": ("waiting", "held")}
+# Verbs for jobs that have ended, and those for both.
+OF_ENDED, OF_BOTH = ("again", "history"), ("logs", "wait")
 LENGTH = 50
 
 
@@ -46,20 +48,21 @@ def script(shell: str) -> str:
 
 
 def _print_jobs(given: Given, kind: str, verb: str) -> None:
-    from ..state.glance import live_jobs
+    from ..state.glance import glance
     from ..state.paths import open_folder
 
     folder = open_folder(_simulated(given), create=False)
     if folder is None:
         return
     seen = set()
-    for number, name, state, argv in live_jobs(folder):
+    ended = verb in OF_ENDED or verb in OF_BOTH
+    for number, name, state, argv in glance(folder, live=verb not in OF_ENDED, ended=ended):
         if verb in STATES and state not in STATES[verb]:
             continue
         text = _shown(b" ".join(argv.split(b"\0")).decode("utf-8", "replace"))
         if kind == "jobs":
             print(f"{number}\t{text}  {state}")
-        elif name is not None and name not in seen and name.isprintable() and " " not in name:
+        elif name is not None and name not in seen and name.isprintable():
             seen.add(name)
             print(f"{name}\t{number}  {text}  {state}")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,10 +50,17 @@ class Shell:
         wait_until(lambda: line.rstrip() in "\n".join(self.lines()), "the line to be typed")
         self._tmux("send-keys", "Tab")
         wait_until(
-            lambda: all(text.strip() in " ".join(" ".join(self.lines()).split()) for text in wanted),
+            lambda: all(self._stands(text) for text in wanted),
             f"{wanted} after {line!r} and Tab; the screen:\n" + "\n".join(self.lines()),
             within=15,
         )
+
+    def _stands(self, text: str) -> bool:
+        """Whether a text stands on the screen; a number and its description as this shell puts them side by side."""
+        screen = " ".join(" ".join(self.lines()).split())
+        number, _, told = text.partition(": ")
+        beside = rf"{re.escape(number)} (-- |\()?{re.escape(told)}"
+        return text in screen or bool(told and re.search(beside, screen))
 
     def _empty(self) -> None:
         """Clear line and screen; a busy shell may take the keys in another order, so they are sent again."""
@@ -75,13 +83,26 @@ class Shell:
 LINES = [
     # Situation 26.
     ("gpurun -m 8G python tr", ["gpurun -m 8G python train.py"]),
-    ("gpurun kill ", ["1", "sleep 600 running", "2", "sleep 601 waiting"]),
+    ("gpurun kill ", ["2: sleep 600 running", "3: sleep 601 waiting"]),
     # Verbs, options, values.
     ("gpurun renic", ["gpurun renice"]),
     ("gpurun --conflict", ["gpurun --conflict-exit-code"]),
     ("gpurun -p urg", ["gpurun -p urgent"]),
     ("gpurun --priority=hi", ["gpurun --priority=high"]),
-    ("gpurun -i ", ["0", "1", "Simulated 24G"]),
+    ("gpurun -i ", ["Simulated 24G"]),
+    ("gpurun -i 0,", ["Simulated 24G"]),
+    ("gpurun --help ", ["gpurun --help all"]),
+    # Jobs in a list, and behind ok:, in every form that the option has.
+    ("gpurun -a ok:", ["2: sleep 600 running"]),
+    ("gpurun -a 2,", ["3: sleep 601 waiting"]),
+    # Those that ended, where they are meant.
+    ("gpurun again ea", ["gpurun again early"]),
+    ("gpurun logs ea", ["gpurun logs early"]),
+    ("gpurun history ea", ["gpurun history early"]),
+    # Names that a shell would obey are quoted.
+    ("gpurun kill it", ["gpurun kill it\\'s"]),
+    ("gpurun kill x", ["gpurun kill x\\;touch\\ y"]),
+    ("gpurun kill d", ["gpurun kill d\\$HOME"]),
     ("gpurun ls --js", ["gpurun ls --json"]),
     ("gpurun kill nigh", ["gpurun kill nightly"]),
     ("gpurun gpus undr", ["gpurun gpus undrain"]),
@@ -119,10 +140,12 @@ def shell(request: pytest.FixtureRequest, make_world: Callable[..., World], tmp_
     (tools / "our-tool").write_text("#!/bin/sh\n")
     (tools / "our-tool").chmod(0o755)
     world.env["PATH"] = f"{os.path.dirname(world.command)}:{tools}:{world.env['PATH']}"
+    world.run("-N", "early", "true", "early")
     world.start("-q", "-g", "2", "sleep", "600")
-    wait_until(lambda: world.state(1) == "running", "job 1 to run")
-    world.start("-q", "-N", "nightly", "sleep", "601")
-    wait_until(lambda: world.state(2) == "waiting", "job 2 to wait")
+    wait_until(lambda: world.state(2) == "running", "job 2 to run")
+    for number, job in enumerate(("nightly", "it's", "x;touch y", "d$HOME"), 3):
+        world.start("-q", "-N", job, "sleep", f"60{number - 2}")
+        wait_until(lambda number=number: world.state(number) == "waiting", f"job {number} to wait")
     started = Shell(world, name, tmp_path)
     yield started
     started.close()
