@@ -1,7 +1,7 @@
 """What leaves its caller behind (`-d`): forked twice into a session of its own, never a child of the arbiter.
 
-1. It registers only when it has no living parent of the caller's any more, so that the job is nobody's inner job by
-   accident of time.
+1. What stands between it and the caller lives until it is registered, and no longer: by this chain of living parents the
+   arbiter sees inside which job it was asked for. Asked outside, it would wait for that job, which may well wait for it.
 2. The caller is told the job's number, or why there is none, and leaves.
 """
 
@@ -20,6 +20,8 @@ class Background(Launch):
 
     report = -1
     """Where the caller is told; -1 once it was."""
+    link = -1
+    """Closed to have the process between us and the caller end; -1 once it was."""
 
     def start(self) -> None:
         """Start what stays, print the number, return. Raises GpurunError if the job was not registered."""
@@ -27,16 +29,14 @@ class Background(Launch):
             make_log_folder(self.call.folder)
             self.request["output"] = default_output(self.call.folder)
         reading, self.report = os.pipe()
-        gate, gate_writing = os.pipe()
         child = os.fork()
         if child == 0:
-            os.close(gate_writing)
-            self._leave(gate)
-        os.close(gate)
+            os.close(reading)
+            self._leave()
         os.close(self.report)
+        report = os.read(reading, PACKET)
         reap(child)
-        os.close(gate_writing)
-        self._hear(os.read(reading, PACKET))
+        self._hear(report)
 
     def _hear(self, report: bytes) -> None:
         if not report:
@@ -49,15 +49,18 @@ class Background(Launch):
             super()._give_up(values["text"], values["so"])
         sys.stdout.write(self.job + "\n")
 
-    def _leave(self, gate: int) -> None:
-        """In the first child: a session of its own, and the stub in it. Never returns."""
+    def _leave(self) -> None:
+        """In the first child: a session of its own, and in it the process that stays. Never returns."""
         status = FAILED
         try:
             os.setsid()
+            registered, self.link = os.pipe()
             if os.fork():
+                os.close(self.link)
+                os.close(self.report)
+                os.read(registered, 1)  # ends when the other has registered, or has ended
                 os._exit(0)
-            os.read(gate, 1)  # ends when the first child has been reaped
-            os.close(gate)
+            os.close(registered)
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
@@ -75,6 +78,12 @@ class Background(Launch):
     def _stay(self) -> None:
         """In the process that stays: register and go on."""
         raise NotImplementedError
+
+    def _let_go(self) -> None:
+        """The job is registered: nothing need stand between us and the caller any more."""
+        if self.link >= 0:
+            os.close(self.link)
+            self.link = -1
 
     def _complain(self, err: GpurunError) -> None:
         if self.report >= 0:

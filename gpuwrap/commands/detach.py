@@ -29,6 +29,7 @@ class Detached(Background, Stub):
 
     def _registered(self, job: str) -> None:
         super()._registered(job)
+        self._let_go()
         if self.output is not None:
             self.output.redirect(int(job))
             self.output = None  # the program inherits it

@@ -399,6 +399,7 @@ class DetachedSweep(Background, Sweep):
         Sweep.start(self)
 
     def _enrolled(self) -> None:
+        self._let_go()
         self._tell_caller(pack("job", id=self.job))
 
 

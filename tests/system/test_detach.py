@@ -205,12 +205,21 @@ def test_a_waiting_one_that_is_killed_says_so_in_its_log(world: World) -> None:
     wait_until(lambda: f"job {number}: cancelled by" in world.run("logs", number).stdout, "the log to say it")
 
 
-def test_a_detached_job_started_inside_a_job_asks_the_outer_queue(make_world: Callable[..., World]) -> None:
+@pytest.mark.parametrize("options", ["", "--array 1-2"], ids=["one", "a sweep"])
+def test_a_detached_job_started_inside_a_job_asks_inside_it(make_world: Callable[..., World], options: str) -> None:
+    """The script waits for it: in the outer queue it would wait for the script's end."""
     world = make_world("1x24G")
-    outer = world.run("-m", "8G", "sh", "-c", f"{world.command} -d -m 8G true; {world.command} -q wait 2 || true; sleep 1")
-    assert outer.stdout == "2\n"
-    assert world.run("wait", "2").returncode == 0
-    assert world.rows("SELECT parent_id FROM job WHERE id = 2") == [{"parent_id": None}]
+    outer = world.run("sh", "-c", f"{world.command} -d {options} true >/dev/null; {world.command} wait 2-9; echo $?")
+    assert outer.stdout == "0\n"
+    assert {row["parent_id"] for row in world.rows("SELECT parent_id FROM job WHERE id > 1")} == {1}
+
+
+def test_a_detached_job_that_waits_inside_goes_outside_with_the_end_of_its_outer(make_world: Callable[..., World]) -> None:
+    world = make_world("1x24G")
+    script = f"{world.command} -d sleep 2; {world.command} -d true"  # whole: they take turns
+    assert world.run("sh", "-c", script).stdout == "2\n3\n"
+    assert world.run("wait", "2", "3").returncode == 0
+    assert world.run("true").returncode == 0
 
 
 def test_dry_run_starts_and_makes_nothing(world: World, tmp_path: Path) -> None:

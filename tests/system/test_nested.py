@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytest
@@ -99,6 +100,46 @@ def test_three_levels_never_block_each_other(world: World, tmp_path: Path) -> No
     sharing = f"{run} -m 2G {program} a 1 & {run} -m 2G {program} b 1 & wait"
     assert world.run("-m", "12G", "--", "sh", "-c", f'{run} -m 5G sh -c "{sharing}"', timeout=60).returncode == 0
     assert len(lives(tmp_path)) == 2
+
+
+def foreground(run: str, script: str) -> str:
+    return f"{run} -- sh -c {quote(script)}"
+
+
+def background(run: str, script: str) -> str:
+    return f"n=$({run} -d -- sh -c {quote(script)}) && {run.split()[0]} wait $n"
+
+
+def own_session(run: str, script: str) -> str:
+    return f"setsid -w {foreground(run, script)}"
+
+
+def below_a_session(run: str, script: str) -> str:
+    return f"setsid -w sh -c {quote(foreground(run, script))}"
+
+
+LEVELS = [
+    (background, background),
+    (foreground, background),
+    (background, foreground),
+    (own_session, below_a_session),
+    (own_session, background),
+]
+
+
+@pytest.mark.parametrize("options", ["", "-m 4G", "-g 2"], ids=["whole", "shared", "two GPUs"])
+@pytest.mark.parametrize("levels", LEVELS, ids=lambda levels: " in ".join(level.__name__ for level in reversed(levels)))
+def test_no_nesting_of_three_levels_is_stuck(
+    make_world: MakeWorld, tmp_path: Path, levels: tuple[Callable[[str, str], str], ...], options: str
+) -> None:
+    world = make_world("2x24G" if options == "-g 2" else "24G")
+    script = f"echo done > {tmp_path}/done"
+    for level in reversed(levels):
+        script = level(f"{world.command} {options}".strip(), script)
+    done = world.run(*options.split(), "--", "sh", "-c", script, timeout=40)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "done").read_text() == "done\n"
+    assert [row["parent_id"] for row in world.rows("SELECT parent_id FROM job ORDER BY id")] == [None, 1, 2]
 
 
 def test_gpurun_that_execs_gpurun_is_two_jobs_of_one_process(world: World) -> None:
