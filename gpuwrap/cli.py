@@ -85,7 +85,7 @@ def run_verb(verb: str, words: list[str]) -> int:
 
         return print_verb_help(verb)
     if record.later:
-        raise UsageError(f"{verb}: not yet known to this version")
+        raise UsageError("not yet known to this version")
     status: int = import_module(f"gpuwrap.commands.{verb}").main(given, operands)
     return status
 

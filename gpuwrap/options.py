@@ -176,7 +176,11 @@ HABIT_VERBS = {
     "add": "needs no verb: gpurun PROGRAM [ARG]...",
     "run": "needs no verb: gpurun PROGRAM [ARG]...",
     "submit": "needs no verb: gpurun PROGRAM [ARG]...",
+    "sbatch": "needs no verb: gpurun -d PROGRAM [ARG]...",
+    "srun": "needs no verb: gpurun PROGRAM [ARG]...",
+    "jobs": "ls lists jobs",
     "help": "--help prints help",
+    "version": "--version prints the version",
 }
 
 
@@ -268,13 +272,19 @@ def _meant(name: str, value: str, by_name: dict[str, Option]) -> str:
     if habit in by_name or (habit and " " in habit):
         count = value.rpartition(":")[2]
         return f": did you mean {habit} {count}?" if count else f": did you mean {habit}?"
-    near = nearest(name, list(by_name)) if name.startswith("--") else None
-    return f": did you mean {near}?" if near else ": --help lists them"
+    if not name.startswith("--"):
+        return ": --help lists them"
+    # A verb's name is no option, but some type it like one.
+    verbs = [verb for verb, record in VERBS.items() if not record.later] if "--version" in by_name else []
+    near = nearest(name[2:], [each[2:] for each in by_name if each.startswith("--")] + verbs)
+    if near in verbs and f"--{near}" not in by_name:
+        return f": did you mean gpurun {near}?"
+    return f": did you mean --{near}?" if near else ": --help lists them"
 
 
 def nearest(word: str, known: list[str]) -> str | None:
     """Return the known word that was probably meant, or None. Only runs for mistakes, so difflib may cost what it costs."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word, known, 1, 0.7)
+    close = get_close_matches(word, known, 1, 0.65)
     return close[0] if close else None

@@ -56,7 +56,7 @@ class Inventory:
         samples = list(look.samples) if look is not None else []
         done: list[list[object]] = []
         uuids = set(arbiter.drained)
-        for sample in named_gpus(samples, text):
+        for sample in samples if text == "all" else named_gpus(samples, text):
             if sample.uuid in uuids and not drained:
                 uuids.remove(sample.uuid)
                 done.append([sample.index, True, "takes jobs again"])

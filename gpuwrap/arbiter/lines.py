@@ -13,7 +13,7 @@ from ..lifecycle import IN_LINE, JobState
 from ..model import Job, View
 from ..policy.effects import stuck
 from ..policy.reasons import Teller
-from ..policy.story import Lister, Storyteller
+from ..policy.story import Brief, Lister, Storyteller
 from ..policy.words import job_list
 from ..units import format_duration, format_size
 from .timers import Timer
@@ -80,19 +80,21 @@ class Lines:
         if others:
             self._tell(first, "wait", f"{len(jobs)} jobs wait for a GPU, first is {first.id}")
         else:
-            self._tell(first, "wait", self.text(first))
+            self._tell(first, "wait", self.text(first), self.text(first, Brief), self.text(first, Lister))
 
-    def _tell(self, job: Job, kind: str, text: str) -> None:
+    def _tell(self, job: Job, kind: str, text: str, *shorter: str) -> None:
+        """Tell a client something new; of a line the shorter versions too, since only it knows how much room there is."""
         seat = self._arbiter.seats[job.id]
         if seat.told != text:
             seat.told = text or None
-            self._arbiter.bell.queue(seat.connection, kind, text=text)
+            short = {f"short{number}": each for number, each in enumerate(shorter) if each != text}
+            self._arbiter.bell.queue(seat.connection, kind, text=text, **short)
 
-    def text(self, job: Job) -> str:
+    def text(self, job: Job, kind: type[Teller] = Teller) -> str:
         """Say in one line what a job waits for, its number first, and in a second what would help."""
-        words = self.explain(job, helps=False)
+        words = self.explain(job, kind, helps=False)
         if words is not None and words[0] in STRANGE:
-            words = self.explain(job)
+            words = self.explain(job, kind)
         if words is None:
             return f"job {job.id} waits for a GPU"
         rule, text, helps = words

@@ -14,6 +14,7 @@ from ..errors import SOME_FAILED, NoSuchJob, printable
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
 from ..outputs import kept_in
+from ..render import state_words
 from .asking import Given, World, read_lines, require_jobs
 
 PIECE = 1 << 16
@@ -46,6 +47,10 @@ def _open_logs(jobs: list[Job], missing: list[NoSuchJob], *, follow: bool) -> tu
         status = _complain(err.text)
     for job in jobs:
         path, words = kept_in(job.output, job.id)
+        never_ran = job.state is JobState.ENDED and job.started_at is None
+        if path is None and never_ran:
+            status = _complain(f"job {job.id} never ran: {state_words(job)}")
+            continue
         if path is None:
             status = _complain(f"job {job.id} wrote {words}: nothing is kept; next time -o FILE or -d")
             continue

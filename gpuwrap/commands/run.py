@@ -284,7 +284,8 @@ class Launch:
             raise ProgramNotRunnable(name, cause) from err
 
     def _tell(self, kind: str, values: dict[str, str]) -> None:
-        self._own_line().show(values["text"], plain=kind == "note")
+        shorter = [values[name] for name in ("short0", "short1") if name in values]
+        self._own_line().show(values["text"], *shorter, plain=kind == "note")
 
     def _own_line(self) -> "Line":
         if self.line is None:

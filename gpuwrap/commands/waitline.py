@@ -13,6 +13,7 @@
 import _signal
 import os
 
+from ..widths import columns as width_of
 from ..widths import cut
 
 FATAL = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT)
@@ -23,14 +24,18 @@ class Line:
 
     def __init__(self) -> None:
         self.text = ""
+        self._shorter: tuple[str, ...] = ()
         self.drawn = False
         self._hushed = False
         self._told = False
         self._caught = False
 
-    def show(self, text: str, *, plain: bool) -> None:
-        """Draw the line in place, or print it once as a plain line if we cannot or must not draw."""
-        self.text = text
+    def show(self, text: str, *shorter: str, plain: bool) -> None:
+        """Draw the line in place, or print it once as a plain line if we cannot or must not draw.
+
+        `shorter` say less, for terminals that have no room for all of `text`.
+        """
+        self.text, self._shorter = text, shorter
         if plain or not _can_draw() or not in_foreground():
             if not self._told:
                 self._told = True
@@ -65,6 +70,9 @@ class Line:
         except OSError:
             columns = 80
         first, _, second = f"gpurun: {self.text}".partition("\n")
+        for shorter in self._shorter:
+            if width_of(first) >= columns:
+                first, _, second = f"gpurun: {shorter}".partition("\n")
         text = cut(first, columns - 1)  # the last column stays empty: there terminals differ
         if second:
             text += "\n" + cut(second, columns - 1) + "\x1b[A"

@@ -35,6 +35,13 @@ class Lister(Teller):
         return f"job {job_id}"
 
 
+class Brief(Teller):
+    """Tells reasons on a line that has no room for how long a holder has run."""
+
+    def _standing(self, job: Job) -> list[str]:
+        return []
+
+
 class Storyteller(Teller):
     """Tells one job's reason in sentences."""
 

@@ -228,3 +228,11 @@ def test_dry_run_starts_and_makes_nothing(world: World, tmp_path: Path) -> None:
     assert done.stdout.startswith("would start now")
     assert world.jobs() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_never_ran_has_no_output_and_its_log_says_so(world: World) -> None:
+    world.start("-g", "2", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    assert world.run("-w", "0s", "true").returncode == 124
+    done = world.run("logs", "2")
+    assert (done.returncode, done.stderr) == (1, "gpurun: logs: job 2 never ran: wait-limit\n")

@@ -93,6 +93,13 @@ WORDS = {
     "gpus-free": "gpus",
     "dry-run": "--dry-run -m 8G python t.py",
     "drain-unknown-gpu": "gpus drain 3",
+    "drain-all": "gpus drain all",
+    "time-limit-without-unit": "-t 60 true",
+    "verb-as-option": "--lsit",
+    "json-as-option": "--jsno true",
+    "another-tools-verb-mistyped": "statu",
+    "slurm-verb": "sbatch job.sh",
+    "verb-of-later": "top",
 }
 
 
@@ -195,10 +202,10 @@ def test_on_a_terminal_that_cannot_move_its_cursor_one_plain_line_is_printed(wor
 def test_the_waiting_line_survives_smaller_and_larger_terminals(world: World) -> None:
     running(world, "python", "train.py")
     terminal = Terminal(world, ["sh", "-c", f"echo before; {world.command} true"], columns=120)
-    terminal.await_text("has GPU 0")
+    terminal.await_text("so far) has GPU 0")
     for columns in (40, 100):
         terminal.resize(columns)
-        wanted = "…" if columns == 40 else "has GPU 0"
+        wanted = "…" if columns == 40 else "so far) has GPU 0"
         terminal.await_text(wanted)
         lines = terminal.text().splitlines()
         assert lines[0] == "before"
