@@ -1,10 +1,12 @@
 """Jobs that start after others (`--after`), and jobs of which there is one at a time (`--once`).
 
-1. A job waits only for jobs that were registered before it and for none inside which it runs: there are no cycles.
+1. A job waits only for jobs that were registered before it, for none inside which it runs and for none that waits for
+   one of those: there are no cycles.
 2. `ok:JOB` that did not succeed cancels the job at once, also if nobody saw how it ended; this goes on down the line.
 3. What is awaited stands in the row by number; whether it has ended is looked up, so a new arbiter knows it too.
 """
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 OK = "ok:"
 ANY = "any:"
 MOST_AWAITED = 10_000
+_CANCELLED = " did not succeed ("
 
 
 class Order:
@@ -27,6 +30,7 @@ class Order:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._cancels = False
 
     def read(self, text: str, parent: Job | None) -> tuple[str, str | None]:
         """Read `7,ok:lr-*,any:3-5`: the jobs as the row has them, and why they can never be waited for, if so."""
@@ -44,10 +48,24 @@ class Order:
         for job_id, must_succeed in awaited(after):
             if job_id in inside:
                 return "", f"after {job_id}: it runs inside job {job_id}, which would wait for it"
+            outer = next((each for each in self._awaited_along(job_id) if each in inside), None)
+            if outer is not None:
+                return "", f"after {job_id}: job {job_id} waits for job {outer}, inside which it runs"
             fault = self._fault(job_id) if must_succeed else None
             if fault is not None:
                 return "", fault
         return after, None
+
+    def _awaited_along(self, job_id: int) -> Iterator[int]:
+        """Yield what a job waits for, and what that waits for, and so on."""
+        pending, seen = [job_id], {job_id}
+        while pending:
+            job = self._arbiter.store.ordered.get(pending.pop())
+            for each, _ in awaited(job.after_jobs or "") if job is not None else ():
+                if each not in seen:
+                    seen.add(each)
+                    pending.append(each)
+                    yield each
 
     def blocked(self) -> dict[int, tuple[int, ...]]:
         """Return the jobs in line that must not start yet, with those they wait for."""
@@ -61,16 +79,33 @@ class Order:
         missing = tuple(job_id for job_id, _ in awaited(job.after_jobs or "") if not self._has_ended(job_id))
         return {job.id: missing} if missing else {}
 
+    def awaited_by_anybody(self) -> set[int]:
+        """Return the jobs that some job in line names: how they ended is still asked for."""
+        return {
+            job_id for job in self._arbiter.store.ordered.values() for job_id, _ in awaited(job.after_jobs or "")
+        }
+
     def cancel_failed(self) -> None:
-        """Cancel the jobs in line that wait for the success of one that did not succeed."""
-        for job in list(self._arbiter.store.ordered.values()):
-            now = self._arbiter.store.ordered.get(job.id)  # cancelling one may have cancelled others
-            for job_id, must_succeed in awaited(now.after_jobs) if now is not None and now.after_jobs else ():
-                fault = self._fault(job_id) if must_succeed else None
-                if now is not None and fault is not None:
-                    log("after", f"job {now.id}: {fault}")
-                    self._arbiter.enforcer.cancel(now, ResultKind.CANCELLED, fault, FAILED)
-                    break
+        """Cancel the jobs in line that wait for the success of one that did not succeed, and those that wait for them.
+
+        One walk in the order of their numbers does, since a job waits only for earlier ones. The end of each asks for it
+        again; a walk within the walk would go as deep as the line is long.
+        """
+        if self._cancels:
+            return
+        self._cancels = True
+        try:
+            for _, job in sorted(self._arbiter.store.ordered.items()):
+                fault = self._first_fault(job)
+                if fault is not None and job.id in self._arbiter.store.ordered:
+                    log("after", f"job {job.id}: {fault}")
+                    self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, fault, FAILED)
+        finally:
+            self._cancels = False
+
+    def _first_fault(self, job: Job) -> str | None:
+        words = awaited(job.after_jobs or "")
+        return next((fault for job_id, must_succeed in words if must_succeed and (fault := self._fault(job_id))), None)
 
     def holder(self, key: str) -> Job | None:
         """Return the job that holds a `--once` key."""
@@ -93,7 +128,11 @@ class Order:
             return None if result.code == 0 else f"job {job_id} failed (exit {result.code})"
         if result.kind is ResultKind.SIGNAL:
             return f"job {job_id} failed (signal {result.signal})"
-        return f"job {job_id} did not succeed ({result.text or result.kind.value})"
+        cause = result.text or result.kind.value
+        first = cause.partition(_CANCELLED)[2].removesuffix(")")
+        if first.startswith("job "):  # it was itself cancelled for another's sake: the first cause is told, not all between
+            cause = first
+        return f"job {job_id}{_CANCELLED}{cause})"
 
     def _around(self, parent: Job | None) -> list[Job]:
         found = []

@@ -29,7 +29,8 @@ class Pruning:
         arbiter.timers.after(FIRST_SECONDS, self._prune)
 
     def _prune(self) -> None:
-        removed = self._arbiter.store.prune(int(self._arbiter.settings["keep_history"]), ROWS_AT_ONCE)
+        kept = int(self._arbiter.settings["keep_history"])
+        removed = self._arbiter.store.prune(kept, ROWS_AT_ONCE, self._arbiter.order.awaited_by_anybody())
         if removed:
             log("prune", f"{removed} rows")
         self._arbiter.enforcer.after_commit.append(self._prune_logs)

@@ -65,11 +65,15 @@ class Call:
         return True
 
     def receive(self) -> tuple[str, dict[str, str]] | None:
-        """Wait for one message; None if the connection broke. Raises WaitLimitPassed."""
-        sock = self.connect()
+        """Wait for one message; None if the connection broke, or had broken before: a new arbiter must be told who we are.
+
+        Raises WaitLimitPassed.
+        """
+        if self.socket is None:
+            return None
         try:
-            sock.settimeout(self._remaining())
-            packet = sock.recv(PACKET)
+            self.socket.settimeout(self._remaining())
+            packet = self.socket.recv(PACKET)
         except (TimeoutError, BlockingIOError):
             raise WaitLimitPassed from None
         except ConnectionError:

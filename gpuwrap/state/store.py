@@ -12,7 +12,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -249,14 +249,19 @@ class Store:
         """Forget something that was changed for good."""
         self._write("DELETE FROM setting WHERE name = ?", (name,))
 
-    def prune(self, kept: int, most: int) -> int:
-        """Forget ended jobs beyond the latest `kept`, at most so many; returns how many. Numbers are never reused."""
-        gone = self._write(
-            "DELETE FROM job WHERE id IN (SELECT id FROM job WHERE state = 'ended' AND id NOT IN (SELECT job_id FROM share)"
-            " AND id <= (SELECT id FROM job WHERE state = 'ended' ORDER BY id DESC LIMIT 1 OFFSET ?) LIMIT ?) RETURNING id",
-            (kept, most),
+    def prune(self, kept: int, most: int, awaited: Collection[int] = ()) -> int:
+        """Forget ended jobs beyond the latest `kept` but for those `awaited`, at most so many; returns how many.
+
+        Numbers are never reused.
+        """
+        old = self._read(
+            "SELECT id FROM job WHERE state = 'ended' AND id NOT IN (SELECT job_id FROM share)"
+            " AND id <= (SELECT id FROM job WHERE state = 'ended' ORDER BY id DESC LIMIT 1 OFFSET ?) LIMIT ?",
+            (kept, most + len(awaited)),
         )
-        for (job_id,) in gone:
+        gone = [job_id for (job_id,) in old if job_id not in awaited][:most]
+        for job_id in gone:
+            self._write("DELETE FROM job WHERE id = ?", (job_id,))
             self._write("DELETE FROM event WHERE job_id = ?", (job_id,))
         return len(gone)
 

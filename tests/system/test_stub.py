@@ -789,3 +789,12 @@ def test_json_tells_of_it(world: World) -> None:
     assert json.loads(world.run("ls", "--json").stdout)["jobs"][0]["give_way"] == "requeue"
 
 
+
+
+@pytest.mark.parametrize("who", ["arbiter", "both"])
+def test_arbiters_killed_during_a_back_off_leave_it_waiting_for_its_turn(world: World, who: str) -> None:
+    stub = world.start("--retries", "2", "sh", "-c", "exit 4")
+    wait_until(lambda: world.rows("SELECT 1 FROM event WHERE to_state = 'waiting' AND from_state IS NOT NULL"), "a retry to wait")
+    kill_pids(world, who)
+    assert stub.wait(30) == 4
+    assert (world.state(1), world.job(1)["attempt"]) == ("ended", 3)
