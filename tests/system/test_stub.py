@@ -794,7 +794,8 @@ def test_json_tells_of_it(world: World) -> None:
 @pytest.mark.parametrize("who", ["arbiter", "both"])
 def test_arbiters_killed_during_a_back_off_leave_it_waiting_for_its_turn(world: World, who: str) -> None:
     stub = world.start("--retries", "2", "sh", "-c", "exit 4")
-    wait_until(lambda: world.rows("SELECT 1 FROM event WHERE to_state = 'waiting' AND from_state IS NOT NULL"), "a retry to wait")
+    again = "SELECT 1 FROM event WHERE to_state = 'waiting' AND from_state IS NOT NULL"
+    wait_until(lambda: world.rows(again), "a retry to wait")
     kill_pids(world, who)
     assert stub.wait(30) == 4
     assert (world.state(1), world.job(1)["attempt"]) == ("ended", 3)
