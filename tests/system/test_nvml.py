@@ -35,7 +35,7 @@ from standin import (
 from waiting import wait_until
 
 import gpuwrap
-from gpuwrap.host import connections, gpus
+from gpuwrap.host import connections, gpus, nvml
 
 PROBE = Path(__file__).parent.parent / "standin" / "probe.py"
 LOOK_SECONDS = 2.0
@@ -516,7 +516,7 @@ def test_links_that_the_driver_does_not_tell_are_left_out(make_box: MakeBox, wat
 
 def entry_points() -> list[str]:
     """Every NVML function that the reader calls, from its source."""
-    text = "".join(Path(str(module.__file__)).read_text() for module in (gpus, connections))
+    text = "".join(Path(str(module.__file__)).read_text() for module in (gpus, nvml, connections))
     lists = {f"nvmlDeviceGet{kind}RunningProcesses" for kind in ("Compute", "MPSCompute", "Graphics")}
     return sorted({"nvmlInit", "nvmlDeviceGetCount", *re.findall(r'"(nvml\w+)"', text)} | lists)
 

@@ -36,7 +36,7 @@ ALLOWED = {
     ("__init__", "block"),
 }
 ONE_IMPORTER = {
-    "pynvml": {"host.gpus"},
+    "pynvml": {"host.nvml"},
     "psutil": {"host.processes"},
     "filelock": {"arbiter.start"},
     "platformdirs": {"state.settings"},
