@@ -5,10 +5,12 @@
    that answers but should not be used (`health`) has a `fault` beside its figures.
 3. One NVML session stays open until `close`: while nobody has one, the driver forgets its state, and the next nvmlInit
    takes 1 to 3 s per GPU [NVIDIA driver persistence]. A failed nvmlInit is tried again INIT_RETRY_SECONDS later.
-4. Facts that stand still are read once, those that change rarely every SLOW_SECONDS; a look asks for the rest.
+4. Facts that stand still are read once, those that change rarely every SLOW_SECONDS; a look asks for the rest, and for all
+   that decides whether a GPU may be used at all: an administrator changes the modes while jobs run.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -54,6 +56,8 @@ class Gpu:
     place: Place | None = None  # None: divided by MIG, which has no links, or not read
     _handle: Any = None
     _devices: tuple[Device, ...] = ()
+    _is_mig: bool = False
+    _told: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by UUID; "" is the GPU itself
     _facts_mono: float = 0.0
     _linked: set[str] = field(default_factory=set)
     _ecc_fault: str | None = None
@@ -61,9 +65,12 @@ class Gpu:
     def read(self) -> tuple[GpuSample, ...]:
         """Look at it, or at its instances if it is divided by MIG. Raises Fault; the next look reads all anew then."""
         try:
-            if self._handle is None or time.monotonic() - self._facts_mono > SLOW_SECONDS:
+            is_old = self._handle is None or time.monotonic() - self._facts_mono > SLOW_SECONDS
+            if is_old or self._mig_is_on() is not self._is_mig:
                 self._read_facts()
-            samples = tuple(self._read_device(device) for device in self._devices)
+            mode = self.driver.ask_steadily(self._told[""], "nvmlDeviceGetComputeMode", self._handle)
+            mode = COMPUTE_MODES.get(mode, ComputeMode.DEFAULT)
+            samples = tuple(replace(self._read_device(device), compute_mode=mode) for device in self._devices)
             return samples if self._ecc_fault is None else tuple(self._troubled(samples))
         except Exception:
             self._handle = None
@@ -90,17 +97,19 @@ class Gpu:
         name = ask("nvmlDeviceGetName", handle) or UNKNOWN_NAME
         sample = GpuSample(uuid, self.index, name)
         self.last = self.last or (sample,)
-        mode = COMPUTE_MODES.get(ask("nvmlDeviceGetComputeMode", handle), ComputeMode.DEFAULT)
         address = address_of(ask("nvmlDeviceGetPciInfo_v3", handle))
-        sample = replace(sample, compute_mode=mode, numa_node=numa_node(ask, handle, address))
+        sample = replace(sample, numa_node=numa_node(ask, handle, address))
         self._ecc_fault = ecc_fault(ask, handle)
-        mig = ask("nvmlDeviceGetMigMode", handle, vital=True)
-        is_mig = bool(mig and mig[0])
+        is_mig = self._is_mig = self._mig_is_on()
         self.place = None if is_mig else Place(uuid, handle, address)
         self._devices = tuple(self._instances(sample)) if is_mig else (Device(handle, sample),)
         self.last = tuple(device.sample for device in self._devices) or (sample,)
         if not self._devices:
             raise Fault("MIG is on, but the GPU has no instances")
+
+    def _mig_is_on(self) -> bool:
+        mig = self.driver.ask_steadily(self._told[""], "nvmlDeviceGetMigMode", self._handle)
+        return bool(mig and mig[0])
 
     def _troubled(self, samples: Iterable[GpuSample]) -> Iterator[GpuSample]:
         self._facts_mono = 0.0  # so that the look after its reset sees it well
@@ -121,7 +130,7 @@ class Gpu:
         try:
             # v1: whether v2's `used` includes what is reserved, the documents disagree; free and total are the same.
             memory = ask("nvmlDeviceGetMemoryInfo", handle, vital=True)
-            processes = self.driver.processes(handle)
+            processes = self.driver.processes(handle, self._told[device.sample.uuid])
             # Instances have none [XuehaiPan/nvitop#5].
             rates = None if device.sample.is_mig else ask("nvmlDeviceGetUtilizationRates", handle)
         except Fault as fault:

@@ -2,6 +2,8 @@
 
 1. What the driver does not say is None, never 0.
 2. An answer that means a broken GPU, or a driver that has gone, is a Fault, whatever was asked.
+3. A driver that never tells something (`SILENT` from the first time on) is none that fails this time: what decides whether a
+   GPU is free, and cannot be had this time, is a Fault.
 """
 
 from dataclasses import replace
@@ -46,17 +48,18 @@ LARGEST_PID = 2**22
 
 
 class Fault(Exception):
-    """A GPU, or with `gone` the whole driver, cannot be used; the text says why to people."""
+    """A GPU, or with `gone` the whole driver, cannot be used; the text says why to people. `forbidden`: not by us."""
 
-    def __init__(self, text: str, *, gone: bool = False) -> None:
+    def __init__(self, text: str, *, gone: bool = False, forbidden: bool = False) -> None:
         self.gone = gone
+        self.forbidden = forbidden
         super().__init__(text)
 
 
 def fault_of(err: Any) -> Fault:
     """What an NVMLError means for a GPU."""
     text = DEADLY.get(err.value) or VITAL_FAULTS.get(err.value) or f"the driver says of the GPU: {err}"
-    return Fault(text, gone=text is GONE)
+    return Fault(text, gone=text is GONE, forbidden=err.value == NO_PERMISSION)
 
 
 class Driver:
@@ -81,10 +84,11 @@ class Driver:
         """End the session."""
         self.ask("nvmlShutdown")
 
-    def ask(self, name: str, *arguments: Any, vital: bool = False) -> Any:
+    def ask(self, name: str, *arguments: Any, vital: bool = False, trouble: list[int] | None = None) -> Any:
         """Call an NVML function; None if it gives no answer. Raises Fault if the answer means a broken GPU.
 
-        `vital`: every working GPU answers this call, so that any error but "not supported" is a Fault.
+        `vital`: every working GPU answers this call, so that any error but "not supported" is a Fault. `trouble` gets the
+        code of an error that may be none the next time.
         """
         call = getattr(self.nvml, name, None)  # older nvidia-ml-py lacks some
         if call is None:
@@ -93,7 +97,26 @@ class Driver:
             return call(*arguments)
         except self.nvml.NVMLError as err:
             self._judge(err, vital)
+            if trouble is not None and err.value not in SILENT:
+                trouble.append(err.value)
             return None
+
+    def ask_steadily(self, told: set[str], name: str, *arguments: Any) -> Any:
+        """Call a function that a GPU answers always or never; None if it never did. Raises Fault if it fails this time.
+
+        `told` are the functions that this GPU has answered before.
+        """
+        try:
+            answer = getattr(self.nvml, name)(*arguments)
+        except AttributeError:  # older nvidia-ml-py
+            return None
+        except self.nvml.NVMLError as err:
+            self._judge(err, vital=True)
+            if name in told:
+                raise fault_of(err) from err
+            return None
+        told.add(name)
+        return answer
 
     def need(self, name: str, *arguments: Any) -> Any:
         """Call an NVML function without whose answer the GPU cannot be used. Raises Fault."""
@@ -102,14 +125,17 @@ class Driver:
         except self.nvml.NVMLError as err:
             raise fault_of(err) from err
 
-    def processes(self, handle: Any) -> tuple[GpuProcess, ...] | None:
-        """Who computes on a GPU (MPS clients too) and who only draws; None if the driver does not tell. Raises Fault.
+    def processes(self, handle: Any, told: set[str]) -> tuple[GpuProcess, ...] | None:
+        """Who computes on a GPU (MPS clients too) and who only draws; None if the driver never tells.
+
+        Raises Fault if it does not this time. `told`: see `ask_steadily`. Who only draws need not be known: what they hold is
+        held by nobody then.
 
         A process that does both is in both lists, with the same figure [wookayin/gpustat core.py].
         """
         found: dict[int, GpuProcess] = {}
         for kind in ("Compute", "MPSCompute", "Graphics"):
-            entries = self._list(kind, handle)
+            entries = self._list(kind, handle, told)
             if entries is None and kind == "Compute":
                 return None
             for pid, amount in entries or ():
@@ -124,8 +150,9 @@ class Driver:
         if err.value in DEADLY or (vital and err.value not in SILENT):
             raise fault_of(err) from err
 
-    def _list(self, kind: str, handle: Any) -> list[tuple[int, int | None]] | None:
+    def _list(self, kind: str, handle: Any, told: set[str]) -> list[tuple[int, int | None]] | None:
         """One process list, by the newest entry point that the driver has (v3: R510, v2: R450)."""
+        found, code = None, FUNCTION_NOT_FOUND
         for version in self._list_versions:
             found, code = self._call_list(kind, version, handle)
             if code == INSUFFICIENT_SIZE:  # more processes than a moment before
@@ -135,9 +162,13 @@ class Driver:
             if version == "_v3" and any(not 0 < pid <= LARGEST_PID for pid, _ in found or ()):
                 # Drivers 535.43 to 535.86 fill v3 with longer entries than they promised [XuehaiPan/nvitop#79].
                 self._list_versions = ("_v2", "")
-                return self._list(kind, handle)
-            return found
-        return None
+                return self._list(kind, handle, told)
+            break
+        if found is not None:
+            told.add(kind)
+        elif kind != "Graphics" and (code not in SILENT or kind in told):
+            raise fault_of(self.nvml.NVMLError(code))
+        return found
 
     def _call_list(self, kind: str, version: str, handle: Any) -> tuple[list[tuple[int, int | None]] | None, int]:
         name = f"nvmlDeviceGet{kind}RunningProcesses"

@@ -9,8 +9,12 @@ from standin import (
     GIB,
     GPU_IS_LOST,
     LIB_RM_VERSION_MISMATCH,
+    MIB,
+    NO_PERMISSION,
     NOT_SUPPORTED,
+    PROHIBITED,
     RESET_REQUIRED,
+    TIMEOUT,
     Gpu,
 )
 from truth import Machine
@@ -106,6 +110,8 @@ def test_a_driver_that_was_never_there_is_asked_again(make_machine: MakeMachine)
 
 CALLED_AT_EACH_LOOK = (
     "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetComputeMode",
+    "nvmlDeviceGetMigMode",
     "nvmlDeviceGetComputeRunningProcesses",
     "nvmlDeviceGetMPSComputeRunningProcesses",
     "nvmlDeviceGetGraphicsRunningProcesses",
@@ -115,11 +121,13 @@ CALLED_AT_EACH_LOOK = (
 )
 
 
-@pytest.mark.parametrize("code", [NOT_SUPPORTED, GPU_IS_LOST, ERROR_UNKNOWN])
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, NO_PERMISSION, TIMEOUT, GPU_IS_LOST, ERROR_UNKNOWN])
 def test_a_stranger_is_never_taken_for_nobody_whatever_fails(make_machine: MakeMachine, code: int) -> None:
+    """A small one too, whose memory alone would pass for the driver's own."""
     machine = make_machine()
     machine.run_job("-g", "0", "sleep", "1000")
-    pid = machine.stranger(6 * GIB)
+    pid = machine.stranger(300 * MIB)
+    wait_until(lambda: machine.gpu()["foreign"], "the stranger to be seen", 10)
     arbiter = machine.world.arbiter_pid()
     for function in CALLED_AT_EACH_LOOK:
         machine.box.fail(function, code)
@@ -130,3 +138,29 @@ def test_a_stranger_is_never_taken_for_nobody_whatever_fails(make_machine: MakeM
     assert machine.world.arbiter_pid() == arbiter
     machine.end(pid)
     assert machine.start("--", "true").wait(20) == 0
+
+
+def test_a_stranger_on_a_gpu_whose_processes_cannot_be_listed_this_time_is_waited_for(make_machine: MakeMachine) -> None:
+    """From the first look on: nobody knows whether somebody is there."""
+    machine = make_machine()
+    pid = machine.stranger(300 * MIB)
+    machine.box.fail("nvmlDeviceGetComputeRunningProcesses", ERROR_UNKNOWN)
+    whole = machine.start("--", "true")
+    shared = machine.start("-m", "23G", "--", "true")
+    machine.why(whole, "unhealthy")
+    machine.why(shared, "unhealthy")
+    machine.box.mend()
+    assert f"pid {pid}" in machine.why(whole, "foreign")
+    machine.end(pid)
+    assert (whole.wait(15), shared.wait(15)) == (0, 0)
+
+
+def test_a_compute_mode_that_cannot_be_read_this_time_is_not_the_default(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(compute_mode=PROHIBITED))
+    machine.box.fail("nvmlDeviceGetComputeMode", ERROR_UNKNOWN)
+    waiting = machine.start("--", "true")
+    machine.why(waiting, "unhealthy")
+    machine.box.mend()
+    assert "prohibits" in machine.why(waiting, "compute-mode")
+    machine.box.set(0, compute_mode=0)
+    assert waiting.wait(15) == 0

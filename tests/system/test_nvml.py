@@ -17,6 +17,7 @@ from standin import (
     FUNCTION_NOT_FOUND,
     GIB,
     GPU_IS_LOST,
+    INSUFFICIENT_SIZE,
     LIB_RM_VERSION_MISMATCH,
     LIBRARY,
     MIB,
@@ -24,6 +25,7 @@ from standin import (
     NOT_SUPPORTED,
     PROHIBITED,
     RESET_REQUIRED,
+    TIMEOUT,
     Box,
     Gpu,
     Instance,
@@ -35,7 +37,8 @@ from standin import (
 from waiting import wait_until
 
 import gpuwrap
-from gpuwrap.host import connections, gpus, nvml
+from gpuwrap.host import connections, gpus, health, nvml
+from gpuwrap.host.nvml import SILENT
 
 PROBE = Path(__file__).parent.parent / "standin" / "probe.py"
 LOOK_SECONDS = 2.0
@@ -170,12 +173,31 @@ def test_utilization_that_the_driver_does_not_tell_is_unknown(make_box: MakeBox,
     assert (sample["utilization_percent"], sample["fault"]) == (None, None)
 
 
-@pytest.mark.parametrize("code", [NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND, ERROR_UNKNOWN])
-def test_a_process_list_that_cannot_be_had_is_unknown_not_empty(make_box: MakeBox, watch: Watch, code: int) -> None:
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND])
+def test_a_process_list_that_can_never_be_had_is_unknown_not_empty(make_box: MakeBox, watch: Watch, code: int) -> None:
     box = make_box(Gpu(processes=[Process(4711, GIB)]))
     box.fail("nvmlDeviceGetComputeRunningProcesses", code)
     sample = watch(box).gpu()
     assert (sample["processes"], sample["fault"]) == (None, None)
+
+
+@pytest.mark.parametrize("kind", ["Compute", "MPSCompute"])
+def test_a_process_list_that_fails_this_time_is_a_fault(make_box: MakeBox, watch: Watch, kind: str) -> None:
+    """Nobody would be seen on the GPU, whoever computes there."""
+    box = make_box(Gpu(processes=[Process(4711, 300 * MIB, "compute" if kind == "Compute" else "mps")]))
+    probe = watch(box)
+    for told_before, codes in ((False, (ERROR_UNKNOWN, TIMEOUT, INSUFFICIENT_SIZE)), (True, (NOT_SUPPORTED, NO_PERMISSION))):
+        for code in codes:
+            probe.tell("new")
+            box.mend()
+            if told_before:
+                assert probe.gpu()["processes"]
+            box.fail(f"nvmlDeviceGet{kind}RunningProcesses", code)
+            sample = probe.gpu()
+            assert sample["fault"], (kind, code)
+            assert (sample["processes"], sample["free_bytes"]) == (None, None)
+            box.mend()
+            assert [each["pid"] for each in probe.gpu()["processes"]] == [4711]
 
 
 def test_who_only_draws_does_not_compute(make_box: MakeBox, watch: Watch) -> None:
@@ -193,13 +215,22 @@ def test_the_compute_mode_is_told(make_box: MakeBox, watch: Watch, mode: int, na
     assert watch(make_box(Gpu(compute_mode=mode))).gpu()["compute_mode"] == name
 
 
-def test_a_changed_compute_mode_is_seen_after_a_while(make_box: MakeBox, watch: Watch) -> None:
+def test_a_changed_compute_mode_is_seen_at_the_next_look(make_box: MakeBox, watch: Watch) -> None:
     box = make_box()
     probe = watch(box)
-    probe.tell("set SLOW_SECONDS 0.1")
     assert probe.gpu()["compute_mode"] == "default"
     box.set(0, compute_mode=EXCLUSIVE_PROCESS)
-    wait_until(lambda: probe.gpu()["compute_mode"] == "exclusive process", "the new compute mode")
+    assert probe.gpu()["compute_mode"] == "exclusive process"
+
+
+def test_a_compute_mode_that_cannot_be_had_this_time_is_no_default(make_box: MakeBox, watch: Watch) -> None:
+    box = make_box(Gpu(compute_mode=PROHIBITED))
+    probe = watch(box)
+    for code in (ERROR_UNKNOWN, NO_PERMISSION):  # the second once it was told
+        box.fail("nvmlDeviceGetComputeMode", code)
+        assert probe.gpu()["fault"]
+        box.mend()
+        assert (probe.gpu()["fault"], probe.gpu()["compute_mode"]) == (None, "prohibited")
 
 
 def test_a_living_process_holds_what_its_file_says_and_a_dead_one_nothing(make_box: MakeBox, watch: Watch) -> None:
@@ -446,6 +477,16 @@ def test_mig_instances_are_gpus_of_their_own(make_box: MakeBox, watch: Watch) ->
     assert samples[1]["links"] == {}
 
 
+def test_a_gpu_that_is_divided_while_it_is_watched_is_not_offered_whole(make_box: MakeBox, watch: Watch) -> None:
+    box = make_box()
+    probe = watch(box)
+    assert probe.gpu()["uuid"] == uuid_of(0)
+    box.set(0, mig=[Instance("MIG-a"), Instance("MIG-b")])
+    assert [sample["uuid"] for sample in probe.gpus()] == ["MIG-a", "MIG-b"]
+    box.set(0, mig=None, facts={"mig": 0})
+    assert probe.gpu()["uuid"] == uuid_of(0)
+
+
 def test_a_broken_mig_instance_hides_no_other(make_box: MakeBox, watch: Watch) -> None:
     box = make_box(Gpu(mig=[Instance("MIG-a"), Instance("MIG-b")]))
     probe = watch(box)
@@ -516,17 +557,26 @@ def test_links_that_the_driver_does_not_tell_are_left_out(make_box: MakeBox, wat
 
 def entry_points() -> list[str]:
     """Every NVML function that the reader calls, from its source."""
-    text = "".join(Path(str(module.__file__)).read_text() for module in (gpus, nvml, connections))
+    text = "".join(Path(str(module.__file__)).read_text() for module in (gpus, nvml, connections, health))
     lists = {f"nvmlDeviceGet{kind}RunningProcesses" for kind in ("Compute", "MPSCompute", "Graphics")}
     return sorted({"nvmlInit", "nvmlDeviceGetCount", *re.findall(r'"(nvml\w+)"', text)} | lists)
 
 
 TRUE_FIGURES = {"total_bytes": 24 * GIB, "free_bytes": 24 * GIB - 512 * MIB - 6 * GIB, "utilization_percent": 37}
+NVLINKS = 102  # two links
 TRUE_PROCESSES = [(1, 2 * GIB, False), (2, 3 * GIB, False), (3, GIB, True)]
 
 
-def complaint(look: Seen, function: str) -> str | None:
-    """What is wrong with a look in which `function` failed for GPU 1."""
+# Who only draws may be; an MPS client only where the driver has no such list at all.
+MAY_BE_MISSING = {
+    ("nvmlDeviceGetGraphicsRunningProcesses", True): {TRUE_PROCESSES[2]},
+    ("nvmlDeviceGetGraphicsRunningProcesses", False): {TRUE_PROCESSES[2]},
+    ("nvmlDeviceGetMPSComputeRunningProcesses", True): {TRUE_PROCESSES[1]},
+}
+
+
+def complaint(look: Seen, function: str, never: bool = False) -> str | None:
+    """What is wrong with a look in which `function` failed for GPU 1; `never`: as one that was never told fails."""
     if look["fault"] is not None:
         return None if not look["samples"] else "samples beside a fault"
     if len(look["samples"]) != 2:
@@ -539,18 +589,27 @@ def complaint(look: Seen, function: str) -> str | None:
         for figure, truth in TRUE_FIGURES.items():
             if sample[figure] not in (truth, None):
                 return f"{figure} is {sample[figure]}"
-        named = [(process["pid"], process["bytes"], process["graphics"]) for process in sample["processes"] or ()]
-        if "Processes" not in function and named != TRUE_PROCESSES:
+        if sample["compute_mode"] != "exclusive process" and not (never and function == "nvmlDeviceGetComputeMode"):
+            return f"compute mode is {sample['compute_mode']}"
+        if sample["is_mig"] or sample["numa_node"] not in (1, None):
+            return f"MIG is {sample['is_mig']}, the NUMA node {sample['numa_node']}"
+        if any(uuid != uuid_of(1 - sample["index"]) or level > NVLINKS for uuid, level in sample["links"].items()):
+            return f"links are {sample['links']}"
+        if sample["processes"] is None:
+            if never and function == "nvmlDeviceGetComputeRunningProcesses":
+                continue
+            return "no processes, and no fault"
+        named = [(process["pid"], process["bytes"], process["graphics"]) for process in sample["processes"]]
+        missing = [process for process in TRUE_PROCESSES if process not in named]
+        if set(named) - set(TRUE_PROCESSES) or not set(missing) <= MAY_BE_MISSING.get((function, never), set()):
             return f"processes are {named}"
-        if sample["processes"] is not None and TRUE_PROCESSES[0] not in named:
-            return "a computing process is missing"
     return None if look["samples"][0]["fault"] is None else "the other GPU has a fault"
 
 
 @pytest.mark.parametrize("function", entry_points())
 def test_an_entry_point_that_fails_makes_nothing_up(make_box: MakeBox, watch: Watch, function: str) -> None:
     processes = [Process(1, 2 * GIB), Process(2, 3 * GIB, "mps"), Process(3, GIB, "graphics")]
-    box = make_box(*[Gpu(processes=processes, utilization=37)] * 2)
+    box = make_box(*[Gpu(processes=processes, utilization=37, compute_mode=EXCLUSIVE_PROCESS, numa=1)] * 2)
     box.nvlinks = [(0, 1, 2)]
     of_driver = not function.startswith("nvmlDevice") or function == "nvmlDeviceGetCount"
     where = "*" if of_driver else 1
@@ -563,7 +622,7 @@ def test_an_entry_point_that_fails_makes_nothing_up(make_box: MakeBox, watch: Wa
             if moment == "later":
                 assert complaint(probe.look(), function) is None
             box.fail(function, code, where)
-            found = complaint(probe.look(), function)
+            found = complaint(probe.look(), function, never=moment == "from the start" and code in SILENT)
             if found:
                 wrong[code, moment] = found
     assert not wrong

@@ -3,11 +3,12 @@
 import os
 import sys
 import textwrap
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from standin import EXCLUSIVE_PROCESS, GIB, MIB, PROHIBITED, Gpu
+from standin import EXCLUSIVE_PROCESS, GIB, MIB, PROHIBITED, Gpu, Instance
 from truth import Machine
 from waiting import wait_until
 from world import World
@@ -219,6 +220,25 @@ def test_compute_modes_are_respected(machine: Machine, mode: int, text: str) -> 
     assert text in machine.why(second, "compute-mode")
     machine.end(first.pid)
     assert second.wait(10) == 0
+
+
+def test_a_compute_mode_or_mig_mode_that_changes_while_jobs_run_counts_at_once(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(), Gpu())
+    runs = machine.run_job("-i", "0", "-m", "4G", "sleep", "1000")
+    assert machine.world.run("-n", "-i", "0", "-m", "4G", "--", "true").returncode == 0
+    machine.box.set(0, compute_mode=EXCLUSIVE_PROCESS)
+    machine.box.set(1, compute_mode=PROHIBITED)
+    assert machine.world.run("-n", "-i", "0", "-m", "4G", "--", "true").returncode == 124
+    assert machine.world.run("-n", "-i", "1", "--", "true").returncode == 124
+    machine.box.set(0, compute_mode=0)
+    assert machine.world.run("-n", "-i", "0", "-m", "4G", "--", "true").returncode == 0
+    # An administrator divides GPU 1: from now on there are its instances.
+    instance = f"MIG-{uuid.uuid4()}"
+    machine.box.set(1, compute_mode=0, mig=[Instance(instance)])
+    assert machine.world.run("-n", "-i", "1", "--", "true").returncode in (124, 125)
+    done = machine.world.run("-n", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES")
+    assert (done.returncode, done.stdout) == (0, f"{instance}\n")
+    assert machine.job_of(runs)["state"] == "running"
 
 
 def test_a_process_without_figures_is_never_taken_for_free(machine: Machine) -> None:
