@@ -157,7 +157,7 @@ class Admission:
         look = self._arbiter.look
         if look is None:
             return []
-        if look.fault is not None and not look.pending:
+        if look.fault is not None and not look.pending and not look.samples:
             raise Refused(f"no GPU to be had: {look.fault}", hint=DEMO_HINT)
         samples = [sample for sample in look.samples]
         if parent is not None:

@@ -1,9 +1,11 @@
 """How GPUs are connected: to each other, as a level that can be compared, and to NUMA nodes.
 
-NVML is asked through the `ask` of `gpus`: None means that the driver does not say. What it does not say is left out.
+NVML is asked through the `ask` of `nvml`: None means that the driver does not say. What it does not say is left out, and
+`trouble` gets the codes of errors that may be none the next time.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 Ask = Callable[..., Any]
@@ -15,6 +17,7 @@ NVLINK = 100  # plus the number of links
 
 # [nvidia-ml-py 13: NVML_NVLINK_MAX_LINKS, NVML_P2P_CAPS_INDEX_NVLINK, NVML_P2P_STATUS_OK, NVML_AFFINITY_SCOPE_NODE]
 MOST_LINKS, P2P_NVLINK, P2P_OK, SCOPE_NODE = 36, 2, 0, 0
+INVALID_ARGUMENT = 2  # of a link: the GPU has fewer
 MASKS = 16  # of 64 NUMA nodes each
 
 
@@ -31,9 +34,12 @@ def address_of(pci: Any) -> Address | None:
     return (pci.domain, pci.bus, pci.device) if pci else None
 
 
-def links(ask: Ask, mine: Place, others: Iterable[Place]) -> dict[str, int]:
+def links(ask: Ask, mine: Place, others: Iterable[Place], trouble: list[int]) -> dict[str, int]:
     """How well a GPU is connected to others, by UUID: larger is better."""
-    numbers = [link for link in range(MOST_LINKS) if ask("nvmlDeviceGetNvLinkState", mine.handle, link)]
+    states: list[int] = []
+    numbers = [link for link in range(MOST_LINKS) if ask("nvmlDeviceGetNvLinkState", mine.handle, link, trouble=states)]
+    trouble += [code for code in states if code != INVALID_ARGUMENT]
+    ask = partial(ask, trouble=trouble)
     ends = [address_of(ask("nvmlDeviceGetNvLinkRemotePciInfo", mine.handle, link)) for link in numbers]
     levels = {other.uuid: _nvlinks(ask, mine, other, ends) or _topology(ask, mine, other) for other in others}
     return {uuid: level for uuid, level in levels.items() if level}

@@ -18,8 +18,9 @@ class Look:
     """All GPUs at one moment.
 
     `begun_mono`: everything in it was read after this (time.monotonic()). `fault`: no GPU can be had at all and why (no
-    driver, driver newer than its library); `samples` is then empty. `pending`: the driver has not answered yet, a later
-    look may tell more (initialising takes seconds per GPU without persistence mode [NVIDIA, driver persistence]).
+    driver, driver newer than its library); `samples` are then those seen before, each with a fault, if there were any.
+    `pending`: the driver has never answered yet, a later look may tell more (initialising takes seconds per GPU without
+    persistence mode [NVIDIA, driver persistence]).
     """
 
     samples: tuple[GpuSample, ...]

@@ -60,6 +60,7 @@ class Gpu:
     _told: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by UUID; "" is the GPU itself
     _facts_mono: float = 0.0
     _linked: set[str] = field(default_factory=set)
+    _relink_mono: float = 0.0  # what failed is asked again from then on
     _ecc_fault: str | None = None
 
     def read(self) -> tuple[GpuSample, ...]:
@@ -77,17 +78,21 @@ class Gpu:
             raise
 
     def unlinked(self, others: Iterable[Place]) -> list[Place]:
-        """Those of the others to which its links were not asked yet."""
-        if self.place is None:
+        """Those of the others to which its links are not known yet."""
+        if self.place is None or time.monotonic() < self._relink_mono:
             return []
         return [other for other in others if other.uuid != self.place.uuid and other.uuid not in self._linked]
 
     def read_links(self, others: Iterable[Place]) -> None:
-        """Find out how well it is connected to others, once. Raises Fault."""
-        others = list(others)
-        self._linked |= {other.uuid for other in others}
-        if self.place:
-            self.links = self.links | links(self.driver.ask, self.place, others)
+        """Find out how well it is connected to others: once, if the driver answers. Raises Fault."""
+        mine, others, trouble = self.place, list(others), list[int]()
+        self._relink_mono = time.monotonic() + SLOW_SECONDS
+        if mine is None:
+            return
+        self.links = self.links | links(self.driver.ask, mine, others, trouble)
+        if not trouble and mine.address:
+            self._relink_mono = 0.0
+            self._linked |= {other.uuid for other in others if other.address}
 
     def _read_facts(self) -> None:
         ask, need = self.driver.ask, self.driver.need
@@ -99,7 +104,7 @@ class Gpu:
         self.last = self.last or (sample,)
         address = address_of(ask("nvmlDeviceGetPciInfo_v3", handle))
         sample = replace(sample, numa_node=numa_node(ask, handle, address))
-        self._ecc_fault = ecc_fault(ask, handle)
+        self._ecc_fault = ecc_fault(ask, handle, self._ecc_fault)
         is_mig = self._is_mig = self._mig_is_on()
         self.place = None if is_mig else Place(uuid, handle, address)
         self._devices = tuple(self._instances(sample)) if is_mig else (Device(handle, sample),)
@@ -168,16 +173,23 @@ class NvidiaDevices(Looker):
         deadline_mono = begun_mono + LOOK_SECONDS
         for _ in range(2):
             if fault := self._open(deadline_mono):
-                return Look((), begun_mono, fault, pending=fault == NO_DRIVER_ANSWER)
+                return self._without_driver(begun_mono, fault)
             answers = self.ask({gpu.index: gpu.read for gpu in self._gpus}, deadline_mono)
             if not answers or not all(isinstance(answer, Fault) and answer.gone for answer in answers.values()):
                 self._read_links(answers, deadline_mono)
+                well = frozenset(gpu.index for gpu in self._gpus if isinstance(answers.get(gpu.index), tuple))
                 if self._xids is not None:
-                    self.ask({EVENTS: self._xids.read}, deadline_mono)
+                    self.ask({EVENTS: partial(self._xids.read, well)}, deadline_mono)
                 return Look(tuple(self._samples(answers)), begun_mono)
             self._driver = None
         self._shut(GONE)
-        return Look((), begun_mono, GONE)
+        return self._without_driver(begun_mono, GONE)
+
+    def _without_driver(self, begun_mono: float, fault: str) -> Look:
+        """What is told while the whole driver is gone: the GPUs as they were, if they were ever seen."""
+        seen = any(gpu.last for gpu in self._gpus)
+        samples = tuple(self._samples({}, fault)) if seen else ()
+        return Look(samples, begun_mono, fault, pending=fault == NO_DRIVER_ANSWER and not seen)
 
     def let_go(self) -> None:
         """End the NVML session."""
@@ -216,13 +228,14 @@ class NvidiaDevices(Looker):
         missing = [(gpu, gpu.unlinked(places)) for gpu in ready]
         self.ask({gpu.index: partial(gpu.read_links, others) for gpu, others in missing if others}, deadline_mono)
 
-    def _samples(self, answers: Mapping[Hashable, Any]) -> Iterator[GpuSample]:
+    def _samples(self, answers: Mapping[Hashable, Any], why: str = NO_ANSWER) -> Iterator[GpuSample]:
+        """One sample for each GPU, or each of its instances; `why` there is none from those that did not answer."""
         for gpu in self._gpus:
             answer = answers.get(gpu.index)
             if isinstance(answer, tuple):
                 samples = answer
             else:
-                unknown = NO_ANSWER if answer is None else f"the driver's answer makes no sense: {answer!r}"
+                unknown = why if answer is None else f"the driver's answer makes no sense: {answer!r}"
                 fault = str(answer) if isinstance(answer, Fault) else unknown
                 last = gpu.last or (GpuSample(f"unknown-{gpu.index}", gpu.index, UNKNOWN_NAME),)
                 samples = tuple(replace(sample, fault=fault) for sample in last)

@@ -1,6 +1,7 @@
 """What makes a GPU that still answers unfit for new jobs: Xid errors, and memory trouble that ECC has found.
 
-1. Xids are advisory: a driver that tells none, or not to us, is no fault. They are read at each look, never waited for.
+1. Xids are advisory: a driver that tells none, or not to us, is no fault. They are read at each look, never waited for; what
+   could not be subscribed to is tried again at the next one.
 2. An Xid that comes from a program's own mistake (13, 31, 43, 45 …) says nothing about the GPU and is not counted.
 3. An Xid that counts is forgotten XID_SECONDS after the last one: if the GPU still answers every call by then, it is well.
 """
@@ -38,38 +39,38 @@ XIDS = {
 
 
 class Session(Protocol):
-    """The open NVML session (`gpus.Driver`)."""
+    """The open NVML session (`nvml.Driver`)."""
 
-    count: int
-
-    def ask(self, name: str, *arguments: Any, vital: bool = False) -> Any:
-        """Call an NVML function; None if it gives no answer."""
+    def ask(self, name: str, *arguments: Any, trouble: list[int] | None = None) -> Any:
+        """Call an NVML function; None if it gives no answer, and a code in `trouble` if it may give one the next time."""
 
 
 class Xids:
-    """The Xids of one NVML session. `read` may hang."""
+    """The Xids of one NVML session, of the GPUs that answer. `read` may hang."""
 
     def __init__(self, driver: Session) -> None:
         self._driver = driver
         self._set: Any = None
         self._registered: dict[str, int] = {}
         self._told: dict[int, tuple[int, float]] = {}
-        self._is_open = False
+        self._done: set[int] = set()
+        self._has_none = False
 
-    def read(self) -> None:
-        """Take in what has happened since the last look."""
+    def read(self, well: frozenset[int]) -> None:
+        """Take in what has happened since the last look. `well`: the GPUs that answered this one."""
         ask = self._driver.ask
-        if not self._is_open:
-            self._is_open = True
-            self._open()
+        self._done &= well  # one that was lost and came back may tell nothing more
+        self._open()
+        for index in well - self._done if self._set is not None else ():
+            self._register(index)
         for _ in range(MOST_EVENTS if self._set is not None else 0):
             # 0 ms: answers at once; "timeout" when there is nothing is an error, so None.
             event = ask("nvmlEventSetWait_v2", self._set, 0)
             if event is None:
                 return
-            index = self._registered.get(ask("nvmlDeviceGetUUID", event.device) or "")
-            if index is not None and event.eventType == XID_EVENT and event.eventData in XIDS:
-                self._told[index] = (event.eventData, time.monotonic())
+            told_by = self._registered.get(ask("nvmlDeviceGetUUID", event.device) or "")
+            if told_by is not None and event.eventType == XID_EVENT and event.eventData in XIDS:
+                self._told[told_by] = (event.eventData, time.monotonic())
 
     def fault(self, index: int) -> str | None:
         """Return what is wrong with a GPU by its latest Xid, None if nothing or long ago."""
@@ -79,30 +80,37 @@ class Xids:
         return f"Xid {code}: {XIDS[code]}"
 
     def _open(self) -> None:
+        if self._set is None and not self._has_none:
+            trouble: list[int] = []
+            self._set = self._driver.ask("nvmlEventSetCreate", trouble=trouble)
+            self._has_none = self._set is None and not trouble
+
+    def _register(self, index: int) -> None:
         ask = self._driver.ask
-        found = ask("nvmlEventSetCreate")
-        for index in range(self._driver.count if found is not None else 0):
-            try:
-                handle = ask("nvmlDeviceGetHandleByIndex", index)
-                uuid = handle and ask("nvmlDeviceGetUUID", handle)
-                # It returns nothing where it works, as it does where it fails: its events tell.
-                ask("nvmlDeviceRegisterEvents", handle, XID_EVENT, found) if uuid else None
-            except Exception:  # a GPU that is lost already: the others still count
-                continue
+        trouble: list[int] = []
+        try:
+            handle = ask("nvmlDeviceGetHandleByIndex", index, trouble=trouble)
+            uuid = handle and ask("nvmlDeviceGetUUID", handle, trouble=trouble)
             if uuid:
+                # It returns nothing where it works, as it does where it fails.
+                ask("nvmlDeviceRegisterEvents", handle, XID_EVENT, self._set, trouble=trouble)
                 self._registered[uuid] = index
-        self._set = found
+        except Exception:  # a GPU that has just been lost: the others still count
+            return
+        if not trouble:
+            self._done.add(index)
 
 
-def ecc_fault(ask: Ask, handle: Any) -> str | None:
-    """Say what ECC has found that makes a GPU unfit, None if nothing.
+def ecc_fault(ask: Ask, handle: Any, known: str | None) -> str | None:
+    """Say what ECC has found that makes a GPU unfit, None if nothing; what is `known` if it cannot be had this time.
 
     Pages that wait for a reset to be retired may still be used until then; rows that wait (from Ampere on) are set aside
     already, and only a failure counts [NVIDIA, dynamic page retirement; GPU memory error management].
     """
-    if ask("nvmlDeviceGetRetiredPagesPendingStatus", handle) == 1:
+    trouble: list[int] = []
+    if ask("nvmlDeviceGetRetiredPagesPendingStatus", handle, trouble=trouble) == 1:
         return "bad memory pages wait for a reset to be retired (ECC)"
-    rows = ask("nvmlDeviceGetRemappedRows", handle)
+    rows = ask("nvmlDeviceGetRemappedRows", handle, trouble=trouble)
     if rows is not None and rows[3]:
         return "bad memory rows could not be remapped (ECC): the GPU must be replaced"
-    return None
+    return known if trouble else None

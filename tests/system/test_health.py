@@ -164,3 +164,16 @@ def test_a_compute_mode_that_cannot_be_read_this_time_is_not_the_default(make_ma
     assert "prohibits" in machine.why(waiting, "compute-mode")
     machine.box.set(0, compute_mode=0)
     assert waiting.wait(15) == 0
+
+
+def test_while_the_whole_driver_is_gone_gpus_are_shown_and_jobs_wait_with_the_reason(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(), Gpu())
+    runs = machine.run_job("-m", "4G", "sleep", "1000")
+    machine.box.fail("nvmlInit", LIB_RM_VERSION_MISMATCH)
+    machine.box.forget_sessions()
+    wait_until(lambda: unhealthy(machine), "the driver to be seen as gone", 15)
+    assert "driver was upgraded under us" in (unhealthy(machine) or "")
+    assert machine.gpu()["jobs"] == [1]
+    waiting = machine.start("-i", "1", "-g", "1", "--", "true")
+    assert "driver was upgraded under us" in machine.why(waiting, "unhealthy")
+    assert machine.job_of(runs)["state"] == "running"

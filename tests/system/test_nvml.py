@@ -338,7 +338,10 @@ def test_a_driver_that_goes_away_for_good_is_a_fault(make_box: MakeBox, watch: W
     probe = watch(box)
     assert probe.gpu()["fault"] is None
     box.fail("*", DRIVER_NOT_LOADED)
-    assert probe.look()["fault"] == "no NVIDIA driver: not loaded"
+    look = probe.look()
+    assert (look["fault"], look["pending"]) == ("no NVIDIA driver: not loaded", False)
+    (sample,) = look["samples"]  # it is still known which GPUs there are
+    assert (sample["uuid"], sample["fault"], sample["free_bytes"]) == (uuid_of(0), "no NVIDIA driver: not loaded", None)
 
 
 # GPUs that are broken
@@ -546,6 +549,43 @@ def test_links_rank_nvlink_before_the_way_over_the_bus(make_box: MakeBox, watch:
     assert links[3] == {uuid_of(0): 10, uuid_of(1): 50, uuid_of(2): 40}
 
 
+@pytest.mark.parametrize("function", ["nvmlDeviceGetNvLinkState", "nvmlDeviceGetNvLinkRemotePciInfo", "nvmlDeviceGetPciInfo"])
+def test_links_that_could_not_be_read_are_asked_for_again(make_box: MakeBox, watch: Watch, function: str) -> None:
+    box = make_box(Gpu(), Gpu(), Gpu())
+    box.nvlinks = [(0, 1, 4), (0, 2, 2)]
+    box.write()
+    box.fail(function, ERROR_UNKNOWN)
+    probe = watch(box)
+    probe.tell("set SLOW_SECONDS 0.2")
+    truth = {uuid_of(1): 104, uuid_of(2): 102}
+    assert probe.gpus()[0]["links"] != truth
+    box.mend()
+    wait_until(lambda: probe.gpus()[0]["links"] == truth, "the links to be known")
+
+
+XID_48 = "Xid 48: double-bit memory error"
+
+
+@pytest.mark.parametrize("function", ["nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlDeviceGetUUID", "*"])
+def test_xids_are_heard_although_the_first_look_could_not_subscribe(make_box: MakeBox, watch: Watch, function: str) -> None:
+    box = make_box(Gpu(), Gpu())
+    box.fail(function, ERROR_UNKNOWN if function != "*" else GPU_IS_LOST, "*" if "EventSet" in function else 1)
+    probe = watch(box)
+    probe.gpus()
+    box.mend()
+    assert [sample["fault"] for sample in probe.gpus()] == [None, None]
+    box.send_xid(1, 48)
+    assert [sample["fault"] for sample in probe.gpus()] == [None, XID_48]
+
+
+def test_memory_trouble_stays_known_while_it_cannot_be_read(make_box: MakeBox, watch: Watch) -> None:
+    box = make_box(Gpu(facts={"remap_failure": 1}))
+    probe = watch(box)
+    assert "(ECC)" in probe.gpu()["fault"]
+    box.fail("nvmlDeviceGetRemappedRows", ERROR_UNKNOWN)
+    assert "(ECC)" in probe.gpu()["fault"]
+
+
 def test_links_that_the_driver_does_not_tell_are_left_out(make_box: MakeBox, watch: Watch) -> None:
     box = make_box(Gpu(), Gpu())
     box.fail("nvmlDeviceGetTopologyCommonAncestor", NOT_SUPPORTED)
@@ -578,7 +618,7 @@ MAY_BE_MISSING = {
 def complaint(look: Seen, function: str, never: bool = False) -> str | None:
     """What is wrong with a look in which `function` failed for GPU 1; `never`: as one that was never told fails."""
     if look["fault"] is not None:
-        return None if not look["samples"] else "samples beside a fault"
+        return None if all(sample["fault"] for sample in look["samples"]) else "a GPU without a fault and no driver"
     if len(look["samples"]) != 2:
         return "a GPU is missing"
     for sample in look["samples"]:
