@@ -2,7 +2,8 @@
 
 1. `long` tests run only when asked for (`-m long`); `gpu` tests are skipped without a driver and a GPU.
 2. A test marked `needs("zsh")` is skipped where that tool is missing, and the reason names the tool.
-3. With CI=true in the environment only `gpu` tests may be skipped: any other skip is a failure.
+3. Ctrl-C means what it means at a terminal, also where pytest itself was started in the background.
+4. With CI=true in the environment only `gpu` tests may be skipped: any other skip is a failure.
 """
 
 import contextlib
@@ -33,6 +34,9 @@ EXTRA_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(tool, ...): skipped where one of these commands is missing, except in CI")
     config.addinivalue_line("markers", "limit(seconds): the test's own time limit")
+    # A shell without job control starts what it puts into the background with these ignored, and so would all we start be.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
