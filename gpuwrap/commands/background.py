@@ -3,16 +3,25 @@
 1. What stands between it and the caller lives until it is registered, and no longer: by this chain of living parents the
    arbiter sees inside which job it was asked for. Asked outside, it would wait for that job, which may well wait for it.
 2. The caller is told the job's number, or why there is none, and leaves.
+3. What the caller left closed of stdin, stdout and stderr is filled first: no descriptor of ours may stand where the log will.
 """
 
 import os
 import sys
 
 from ..arbiter.summon import reap
-from ..errors import FAILED, GpurunError
+from ..errors import FAILED, SOME_FAILED, GpurunError
 from ..wire import PACKET, pack, unpack
 from .output import default_output, make_log_folder
 from .run import Launch, say
+
+
+def fill_closed_descriptors() -> None:
+    """Open what is closed of stdin, stdout and stderr; before anything else is opened, which would take their numbers."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
 
 
 class Background(Launch):
@@ -47,7 +56,19 @@ class Background(Launch):
         self.job = values["id"]
         if kind == "over":
             super()._give_up(values["text"], values["so"])
-        sys.stdout.write(self.job + "\n")
+        self._print_number()
+
+    def _print_number(self) -> None:
+        """Print the number; who has closed stdout does not want it. Never 125: the job is there, whoever can be told."""
+        if sys.stdout is None:
+            return
+        try:
+            os.write(1, f"{self.job}\n".encode())
+        except BrokenPipeError:
+            raise
+        except OSError as err:
+            text = f"job {self.job} is registered, but its number cannot be written: standard output"
+            raise GpurunError(f"{text}: {str(err.strerror).lower()}", status=SOME_FAILED) from err
 
     def _leave(self) -> None:
         """In the first child: a session of its own, and in it the process that stays. Never returns."""
@@ -66,6 +87,8 @@ class Background(Launch):
                 os.dup2(null, fd)
             if null > 2:
                 os.close(null)
+            if sys.stderr is None:
+                sys.stderr = os.fdopen(2, "w", closefd=False)  # the log, which there will be
             self._stay()
         except GpurunError as err:
             status = err.status

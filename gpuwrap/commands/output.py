@@ -3,6 +3,7 @@
 Loaded on the launch path only if -o or -d is given.
 """
 
+import errno
 import fcntl
 import os
 
@@ -64,10 +65,14 @@ class Output:
 
     def _open(self, job_id: int) -> None:
         path = expanded(self.template, job_id)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+            # A named pipe would keep us, with a grant perhaps and all signals blocked, until somebody reads.
+            fd = os.open(path, flags | os.O_NONBLOCK, 0o666)
         except OSError as err:
-            raise GpurunError(f"cannot write: {_text(path)}: {str(err.strerror).lower()}") from err
+            cause = "nobody reads this pipe" if err.errno == errno.ENXIO else str(err.strerror).lower()
+            raise GpurunError(f"cannot write: {_text(path)}: {cause}") from err
+        os.set_blocking(fd, True)
         self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)  # with a standard descriptor closed it would take its place
         os.close(fd)
 

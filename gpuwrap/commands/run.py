@@ -54,6 +54,10 @@ def run(given: Given, words: list[str]) -> None:
     argv, offset = program_argv(len(words))
     path = find_program(argv[0])
     sim = simulated(given)
+    if "detach" in request:
+        from .background import fill_closed_descriptors
+
+        fill_closed_descriptors()
     folder = open_folder(sim)
     assert folder is not None
     launch = _form(request)(folder, sim, given, request, path, argv, offset)

@@ -20,7 +20,7 @@ from ..outputs import has_number, with_index
 from ..state.paths import open_folder
 from ..sweeps import MOST_BYTES, argv_of, from_words, in_words, parse_array, parse_limit, read_commands
 from ..wire import CHUNK, PROTOCOL, pack
-from .background import Background
+from .background import Background, fill_closed_descriptors
 from .child import PR_SET_PDEATHSIG, Child, Prctl
 from .hearing import Hearing
 from .output import Output
@@ -79,6 +79,8 @@ def run_sweep(given: Given, words: list[str]) -> None:
     if limit is None and request["gpus"] == "0":
         limit = len(os.sched_getaffinity(0))  # without GPUs all would start at once
     sim = simulated(given)
+    if "detach" in request:
+        fill_closed_descriptors()
     folder = open_folder(sim)
     assert folder is not None
     sweep = (DetachedSweep if "detach" in request else Sweep)(folder, sim, given, request, path, argv, offset)

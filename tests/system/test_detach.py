@@ -222,6 +222,90 @@ def test_a_detached_job_that_waits_inside_goes_outside_with_the_end_of_its_outer
     assert world.run("true").returncode == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_it_can_be_started_with_standard_descriptors_closed(world: World, closed: str) -> None:
+    script = f"{world.command} -d sh -c 'echo out; echo err >&2; exit 7' {closed}"
+    done = subprocess.run(["sh", "-c", script], env=world.env, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "" if ">&-" in closed.replace("2>&-", "") else "1\n", "")
+    assert world.run("wait", "1").returncode == 7
+    assert world.run("logs", "1").stdout == "out\nerr\n"
+
+
+def test_a_number_that_cannot_be_printed_is_told_and_the_job_runs(world: World) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = world.run("-d", "sh", "-c", "exit 7", stdout=full)
+    text = "gpurun: job 1 is registered, but its number cannot be written: standard output: no space left on device\n"
+    assert (done.returncode, done.stderr) == (1, text)  # 125 would say that it was never started
+    assert world.run("wait", "1").returncode == 7
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe-%j"])
+def test_a_pipe_that_nobody_reads_is_refused_and_holds_nothing(world: World, tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for number in range(1, 4):
+        os.mkfifo(tmp_path / f"pipe-{number}")
+    for form in ((), ("-d",), ("-r",)):
+        done = world.run(*form, "-o", tmp_path / name, "true", timeout=10)
+        assert (done.returncode, done.stdout) == (125, "")
+        assert done.stderr.startswith("gpurun: cannot write: ")
+        assert done.stderr.endswith(": nobody reads this pipe\n")
+    wait_until(lambda: all(job["state"] == "ended" for job in world.jobs()), "all to have ended")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert world.run("-o", tmp_path / "pipe", "echo", "read").returncode == 0
+    assert os.read(reader, 100) == b"read\n"
+    os.close(reader)
+
+
+def test_following_ends_though_arbiter_and_keeper_were_killed_meanwhile(world: World, tmp_path: Path) -> None:
+    child = world.start("-o", tmp_path / "log", "sh", "-c", "echo begun; sleep 4; echo done")
+    wait_until(lambda: world.state(1) == "running", "the job to run")
+    follower = world.start("logs", "-f", "1")
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "begun\n"
+    time.sleep(0.5)  # it has looked for an arbiter
+    for pid in (world.keeper_pid(), world.arbiter_pid()):
+        assert pid is not None
+        psutil.Process(pid).kill()
+    assert child.wait(10) == 0
+    assert follower.communicate(timeout=10) == ("done\n", "")
+
+
+def test_a_file_that_comes_after_the_start_is_followed_and_one_that_never_comes_is_said(world: World, tmp_path: Path) -> None:
+    world.start("-o", tmp_path / "log-%j", *SLEEP)
+    wait_until(lambda: (tmp_path / "log-1").exists(), "the output to be there")
+    (tmp_path / "log-1").rename(tmp_path / "away")
+    assert world.run("logs", "1").returncode == 1
+    follower = world.start("logs", "-f", "1")
+    with pytest.raises(subprocess.TimeoutExpired):
+        follower.wait(1)
+    (tmp_path / "log-1").write_text("here\n")
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "here\n"
+    (tmp_path / "log-1").unlink()
+    never = world.start("logs", "-f", "1")
+    with pytest.raises(subprocess.TimeoutExpired):
+        never.wait(1)
+    world.run("kill", "-9", "1")
+    assert never.communicate(timeout=10) == ("", f"gpurun: logs: cannot read: {tmp_path}/log-1: no such file or directory\n")
+    assert (never.returncode, follower.wait(10)) == (1, 0)
+
+
+def test_a_long_log_keeps_nobody_elses_lines_back(world: World, tmp_path: Path) -> None:
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(1 << 30)
+    world.run("-d", "-m", "1G", "-o", tmp_path / "long", "sleep", "60")
+    world.run("-d", "-m", "1G", "sh", "-c", "echo mine; sleep 60")
+    wait_until(lambda: world.run("logs", "2").stdout == "mine\n", "the second to write")
+    follower = world.start("logs", "-f", "1", "2", encoding="latin-1")
+    assert follower.stdout is not None
+    before = 0
+    while (line := follower.stdout.readline()).startswith("1: "):
+        before += len(line)
+    assert line == "2: mine\n"
+    assert before < 100 << 20
+    follower.kill()
+
+
 def test_dry_run_starts_and_makes_nothing(world: World, tmp_path: Path) -> None:
     done = world.run("-d", "-o", tmp_path / "log", "--dry-run", "true")
     assert done.returncode == 0
