@@ -39,10 +39,10 @@ class Pruning:
     def _prune_logs(self) -> None:
         live = {job.id for job in self._arbiter.store.live.values() if job.state is not JobState.ENDED}
         oldest = time.time() - float(self._arbiter.settings["keep_logs"])
-        room = int(self._arbiter.settings["keep_logs_size"])
+        limit = room = int(self._arbiter.settings["keep_logs_size"])
         for name, size, at in self._logs(live):
-            room -= size
-            if at < oldest or room < 0:
+            room -= size if size <= limit else 0  # one that cannot be kept at all takes nobody else along
+            if at < oldest or room < 0 or size > limit:
                 with contextlib.suppress(OSError):
                     os.unlink(f"{LOGS}/{name}", dir_fd=self._arbiter.folder.fd)
                     log("prune", f"{LOGS}/{name}")

@@ -2,15 +2,20 @@
 
 1. Files are copied in pieces, however long they or their lines are; `-n` looks for its lines from the end.
 2. Of several jobs each line begins with the job's number; lines are never mixed (one longer than `PIECE` is broken).
-3. Following ends when the jobs have ended and all that they wrote was shown.
+3. Following ends when the jobs have ended and all that they wrote was shown. Nobody may be left who notes their end: then
+   an arbiter is summoned.
+4. While one job writes faster than is read, the others have their turn.
 """
 
+import contextlib
+import errno
 import os
 import sys
 import time
 from typing import BinaryIO
 
-from ..errors import SOME_FAILED, NoSuchJob, printable
+from ..arbiter.summon import WaitLimitPassed
+from ..errors import SOME_FAILED, GpurunError, NoSuchJob, printable
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
 from ..outputs import kept_in
@@ -19,8 +24,11 @@ from .asking import Given, World, read_lines, require_jobs
 
 PIECE = 1 << 16
 LOOK_SECONDS = 0.1
-# Every so many looks the database is asked whether a job still runs.
+# Every so many looks the database is asked whether a job still runs, and an arbiter whether it is there.
 LOOKS_BETWEEN = 5
+LOOKS_BETWEEN_REPAIRS = 20
+# Of one log at one look.
+MOST_BYTES = 64 * PIECE
 
 
 def main(given: Given, operands: list[str]) -> int:
@@ -32,12 +40,11 @@ def main(given: Given, operands: list[str]) -> int:
     logs, status = _open_logs(jobs, missing, follow="follow" in given)
     for log in logs:
         log.prefix = f"{log.job.id}: ".encode() if len(jobs) > 1 else b""
-        log.show_present(lines)
+        log.show_present(lines, MOST_BYTES if "follow" in given else None)
         if "follow" not in given:
             log.finish()
     if "follow" in given and logs:
-        world.repair()
-        _follow(world, logs)
+        status = _follow(world, logs) or status
     return status
 
 
@@ -56,7 +63,8 @@ def _open_logs(jobs: list[Job], missing: list[NoSuchJob], *, follow: bool) -> tu
             continue
         log = Log(job, path)
         waits = job.state in IN_LINE or job.state is JobState.GRANTED
-        if log.open() or (follow and waits):
+        # The file is made when the job runs already.
+        if log.open() or (follow and job.state is not JobState.ENDED and log.is_missing):
             logs.append(log)
         elif waits:
             status = _complain(f"job {job.id} still waits: gpurun logs -f {job.id} follows it")
@@ -72,27 +80,26 @@ def _complain(text: str) -> int:
     return SOME_FAILED
 
 
-def _follow(world: World, logs: list["Log"]) -> None:
-    looks = 0
+def _follow(world: World, logs: list["Log"]) -> int:
+    looks = status = 0
     while logs:
-        ended = set()
-        if looks % LOOKS_BETWEEN == 0 and world.reader is not None:
+        if looks % LOOKS_BETWEEN_REPAIRS == 0:
+            with contextlib.suppress(GpurunError, WaitLimitPassed):  # a full disk, say: what is written is shown all the same
+                world.refresh()
+        if looks % LOOKS_BETWEEN == 0:
             # Asked before the files are read: what a job wrote before its end is there then.
-            ended = {log.job.id for log in logs if _has_ended(world, log.job.id)}
-        for log in logs:
-            log.show_new()
-        for log in [log for log in logs if log.job.id in ended]:
+            for log in logs:
+                log.note_end(world)
+        at_end = [log.show_new(MOST_BYTES) for log in logs]
+        for log in [log for log, shown in zip(list(logs), at_end, strict=True) if log.ended and shown]:
             log.finish()
             logs.remove(log)
+            if log.cause and log.job.started_at is not None:
+                status = _complain(f"cannot read: {os.fsdecode(log.path)}: {log.cause}")
         looks += 1
-        if logs:
+        if logs and all(at_end):
             time.sleep(LOOK_SECONDS)
-
-
-def _has_ended(world: World, job_id: int) -> bool:
-    assert world.reader is not None
-    found = world.reader.by_number(job_id, job_id)
-    return not found or found[0].state is JobState.ENDED
+    return status
 
 
 class Log:
@@ -103,6 +110,8 @@ class Log:
         self.path = path
         self.prefix = b""
         self.cause = ""
+        self.is_missing = False
+        self.ended = False
         self._file: BinaryIO | None = None
         self._rest = b""
 
@@ -113,7 +122,9 @@ class Log:
                 fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             except OSError as err:
                 self.cause = str(err.strerror).lower()
+                self.is_missing = err.errno == errno.ENOENT
                 return False
+            self.cause = ""
             self._file = os.fdopen(fd, "rb", buffering=0)
             if os.fstat(fd).st_mode & 0o170000 != 0o100000:
                 self.cause = "not a regular file"
@@ -122,25 +133,36 @@ class Log:
                 return False
         return True
 
-    def show_present(self, lines: int | None) -> None:
-        """Show what is there, of `lines` only the last so many."""
+    def show_present(self, lines: int | None, most: int | None) -> None:
+        """Show what is there, with `lines` only the last so many; about `most` bytes for now."""
         if self.open() and lines is not None:
             assert self._file is not None
             self._file.seek(_start_of_last(self._file, lines))
-        self.show_new()
+        self.show_new(most)
 
-    def show_new(self) -> None:
-        """Show what was added; from its beginning again if the file was cut."""
+    def note_end(self, world: World) -> None:
+        """Ask whether the job has ended."""
+        found = world.reader.by_number(self.job.id, self.job.id) if world.reader is not None else []
+        self.job = found[0] if found else self.job
+        self.ended = not found or self.job.state is JobState.ENDED
+
+    def show_new(self, most: int | None = None) -> bool:
+        """Show what was added, about `most` bytes of it; from its beginning again if the file was cut. Whether that was all."""
         if not self.open():
-            return
+            return True
         assert self._file is not None
         if os.fstat(self._file.fileno()).st_size < self._file.tell():
             self._file.seek(0)
+        shown = 0
         while piece := self._file.read(PIECE):
             if self.prefix:
                 self._write_lines(piece)
             else:
                 _write(piece)
+            shown += len(piece)
+            if most is not None and shown >= most:
+                return False
+        return True
 
     def finish(self) -> None:
         """Show a last line that has no end."""

@@ -8,6 +8,7 @@ import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from waiting import wait_until
 from world import World
@@ -99,6 +100,19 @@ def test_since_is_read_as_people_say_it(text: str, expected: datetime) -> None:
     assert since_when(text, datetime(2026, 3, 4, 15, 30)) == expected.timestamp()
 
 
+def test_a_log_too_large_to_be_kept_takes_no_other_along(world: World) -> None:
+    (world.directory / "settings.toml").write_text('keep_logs_size = "4K"\n')
+    for script in ("echo small", "head -c 9000 /dev/zero"):
+        world.run("-d", "sh", "-c", script)
+    wait_until(lambda: all(job["state"] == "ended" for job in world.jobs()), "both to end")
+    for pid in (world.keeper_pid(), world.arbiter_pid()):  # the next prunes soon after its start
+        assert pid is not None
+        psutil.Process(pid).kill()
+    assert world.run("-d", "sleep", "60").returncode == 0
+    wait_until(lambda: not (world.folder / "logs" / "2.log").exists(), "the large one to go")
+    assert (world.folder / "logs" / "1.log").read_text() == "small\n"
+
+
 @pytest.mark.long
 def test_old_rows_and_old_logs_go_and_the_latest_stay(world: World) -> None:
     (world.directory / "settings.toml").write_text('keep_history = 100\nkeep_logs_size = "4K"\n')
@@ -125,7 +139,7 @@ def test_old_rows_and_old_logs_go_and_the_latest_stay(world: World) -> None:
 def test_ls_is_quick_beside_ten_thousand_ended_jobs(world: World) -> None:
     world.run("true")
     wait_until(lambda: world.state(1) == "ended", "the job to end")
-    fill(world, 10_000)
+    fill(world, 9_999)  # of more the arbiter forgets the oldest
     plan = [row["detail"] for row in world.rows(f"EXPLAIN QUERY PLAN SELECT id FROM job WHERE {_LIVE}")]
     assert not [line for line in plan if line.startswith("SCAN job") and "job_live" not in line], plan
-    assert len(json.loads(world.run("history", "--json").stdout)["jobs"]) == 10_001
+    assert len(json.loads(world.run("history", "--json").stdout)["jobs"]) == 10_000
