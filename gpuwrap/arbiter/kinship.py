@@ -38,7 +38,8 @@ class Kinship:
                         self._owners[identity.pid] = job.id
                 seat = arbiter.seats.get(each.id)
                 parent = seat.reapers[0].pid if seat is not None and seat.reapers else 0
-                self._linkable.append((job, parent, marker(each)))
+                # Numbers are per world: without GPUs, whose names are not, another world's job has the same marker.
+                self._linkable.append((job, parent, marker(each) if each.shares else ()))
         for pid, other_id in arbiter.leaders.items():
             if not is_inside(arbiter, other_id, self._owners.get(pid, NOBODY)):
                 self._owners[pid] = OTHERS
@@ -95,6 +96,8 @@ class Kinship:
             # Below the leader's own parent its group proves nothing: the rest of a shell's pipeline is in it.
             if stat.session == leader or (stat.group == leader and stat.parent != parent):
                 return self._found(job, stat)
+            if not entries:
+                continue
             if environment is None:
                 environment = processes.environment(stat.pid)
             if processes.has_entries(environment, entries):

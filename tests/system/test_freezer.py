@@ -28,10 +28,11 @@ from pauses import (
     nobody_left_standing,
     stands,
 )
+from test_crash import fill, kill_everything, small_disk
 from waiting import wait_until
 from world import World
 
-__all__ = ["groups_go_with_their_world"]
+__all__ = ["groups_go_with_their_world", "small_disk"]
 pytestmark = pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that may be written here")
 
 SOURCE = Path(__file__).with_name("tree.c")
@@ -244,6 +245,45 @@ def test_a_signal_with_its_default_action_ends_a_frozen_job_at_once(stage: Stage
         assert stage.world.job(job_id)["result"]["signal"] == -code
 
 
+BLOCKED = """
+import _signal, os, sys
+_signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
+os.kill(os.getpid(), _signal.SIGTERM)
+sys.argv = sys.argv[1:]
+exec(open(sys.argv[0]).read())
+"""
+
+
+def test_a_signal_that_was_blocked_and_pending_before_does_not_end_a_pause(stage: Stage) -> None:
+    words = stage.words("train", f"take={GIB}")
+    at = words.index(str(stage.program))
+    stage.world.start("--", *words[:at], "-c", BLOCKED, *words[at:])
+    stage.until_running("train")
+    stage.running("infer", "take=granted", under=["-p", "urgent"])
+    stage.until_state(1, "paused")
+    stage.beats.until_beats("infer", 200)
+    assert stage.world.state(1) == "paused"
+    assert stage.beats.stands_still("train")
+    stage.open("infer")
+    stage.until_state(1, "running")
+
+
+def test_a_job_that_survives_a_signal_is_paused_again_for_its_newcomer(stage: Stage) -> None:
+    (stage.world.directory / "settings.toml").write_text('min_return = "2s"\n')
+    job = stage.running("train", f"take={20 * GIB}", "catch=2")
+    stage.running("infer", "take=granted", under=["-p", "urgent"])
+    stage.until_state(1, "paused")
+    job.send_signal(signal.SIGINT)
+    wait_until(lambda: stage.beats.has("train", "signal"), "the signal to arrive", 10)
+    stage.until_state(1, "running")
+    stage.until_state(1, "paused")
+    stage.beats.until_still("train")
+    assert stage.whys(1, "paused") == ["for job 2 (freeze)", "again for job 2 (freeze)"]
+    stage.open("infer")
+    stage.until_state(1, "running")
+    stage.beats.until_beats("train")
+
+
 # A pause undone by others
 
 
@@ -395,6 +435,163 @@ wait
     assert not stands(arbiter)
     assert stage.world.run("resume", "1", timeout=10).returncode == 0
     stage.beats.until_beats("train")
+
+
+def test_a_group_that_was_made_and_never_written_down_is_removed_too(stage: Stage) -> None:
+    """The arbiter is killed between the two, and nobody asks for the pause again."""
+    stage.running("train", f"take={GIB}")
+    arbiter = stage.world.arbiter_pid()
+    asking = stage.world.start("pause", "1")
+    deadline = time.monotonic() + 10
+    while not groups_of(stage.world) and time.monotonic() < deadline:
+        pass  # a moment later it would be written down
+    asking.kill()
+    kill(arbiter)
+    wait_until(lambda: stage.world.arbiter_pid() not in (None, arbiter), "the next arbiter", 10)
+    stage.text("ls")
+    if stage.world.state(1) == "paused":
+        stage.world.run("resume", "1")
+    stage.beats.until_beats("train")
+    stage.open("train")
+    stage.until_state(1, "ended")
+    no_group_left(stage.world)
+
+
+def test_a_group_in_which_a_daemon_lives_on_is_removed_by_a_later_arbiter(stage: Stage) -> None:
+    daemon = f"setsid {' '.join(stage.words('daemon'))} >/dev/null 2>&1 </dev/null &"
+    stage.world.start("sh", "-c", f"{daemon} exec {' '.join(stage.words('train'))}")
+    for tag in ("train", "daemon"):
+        stage.until_running(tag)
+    for verb in ("pause", "resume"):
+        assert stage.world.run(verb, "1").returncode == 0
+    stage.open("train")
+    stage.until_state(1, "ended")
+    assert len(groups_of(stage.world)) == 1
+    kill(stage.world.keeper_pid(), stage.world.arbiter_pid())
+    wait_until(lambda: stage.world.arbiter_pid() is None, "the arbiter to be gone")
+    stage.open("daemon")
+    wait_until(lambda: stage.beats.has("daemon", "end"), "the daemon to end")
+    stage.running("other")
+    no_group_left(stage.world)
+    assert stage.world.rows("SELECT * FROM setting WHERE name LIKE 'group %'") == []
+
+
+@pytest.mark.parametrize("small_disk", ["tmpfs"], indirect=True)
+def test_a_pause_that_cannot_be_written_down_leaves_nobody_frozen(small_disk: World, tmp_path: Path) -> None:
+    stage = Stage(small_disk, tmp_path)
+    stage.running("train", f"take={GIB}")
+    filler = fill(small_disk)
+    refused = [small_disk.run("pause", "1") for _ in range(2)]
+    assert [done.returncode for done in refused] == [1, 1]
+    stage.beats.until_beats("train")
+    nobody_left_standing([stage.beats.first("train", "start").pid])
+    filler.unlink()
+    wait_until(lambda: small_disk.run("pause", "1").returncode == 0, "the pause to be written")
+    stage.beats.until_still("train")
+    assert small_disk.run("resume", "1").returncode == 0
+    stage.beats.until_beats("train")
+    assert stage.beats.lost_steps("train") == []
+    stage.open("train")
+    stage.until_state(1, "ended")
+    no_group_left(small_disk)
+
+
+# What is no part of the job
+
+
+@pytest.mark.needs("tmux")
+def test_a_tmux_of_the_job_in_which_others_run_is_left_alone(stage: Stage) -> None:
+    """The newcomer itself is one of them: it waits outside, and hangs below a daemon of its victim."""
+
+    def tmux(*words: str) -> "subprocess.CompletedProcess[str]":
+        name = f"gpurun-spared-{os.getpid()}"
+        return subprocess.run(["tmux", "-f", "/dev/null", "-L", name, *words], capture_output=True, text=True, timeout=10)
+
+    (stage.world.directory / "settings.toml").write_text('min_return = "0s"\n')
+    name = f"gpurun-spared-{os.getpid()}"
+    server = f"tmux -f /dev/null -L {name} new-session -d -x 200 -y 50 'bash --norc --noprofile'"
+    stage.world.start("sh", "-c", f"{server}; {' '.join(stage.words('train'))}", extra={"TERM": "dumb"})
+    try:
+        stage.until_running("train")
+        for verb in ("pause", "resume"):  # so that the server lives in the job's group
+            assert stage.world.run(verb, "1").returncode == 0
+        tmux("send-keys", " ".join([stage.world.command, "-p", "urgent", "--", *stage.words("inside")]), "Enter")
+        stage.until_running("inside")
+        stage.until_state(1, "paused")
+        stage.beats.until_still("train")
+        assert tmux("list-sessions").returncode == 0
+        assert stage.world.rows("SELECT parent_id FROM job WHERE id = 2") == [{"parent_id": None}]
+        # It is looked after, and stays so.
+        stage.beats.until_beats("inside", 100)
+        assert stage.world.state(1) == "paused"
+        stage.open("inside")
+        stage.until_state(1, "running")
+        stage.beats.until_beats("train")
+    finally:
+        tmux("kill-server")
+
+
+def test_a_nested_job_that_is_paused_by_hand_stays_so_when_the_outer_one_goes_on(stage: Stage) -> None:
+    line = f"{stage.world.command} -m 1G -- {' '.join(stage.words('inner'))}"
+    stage.world.start("sh", "-c", f"{line} & {' '.join(stage.words('outer'))}")
+    for tag in ("inner", "outer"):
+        stage.until_running(tag)
+    for job in ("2", "1"):
+        assert stage.world.run("pause", job).returncode == 0
+    for tag in ("inner", "outer"):
+        stage.beats.until_still(tag)
+    assert stage.world.run("resume", "1").returncode == 0
+    begun = time.monotonic_ns()
+    stage.beats.until_beats("outer", 100)
+    assert stage.beats.steps_between("inner", begun, time.monotonic_ns()) == []
+    assert stage.world.state(2) == "paused"
+    assert stage.world.run("resume", "2").returncode == 0
+    stage.beats.until_beats("inner")
+
+
+def test_who_leaves_the_frozen_group_is_brought_back(stage: Stage) -> None:
+    """As systemd-run and cgexec move processes about."""
+    job = stage.running("train", f"take={GIB}")
+    assert stage.world.run("pause", "1").returncode == 0
+    stage.beats.until_still("train")
+    (group,) = groups_of(stage.world)
+    (group.parent / "cgroup.procs").write_text(str(job.pid))
+    wait_until(lambda: group_of(job.pid).endswith(group.name), "it to be brought back", 10)
+    stage.beats.until_still("train")
+    assert stage.world.state(1) == "paused"
+
+
+def test_worlds_whose_folders_have_the_same_inode_have_groups_of_their_own(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    """On a filesystem of its own each: there inodes begin anew."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    stages = []
+    for number in range(2):
+        world = make_world("1x80G")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", world.directory], check=True)
+        (tmp_path / str(number)).mkdir()
+        stages.append(Stage(world, tmp_path / str(number)))
+    try:
+        for number, stage in enumerate(stages):
+            stage.start(str(number), under=["-g", "0"])
+            stage.until_running(str(number))
+        assert len({os.stat(stage.world.folder).st_ino for stage in stages}) == 1
+        for verb in ("pause", "resume"):
+            for stage in stages:
+                assert stage.world.run(verb, "1").returncode == 0
+        assert stages[0].world.run("pause", "1").returncode == 0
+        stages[0].beats.until_still("0")
+        stages[1].beats.until_beats("1", 50)
+        assert stages[0].world.run("resume", "1").returncode == 0
+    finally:
+        for stage in stages:
+            stage.open_all()
+            wait_until(lambda each=stage: not each.world.jobs(all=False), "its job to end", 15)  # type: ignore[misc]
+            no_group_left(stage.world)
+            kill_everything(stage.world)
+            subprocess.run(["umount", stage.world.directory], check=True)
 
 
 # An ordinary user with a part of the tree of his own
