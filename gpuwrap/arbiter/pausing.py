@@ -86,7 +86,8 @@ class Pausing:
         seconds, short_only, no_pause, means = 0.0, False, None, None
         refusal = self._refused.get(job.id)
         if refusal is not None and refusal.until_mono < time.monotonic():
-            refusal = self._refused.pop(job.id, None) and None
+            del self._refused[job.id]
+            refusal = None
         if job.request.give_way is GiveWay.NEVER:
             no_pause = "never gives way (--give-way never)"
         elif refusal is not None:
@@ -96,7 +97,7 @@ class Pausing:
             if seconds <= 0:
                 no_pause = "was paused for as long as it may be within a day"
             elif job.state is not JobState.PAUSED:
-                means, no_pause = self._stopping.means(job, self._fresh_census())
+                means, no_pause = self._stopping.means(job, self._fresh_census)
         if no_pause is not None:
             seconds = 0.0
         return Found(Yielding(seconds, short_only, no_pause, no_evict is None, no_evict), means, time.monotonic())
@@ -112,10 +113,9 @@ class Pausing:
             left = min(left, float(settings["gang_pause_limit"]) - this_time)
         return max(0.0, left), gang
 
-    def _fresh_census(self, oldest_mono: float | None = None) -> Census:
-        """Return a census that is not older than a moment; one serves all jobs that are asked about at once."""
-        oldest = time.monotonic() - FRESH_SECONDS if oldest_mono is None else oldest_mono
-        if self._census is None or self._census.taken_mono < oldest:
+    def _fresh_census(self) -> Census:
+        """Return a census of this moment; one serves all jobs that are asked about at once."""
+        if self._census is None or self._census.taken_mono + FRESH_SECONDS < time.monotonic():
             self._census = Census()
         return self._census
 
@@ -179,6 +179,36 @@ class Pausing:
         text = f"job {job.id} goes on after {format_duration(time.time() - (job.paused_at or time.time()))}"
         self._arbiter.enforcer.after_commit.append(lambda: tell(job, text))
         self._arbiter.touch()
+
+    def resume_by_hand(self, job: Job, by: str) -> tuple[bool, str]:
+        """Let a paused job go on, at once only if that breaks no promise. Returns whether it does, and what to say."""
+        outer = self._arbiter.store.live.get(job.parent_id or 0)
+        while outer is not None:
+            if outer.state is JobState.PAUSED:
+                return False, f"cannot go on: job {outer.id}, inside which it runs, is paused"
+            outer = self._arbiter.store.live.get(outer.parent_id or 0)
+        ahead = self._in_the_way(job)
+        if ahead is None:
+            self.resume(job, f"resumed by {by}")
+            return True, "goes on"
+        when = f"as soon as there is room: job {ahead.id} ({ahead.user}) has its GPU"
+        if job.yields_to is not None:
+            return False, f"cannot go on yet, goes on by itself {when}"
+        self._arbiter.store.change(job, yields_to=ahead.id)
+        return True, f"goes on by itself {when}"
+
+    def _in_the_way(self, job: Job) -> Job | None:
+        """Return a job that was given, while this one stands still, what it would need again."""
+        for share in job.shares:
+            total, promised = self._arbiter.total_bytes(share.uuid), share.bytes
+            for other in self._arbiter.store.holding.values():
+                if other.id == job.id or other.parent_id != job.parent_id or other.state in (JobState.PAUSED, JobState.ENDED):
+                    continue
+                for each in other.shares:
+                    promised += each.bytes if each.uuid == share.uuid else 0
+                    if each.uuid == share.uuid and (each.whole or share.whole or (total is not None and promised > total)):
+                        return other
+        return None
 
     def let_go(self, job: Job) -> None:
         """Let go on what we stopped of a job; what its owner had stopped (Ctrl-Z) stays stopped."""
@@ -269,7 +299,7 @@ class Pausing:
         """Others undid the pause (tmux and fg send SIGCONT [run]): once is an accident, twice is a wish."""
         if job.id not in self._renewed:
             self._census = None
-            means, _ = self._stopping.means(job, self._fresh_census())
+            means, _ = self._stopping.means(job, self._fresh_census)
             if means is not None and self._stop([(job, means)]) is None:
                 self._renewed.add(job.id)
                 return

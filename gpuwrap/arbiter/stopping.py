@@ -13,7 +13,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -81,8 +81,8 @@ class Stopping:
 
     # --- how ------------------------------------------------------------------------------------------------------
 
-    def means(self, job: Job, census: Census) -> tuple[Means | None, str | None]:
-        """Say how a job can be paused now; else why it cannot."""
+    def means(self, job: Job, census: Callable[[], Census]) -> tuple[Means | None, str | None]:
+        """Say how a job can be paused now; else why it cannot. A census is only taken where one is needed."""
         leader = job.identity.pid
         if may_have_group(leader):
             return Means.FREEZE, None
@@ -95,7 +95,7 @@ class Stopping:
         for stat in members:
             if not processes.may_signal(stat.pid):
                 return None, _others_process(stat.pid)
-        if all(stat.tty == 0 for stat in members) and census.all_orphaned({stat.group for stat in members}):
+        if all(stat.tty == 0 for stat in members) and census().all_orphaned({stat.group for stat in members}):
             return Means.STOP, None
         leading = processes.read_stat(leader)
         if leading is not None and leading.tty == 0:

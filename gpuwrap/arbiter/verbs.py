@@ -96,8 +96,7 @@ class Verbs:
                 changed = self._arbiter.store.move(job, Event.RELEASE, f"let go by {by}")
                 done.append([job.id, True, f"waits again, {self._place(changed)}"])
             elif job.state is JobState.PAUSED:
-                self._arbiter.pausing.resume(job, f"resumed by {by}")
-                done.append([job.id, True, "goes on"])
+                done.append([job.id, *self._arbiter.pausing.resume_by_hand(job, by)])
             else:
                 done.append([job.id, False, _cannot_be(job, "resumed")])
         self._arbiter.touch()

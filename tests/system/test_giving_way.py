@@ -6,13 +6,24 @@ what would help. What the programs saw is proven from their own log (`beat.py`).
 
 import contextlib
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
-from pauses import GIB, SLACK, Desk, Stage, groups_go_with_their_world, may_freeze
+from pauses import (
+    GIB,
+    SLACK,
+    Desk,
+    Stage,
+    cgroup_root,
+    group_of,
+    groups_go_with_their_world,
+    may_freeze,
+    names_of,
+)
 from waiting import wait_until
 from world import World
 
@@ -313,3 +324,71 @@ def test_a_terminal_in_raw_mode_is_never_written_to(stage: Stage, tmp_path: Path
         assert desk.status() == "23"
     finally:
         desk.close()
+
+
+# By hand, beside a newcomer
+
+
+def test_resume_by_hand_does_not_break_the_newcomers_grant(stage: Stage) -> None:
+    stage.running("train", f"take={20 * GIB}")
+    stage.running("infer", "take=granted", under=["-p", "urgent"])
+    stage.until_state(1, "paused")
+    done = stage.world.run("resume", "1")
+    assert done.returncode == 1
+    assert "job 1: cannot go on yet, goes on by itself as soon as there is room: job 2 (" in done.stderr, done.stderr
+    stage.beats.until_still("train")
+    assert stage.world.state(1) == "paused"
+    stage.open("infer")
+    stage.until_state(1, "running")
+    stage.beats.until_beats("train")
+
+
+def test_a_job_paused_by_hand_and_let_go_beside_a_newcomer_goes_on_when_there_is_room(stage: Stage) -> None:
+    stage.running("train", f"take={20 * GIB}")
+    assert stage.text("pause", "1") == "job 1: paused\n"
+    stage.running("infer", "take=granted", under=["-p", "urgent"])
+    done = stage.world.run("resume", "1")
+    assert done.returncode == 0
+    assert done.stdout.startswith("job 1: goes on by itself as soon as there is room: job 2 ("), done
+    stage.beats.until_still("train")
+    assert stage.world.state(1) == "paused"
+    stage.open("infer")
+    stage.until_state(1, "running")
+    stage.beats.until_beats("train")
+
+
+def test_jobs_that_share_a_card_are_resumed_by_hand_at_once(stage: Stage) -> None:
+    for tag in ("one", "two"):
+        stage.running(tag, f"take={GIB}", under=["-m", "8G"])
+    assert stage.text("pause", "1") == "job 1: paused\n"
+    stage.beats.until_still("one")
+    assert stage.text("resume", "1") == "job 1: goes on\n"
+    stage.beats.until_beats("one")
+
+
+# Several victims
+
+
+def test_of_several_victims_none_is_paused_if_one_cannot_be(stage_of: MakeStage) -> None:
+    """The last of them has a group already, in which somebody else's process lives."""
+    stage = stage_of("3x80G")
+    jobs = [stage.running(f"train{number}", f"take={GIB}") for number in range(3)]
+    root = cgroup_root()
+    assert root is not None
+    (name,) = names_of(stage.world)
+    group = root / group_of(jobs[2].pid).lstrip("/") / f"{name}3"
+    group.mkdir()
+    stranger = stage.world.adopt(subprocess.Popen(["sleep", "600"]))
+    (group / "cgroup.procs").write_text(str(stranger.pid))
+    try:
+        stage.start("wide", under=["-p", "urgent", "-g", "3"])
+        stage.until_state(4, "waiting")
+        reason = f"job 3 cannot be frozen: pid {stranger.pid} lives in its cgroup and is no part of it"
+        wait_until(lambda: reason in stage.text("why", "4"), "the reason to be told")
+        for number in range(3):
+            stage.beats.until_beats(f"train{number}", 20)
+        assert {row["to_state"] for row in stage.world.events() if row["job_id"] < 4} == {"waiting", "granted", "running"}
+        assert [job["times_given_way"] for job in stage.world.jobs() if job["id"] < 4] == [0, 0, 0]
+    finally:
+        stranger.kill()
+        stranger.wait(10)
