@@ -6,10 +6,13 @@ import os
 import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import missing_gpu
 from screens import USER, expect, said, shown
@@ -381,6 +384,103 @@ def test_kill_takes_signals_as_kill_does(world: World, word: str) -> None:
     assert said(world.run("kill", word, str(number))) == f"job {number}: killed (KILL)\nexit 0\n"
     wait_until(lambda: world.job(number)["result"], "its end")
     assert world.job(number)["result"]["signal"] == 9
+
+
+# --- situations 17, 18, 21, 22, 28: giving way, leftovers, reboot, yesterday ------------------------------------------
+
+TRAINING = """\
+import os, sys, time
+for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(","):
+    with open(f"{os.environ['GPURUN_SIM_DIR']}/{gpu}/{os.getpid()}", "w") as memory:
+        memory.write(str(int(sys.argv[1].removesuffix("G")) * 2**30))
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def big(make_world: MakeWorld, tmp_path: Path) -> World:
+    """A card of 80 GB, and a training that holds as much as it is told until a file is there."""
+    world = make_world("1x80G")
+    (tmp_path / "train.py").write_text(TRAINING)
+    (tmp_path / "python").symlink_to(sys.executable)
+    world.env["PATH"] = f"{tmp_path}:{world.env['PATH']}"
+    return world
+
+
+def holds(world: World, number: int, size: int) -> None:
+    """Wait until the arbiter has seen what a job holds."""
+    wait_until(lambda: (world.job(number)["peak_bytes"] or 0) >= size * 2**30, f"job {number} to be seen holding {size}G")
+
+
+def test_both_terminals_tell_of_a_pause(big: World, tmp_path: Path) -> None:
+    first = Terminal(big, [big.command, "-r", "python", "train.py", "20G", "end-1"], columns=80, cwd=tmp_path)
+    wait_until(lambda: big.state(1) == "running", "job 1 to run")
+    holds(big, 1, 20)
+    second = Terminal(big, [big.command, "-p", "urgent", "python", "train.py", "4G", "end-2"], columns=120, cwd=tmp_path)
+    wait_until(lambda: big.state(1) == "paused", "job 1 to give way")
+    first.await_text("goes on by itself")
+    second.await_text("are free")
+    (tmp_path / "end-2").touch()
+    assert second.finish() == 0
+    first.await_text("goes on after")
+    (tmp_path / "end-1").touch()
+    assert first.finish() == 0
+    expect("paused-terminal", first.text())
+    expect("urgent-terminal", second.text())
+
+
+def test_an_urgent_job_that_cannot_interrupt_says_why(big: World, tmp_path: Path) -> None:
+    first = Terminal(big, [big.command, "python", "train.py", "78G", "end-1"], cwd=tmp_path)
+    wait_until(lambda: big.state(1) == "running", "job 1 to run")
+    holds(big, 1, 78)
+    second = Terminal(big, [big.command, "-p", "urgent", "true"], columns=120)
+    second.await_text("may not be restarted")
+    expect("urgent-waits", second.text())
+    (tmp_path / "end-1").touch()
+    assert (first.finish(), second.finish()) == (0, 0)
+
+
+def test_a_leftover_is_named_with_what_ends_it(big: World, tmp_path: Path) -> None:
+    left = "python train.py 20G end-1 > /dev/null 2>&1 < /dev/null & while ! ls $GPURUN_SIM_DIR/0/$!; do :; done"
+    assert big.run("sh", "-c", left, cwd=tmp_path).returncode == 0
+    wait_until(lambda: "left by job 1" in big.run("gpus").stdout, "the leftover to be found")
+    terminal = Terminal(big, [big.command, "true"], columns=120)
+    terminal.await_text("ends it")
+    waits = terminal.text()
+    expect("leftover", waits)
+    expect("leftover-gpus", said(big.run("gpus")))
+    assert big.run("kill", "1").returncode == 0
+    assert terminal.finish() == 0
+
+
+def test_after_a_restart_of_the_machine(world: World) -> None:
+    number = running(world, "-N", "nightly", "python", "train.py")
+    killed = [psutil.Process(pid) for pid in (world.keeper_pid(), world.arbiter_pid(), world.job(number)["pid"]) if pid]
+    for process in killed:
+        process.kill()
+    wait_until(lambda: world.arbiter_pid() is None, "the arbiter to be gone")
+    with contextlib.closing(sqlite3.connect(world.database)) as database:
+        database.execute("UPDATE job SET boot_id = '00000000-0000-0000-0000-000000000001'")
+        database.commit()
+    expect("reboot-ls", said(world.run("ls", "-a")))
+    again = world.start("again", str(number))
+    wait_until(lambda: world.state(number + 1) == "running", "it to run again")
+    again.kill()
+
+
+def test_yesterdays_log(world: World, tmp_path: Path) -> None:
+    assert world.run("-d", "-N", "nightly", "sh", "-c", "echo first").returncode == 0
+    assert world.run("wait", "1").returncode == 0
+    assert world.run("-d", "-N", "nightly", "sh", "-c", "echo second; exit 3").returncode == 0
+    assert world.run("wait", "2").returncode == 3
+    Terminal(world, [world.command, "echo", "kept nowhere"]).finish()
+    wait_until(lambda: world.job(3)["result"], "job 3 to end")
+    expect("history", said(world.run("history", "--since", "yesterday")))
+    expect("history-80", on_terminal(world, "history", "--since", "yesterday"))
+    expect("history-narrow", on_terminal(world, "history", columns=50))
+    expect("logs-nightly", said(world.run("logs", "nightly")))
+    expect("logs-not-kept", said(world.run("logs", "3")))
 
 
 # --- gpus ---------------------------------------------------------------------------------------------------------
