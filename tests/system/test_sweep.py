@@ -4,10 +4,11 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -498,12 +499,17 @@ def test_an_interrupt_ends_the_rows_as_they_choose_then_the_sweep(shell: tuple[W
 def test_ctrl_z_stops_the_whole_and_fg_goes_on(shell: tuple[World, Terminal], tmp_path: Path) -> None:
     world, terminal = shell
     gate = tmp_path / "gate"
-    terminal.send(f"{world.command} --array 1-6 sh -c 'while ! [ -e {gate} ]; do sleep 0.05; done'\n")
+    # No shell: one that is stopped between vfork and exec cannot be seen to stop.
+    (tmp_path / "row.py").write_text(f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)\n")
+    terminal.send(f"{world.command} --array 1-6 {sys.executable} {tmp_path}/row.py\n")
     until(world, "running", 2)
     pids = {row["pid"] for row in rows(world)}
     terminal.send("\x1a")
     terminal.await_text("Stopped")
-    wait_until(lambda: {psutil.Process(pid).status() for pid in pids} == {psutil.STATUS_STOPPED}, "all to stop")
+    def states() -> dict[int, str]:
+        return {pid: psutil.Process(pid).status() for pid in pids}
+
+    wait_until(lambda: set(states().values()) == {psutil.STATUS_STOPPED}, f"all to stop: {states()}")
     assert world.run("kill", "-9", "1", "2").returncode == 0
     wait_until(lambda: count(world, "ended") == 2, "two rows to end")
     waiting = [job for job in world.jobs() if job["state"] == "waiting"]
@@ -590,28 +596,52 @@ def test_a_removed_database_lets_the_rows_that_wait_go_on_elsewhere(make_world: 
     assert signed(ran) == Counter(dict.fromkeys("123456", 1))
 
 
-def test_a_stranger_cannot_take_a_row_over(make_world: MakeWorld) -> None:
-    """Only a child of the sweep's process may: this process is of the same user, and knows the number."""
+ASKS = """
+import socket, sys
+line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+line.connect(sys.argv[1])
+line.send(sys.argv[2].replace("|", chr(0)).encode())
+print(line.recv(1000).split(b"\\0")[0].decode())
+"""
+
+
+def test_only_a_child_of_the_sweeps_process_takes_a_row_over(make_world: MakeWorld) -> None:
+    """This test is the sweep's process itself: it speaks, and children and others ask for the row that was offered."""
     import socket
 
     world = make_world("1x24G")
-    world.start("sleep", "60")
-    wait_until(lambda: world.state(1) == "running", "the GPU to be taken")
-    world.start("--array", "1-2", "sleep", "60")
-    until(world, "waiting", 2)
+    assert world.run("true").returncode == 0
+    bell = f"{world.folder}/bell"
+
+    def ask(words: str, prefix: Sequence[str] = ()) -> str:
+        done = subprocess.run([*prefix, sys.executable, "-c", ASKS, bell, words], capture_output=True, text=True, timeout=20)
+        return done.stdout.strip()
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
-        line.connect(f"{world.folder}/bell")
-        line.settimeout(5)
-        key = rows(world)[0]["key"].split(":")[-2]
-        asked = [
-            (f"become\0key={key}:1\0row=2", b"again"),
-            (f"row\0row=2\0key={key}\0index=1\0status=0", b"over\0rows=1"),
-            ("forsake\0text=x", None),
-        ]
-        for packet, answer in asked:
-            line.send(packet.encode())
-            assert answer is None or line.recv(1000) == answer
-    assert count(world, "waiting") == 2
+        line.connect(bell)
+        line.settimeout(10)
+
+        def offered() -> None:
+            while line.recv(60_000) != b"offer\0rows=2":
+                line.send(b"continued")
+
+        line.send(b"rows\0indices=5-6")
+        line.send(b"sweep\0version=2\0key=abc\0count=2\0offset=0")
+        assert line.recv(60_000) == b"sweep\0ids=2-3\0name=sweep-2"
+        offered()
+        assert ask("become|key=abc:5|row=2", ["sh", "-c", '"$@"; true', "sh"]) == "again"
+        assert ask("become|key=abc:6|row=2") == "again"
+        assert ask("become|key=abc:6|row=3") == "again"
+        assert ask("row|row=2|key=abc|index=5|status=0") == "over"
+        assert count(world, "waiting") + count(world, "granted") == 2, "nobody else ends a row either"
+
+        def taken() -> bool:
+            if ask("become|key=abc:5|row=2") == "job":
+                return True
+            offered()
+            return False
+
+        wait_until(taken, "the row to be taken over by a child, before its offer is stale")
 
 
 # What cannot be
