@@ -45,6 +45,7 @@ class Teller:
         self._view, self._now_at = view, now_at
         self._jobs = {job.id: job for job in view.jobs}
         self._gpus = {gpu.index: gpu for gpu in view.gpus}
+        self._told_parts: dict[tuple[object, ...], tuple[tuple[Obstacle, ...], list[str]]] = {}
         self._told_places: dict[frozenset[str] | None, list[int]] = {}
         self._on_gpu: dict[Rule, Callable[[Obstacle], str]] = {
             Rule.FOREIGN: self._foreign,
@@ -117,7 +118,20 @@ class Teller:
         return [*parts, f"and {more} more {'job' if more == 1 else 'jobs'} cannot give way"] if more > 0 else parts
 
     def _parts(self, reason: Reason, job: Job, told: Set[int] = frozenset()) -> list[str]:
-        """Say what stands on the GPUs, but for jobs that have been told of."""
+        """Say what stands on the GPUs, but for jobs that have been told of.
+
+        Most of a long line face the very same obstacles: those are told once. (They are kept beside what was told of them,
+        so that no other can have their id.)
+        """
+        if told or any(each.rule is Rule.MEMORY and not each.job_ids for each in reason.obstacles):
+            return self._new_parts(reason, job, told)
+        key = (reason.rule.value, reason.behind, *map(id, reason.obstacles))
+        found = self._told_parts.get(key)
+        if found is None:
+            found = self._told_parts[key] = reason.obstacles, self._new_parts(reason, job, told)
+        return found[1]
+
+    def _new_parts(self, reason: Reason, job: Job, told: Set[int]) -> list[str]:
         kept = [each.gpu_index for each in reason.obstacles if each.rule is Rule.BEHIND]
         if kept and reason.rule is Rule.BEHIND:
             return [f"{gpu_list(kept)} {be(kept)} kept for job {reason.behind}"]

@@ -249,6 +249,17 @@ def test_every_reason_is_one_printable_line(view: View) -> None:
         assert all(line and line.isprintable() and not line.endswith((" ", ":", ",")) for line in lines)
 
 
+@given(views())
+@settings(max_examples=50, deadline=None)
+def test_a_job_is_told_the_same_alone_and_among_many(view: View) -> None:
+    """Teller, placement and plan remember what most of a line have in common."""
+    made, teller = plan(view, NOW), Teller(view, NOW)
+    jobs = {job.id: job for job in view.jobs}
+    for job_id, reason in made.reasons.items():
+        job = jobs[job_id]
+        assert teller.sentence(reason, job) == Teller(view, NOW).sentence(plan(view, NOW).reasons[job_id], job)
+
+
 @given(
     st.integers(1, 6),
     st.integers(2, 6),
