@@ -204,6 +204,8 @@ class Answers:
         seat.tty = int(values["tty"]) if "tty" in values else None
         if "wait" in values:
             self.limit_wait(job, float(values["wait"]))
+        if "rests" in values:
+            seat.mute, seat.rests_until = True, time.time() + float(values["rests"])
 
     def limit_wait(self, job: Job, seconds: float) -> None:
         """Have a job leave the line after so long."""

@@ -197,7 +197,10 @@ class Launch:
                 self._offer_withdrawn()
             elif kind == "hush":
                 self._own_line().hush()
-            message = self.call.receive()
+            message = self._next_message()
+
+    def _next_message(self) -> tuple[str, dict[str, str]] | None:
+        return self.call.receive()
 
     def _offer_withdrawn(self) -> None:
         self.call.send(pack("continued"))

@@ -51,11 +51,15 @@ class Stub(Launch):
     waits = False
     """The last run is over and told, and the next has not begun."""
     settled = False
+    rests_until_mono = 0.0
+    """When a run that failed is tried again, and not before; 0 if nothing is to be waited for but a grant."""
 
     # --- registration -------------------------------------------------------------------------------------------
 
     def _running(self) -> dict[str, object]:
-        """Say which run is under way, to an arbiter that may be new."""
+        """Say which run is under way, or for how long there is none, to an arbiter that may be new."""
+        if self.rests_until_mono:
+            return {"rests": max(0.0, self.rests_until_mono - time.monotonic())}
         if not self.attempt or self.waits:
             return {}
         running = self.child.pid if self.child.status is None else 0
@@ -70,6 +74,7 @@ class Stub(Launch):
             self._settle()
         self.attempt = int(values["GPURUN_ATTEMPT"])
         self.waits = False
+        self.rests_until_mono = 0.0
         self.call.limit_mono = None
         self.request.pop("wait", None)  # the wait limit is for the first start
         self.child = Child()
@@ -330,6 +335,23 @@ class Stub(Launch):
             self._stop_self(_signal.SIGTSTP)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
         after = float(values.get("after", 0))
-        if after:
-            time.sleep(after)  # passed over meanwhile; a signal ends it
-            self.call.send(pack("continued"))
+        self.rests_until_mono = time.monotonic() + after if after else 0.0
+
+    def _next_message(self) -> tuple[str, dict[str, str]] | None:
+        """Wait for a word of the arbiter, which passes us over until we have rested and say so."""
+        if self.rests_until_mono:
+            self.call.limit_mono = self.rests_until_mono
+            try:
+                return self.call.receive()
+            except WaitLimitPassed:
+                self.rests_until_mono = 0.0
+                self.call.send(pack("continued"))
+            finally:
+                self.call.limit_mono = None
+        return super()._next_message()
+
+    def _continued(self, number: int, frame: object) -> None:
+        if not self.rests_until_mono:
+            super()._continued(number, frame)
+        elif self.line is not None:
+            self.line.redraw()

@@ -189,3 +189,18 @@ def test_what_is_awaited_is_not_forgotten(world: World, tmp_path: Path) -> None:
     wait_until(lambda: not world.rows("SELECT 1 FROM job WHERE id = 5"), "those beyond the latest to be forgotten", 15)
     path.touch()
     assert [child.wait(15) for child in (second, third)] == [0, 0]
+
+
+def test_a_stub_killed_while_it_waits_for_another_has_failed_and_never_starts(world: World, tmp_path: Path) -> None:
+    first, path = gate(world, tmp_path)
+    ran = tmp_path / "ran"
+    assert world.run("-d", "-a", "ok:1", "touch", ran).stdout == "2\n"
+    last = world.start("-a", "ok:2", "true")
+    wait_until(lambda: world.state(3) == "waiting", "all to wait")
+    psutil.Process(world.rows("SELECT pid FROM job WHERE id = 2")[0]["pid"]).kill()
+    assert last.wait(10) == 125
+    assert world.state(2) == "ended"
+    path.touch()
+    assert first.wait(10) == 0
+    assert world.run("-w", "5s", "-g", "2", "true").returncode == 0
+    assert not ran.exists()

@@ -183,6 +183,19 @@ def test_a_detached_job_outlives_the_arbiter_and_its_keeper(world: World) -> Non
     assert world.run("wait", "1").returncode == 5
 
 
+@pytest.mark.parametrize("keeper", [False, True])
+def test_one_that_waits_outlives_the_arbiter_too(world: World, keeper: bool) -> None:
+    blocker = block(world)
+    assert world.run("-d", "sh", "-c", "exit 5").stdout == "2\n"
+    wait_until(lambda: world.state(2) == "waiting", "the job to wait")
+    for pid in [*([world.keeper_pid()] if keeper else []), world.arbiter_pid()]:
+        assert pid is not None
+        psutil.Process(pid).kill()
+    blocker.kill()
+    assert world.run("wait", "2").returncode == 5
+    assert world.job(2)["attempt"] == 1
+
+
 @pytest.mark.parametrize("state", ["waiting", "running"])
 def test_when_the_stub_is_killed_nothing_is_left_of_the_job(world: World, state: str) -> None:
     if state == "waiting":

@@ -790,8 +790,7 @@ def test_json_tells_of_it(world: World) -> None:
 
 
 
-
-@pytest.mark.parametrize("who", ["arbiter", "both"])
+@pytest.mark.parametrize("who", ["arbiter", "keeper", "both"])
 def test_arbiters_killed_during_a_back_off_leave_it_waiting_for_its_turn(world: World, who: str) -> None:
     stub = world.start("--retries", "2", "sh", "-c", "exit 4")
     again = "SELECT 1 FROM event WHERE to_state = 'waiting' AND from_state IS NOT NULL"
@@ -799,3 +798,42 @@ def test_arbiters_killed_during_a_back_off_leave_it_waiting_for_its_turn(world: 
     kill_pids(world, who)
     assert stub.wait(30) == 4
     assert (world.state(1), world.job(1)["attempt"]) == ("ended", 3)
+
+
+def resting(world: World, *options: str) -> "subprocess.Popen[str]":
+    """A job that has failed three times and is tried again in four seconds."""
+    stub = world.start(*options, "--retries", "5", "sh", "-c", "exit 4")
+    failed = "SELECT 1 FROM event WHERE job_id = 1 AND to_state = 'waiting' AND from_state IS NOT NULL"
+    wait_until(lambda: len(world.rows(failed)) == 3, "the third failure", 20)
+    return stub
+
+
+def test_kill_ends_one_in_its_back_off_at_once(world: World) -> None:
+    stub = resting(world)
+    begun = time.monotonic()
+    assert world.run("kill", "1").stdout == "job 1: cancelled while waiting\n"
+    assert stub.wait(10) == -signal.SIGTERM
+    assert time.monotonic() - begun < 2.5
+
+
+def test_the_next_arbiter_knows_at_once_of_a_back_off_and_does_not_shorten_it(world: World) -> None:
+    stub = resting(world)
+    kill_pids(world, "both")
+    wait_until(lambda: "next try, in" in world.job(1)["why"]["text"], "the stub to come back", 2.5)
+    tries = "SELECT 1 FROM event WHERE to_state = 'granted'"
+    wait_until(lambda: len(world.rows(tries)) == 4, "the fourth try", 10)
+    failed, tried = world.rows(
+        "SELECT max(at) AS at FROM event WHERE to_state IN ('waiting', 'granted') GROUP BY to_state ORDER BY at"
+    )
+    assert tried["at"] - failed["at"] >= 3.9
+    world.run("kill", "1")
+    assert stub.wait(10) in (-signal.SIGTERM, 4)
+
+
+def test_a_stub_killed_in_its_back_off_leaves_nothing_and_its_key_is_free(world: World) -> None:
+    stub = resting(world, "--once", "k")
+    assert world.run("--once", "k", "true").returncode == 124
+    stub.kill()
+    wait_until(lambda: world.state(1) == "ended", "the job to end")
+    assert world.run("--once", "k", "-g", "2", "-w", "5s", "true").returncode == 0
+    assert len(world.rows("SELECT 1 FROM event WHERE job_id = 1 AND to_state = 'running'")) == 3
