@@ -13,7 +13,6 @@ import pytest
 from pauses import (
     GIB,
     OTHER_UID,
-    SLACK,
     Desk,
     OrdinaryWorld,
     Stage,
@@ -36,8 +35,8 @@ __all__ = ["groups_go_with_their_world", "small_disk"]
 pytestmark = pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that may be written here")
 
 SOURCE = Path(__file__).with_name("tree.c")
-# How long a frozen job with a signal pending is left so, at most.
-THAW_SECONDS = 0.5
+# How long a frozen job with a signal pending is left so, at most: it is looked at each half second.
+THAW_SECONDS = 1.0
 
 
 @pytest.fixture(scope="session")
@@ -223,7 +222,7 @@ def test_a_handled_signal_reaches_a_frozen_job_soon(stage: Stage, number: signal
     line = stage.beats.first("train", "signal")
     print(f"{number.name} arrived after {(line.at_ns - sent) / 1e9:.3f} s")
     assert int(line.value) == number
-    assert line.at_ns - sent < THAW_SECONDS * 1e9 * SLACK
+    assert line.at_ns - sent < THAW_SECONDS * 1e9
     if number == signal.SIGTERM:
         assert job.wait(10) == 0
         assert stage.world.state(2) == "running"
@@ -378,7 +377,7 @@ def test_with_arbiter_and_keeper_killed_the_next_command_repairs_it(stage: Stage
     wait_until(lambda: stage.beats.has("infer", "end"), "the newcomer to end")
     assert stage.beats.stands_still("train") or not stage.beats.until_still("train")
     stage.text("ls")
-    stage.until_state(1, "running", within=SLACK)
+    stage.until_state(1, "running", within=2)
     stage.beats.until_beats("train")
     assert stage.beats.lost_steps("train") == []
 

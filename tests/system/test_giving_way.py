@@ -15,7 +15,7 @@ import pexpect
 import pytest
 from pauses import (
     GIB,
-    SLACK,
+    PROMISED_SECONDS,
     Desk,
     Stage,
     cgroup_root,
@@ -94,8 +94,8 @@ def test_an_urgent_job_runs_at_once_beside_a_small_training_which_then_goes_on(
     steps = len(beats.lines("train", "beat"))
     record_property("counted", f"start {first:.2f} s, back {again:.2f} s")
     print(f"first instruction {first:.3f} s after submit; back {again:.3f} s after the end; {steps} steps, none lost")
-    assert first < 1 * SLACK
-    assert again < 1 * SLACK
+    assert first < PROMISED_SECONDS
+    assert again < PROMISED_SECONDS
 
 
 def test_a_training_that_fills_the_card_is_left_alone_and_both_screens_say_what_would_help(
@@ -150,8 +150,9 @@ def test_renice_of_a_waiting_job_acts_at_once_and_says_what_it_does(stage: Stage
     echo = stage.text("renice", "urgent", str(second))
     assert echo == f"job {second}: priority 0 → 50, 1st of 2, pauses job 1 (8G beside its 20G on GPU 0)\n"
     stage.until_running("second")
-    print(f"runs {(stage.beats.first('second', 'start').at_ns - begun) / 1e9:.3f} s after renice was typed")
-    assert stage.beats.first("second", "start").at_ns - begun < 1e9 * SLACK
+    runs = (stage.beats.first("second", "start").at_ns - begun) / 1e9
+    print(f"runs {runs:.3f} s after renice was typed")
+    assert runs < PROMISED_SECONDS
     stage.beats.until_still("train")
     # And back: nothing that runs outranks job 1 any more, so it is as if the two had been there before.
     assert f"job {second}: priority 50 → 0" in stage.text("renice", "0", str(second))
