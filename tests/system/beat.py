@@ -1,11 +1,13 @@
 """The program of the tests of giving way: takes GPU memory and says at each step that it goes on.
 
-    beat.py LOG TAG [take=BYTES|granted] [every=MS] [steps=N] [until=FILE] [catch=N,N] [exit=N]
+    beat.py LOG TAG [take=BYTES|granted] [every=MS] [steps=N] [until=FILE] [catch=N,N] [exit=N] [state=FILE] [ranks=2]
 
 Each line is one write() to a file opened O_APPEND: NANOSECONDS TAG PID WHAT VALUE, by CLOCK_MONOTONIC. WHAT is `start`
 (value: the GPUs), `take` and `free` (bytes on each, never more than granted), `beat` (the number of the step), `signal`,
 `end` (the status).
-It ends after `steps`, or once the file `until` exists; a caught signal is told, and TERM then ends it.
+It ends after `steps`, or once the file `until` exists; a caught signal is told, and TERM then ends it. With `state` it
+notes there how far it came when TERM ends it, exits 1, goes on from there in its next run, and says its `attempt` first.
+With `ranks=2` a second process holds 1 GiB of `take` for as long as the first lives.
 """
 
 import _signal as signal
@@ -43,6 +45,8 @@ def hold(size):
         os.rename(path + ".half", path)
 
 
+if "state" in given:
+    say("attempt", os.environ["GPURUN_ATTEMPT"])
 say("start", ",".join(devices) or "-")
 for number in given.get("catch", "").split(","):
     if number:
@@ -52,10 +56,21 @@ take = given.get("take")
 if take:
     granted = os.environ["GPURUN_GRANTED"].split(",")[0]
     take = granted if take == "granted" else str(min(int(take), int(granted)))
-    hold(take)
+    rank = 2**30 if given.get("ranks") == "2" else 0
+    if rank and not os.fork():
+        hold(str(rank))
+        leader = os.getppid()
+        while os.getppid() == leader:
+            time.sleep(0.01)
+        hold("")
+        os._exit(0)
+    hold(str(int(take) - rank))
     # After it did: whoever is paused between the two would else be told to hold what it has not taken.
     say("take", take)
 step = 0
+if os.path.exists(given.get("state", "")):
+    with open(given["state"]) as file:
+        step = int(file.read())
 while not asked and not (steps and step >= steps) and not ("until" in given and os.path.exists(given["until"])):
     step += 1
     say("beat", step)
@@ -63,5 +78,9 @@ while not asked and not (steps and step >= steps) and not ("until" in given and 
 if take:
     say("free", take)
     hold("")
+if asked and "state" in given and step < steps:
+    with open(given["state"], "w") as file:
+        file.write(str(step))
+    status = 1
 say("end", status)
 sys.exit(status)
