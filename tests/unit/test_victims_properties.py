@@ -174,9 +174,10 @@ def test_it_settles_and_nobody_is_paused_and_resumed_in_one_instant(view: View) 
     assert len(moved) == len(set(moved))
     for job in view.jobs:
         assert not {(Pause, job.id), (Resume, job.id)} <= set(moved)
-    # Every pause was for a grant: its newcomer's, or that of one before it in line, who then need not wait for an eviction.
+    # Every pause was for a grant: its newcomer's, or that of one before it in line, who then need not wait for an eviction;
+    # or for the return of a paused job.
     grants = [action for _, made in done for action in made.actions if isinstance(action, Grant)]
-    granted = {grant.job_id for grant in grants}
+    granted = {action.job_id for _, made in done for action in made.actions if isinstance(action, Grant | Resume)}
     freed = {each.uuid for grant in grants for each in grant.shares}
     for before, made in done:
         places = {job.id: {each.uuid for each in job.shares} for job in before.jobs}
