@@ -559,16 +559,18 @@ def test_the_arbiter_killed_again_and_again_loses_no_row_and_runs_none_twice(
     assert {(row["result_kind"], row["result_code"]) for row in rows(world)} == {("exit", 0)}
 
 
-def test_the_arbiter_killed_while_the_rows_are_registered_registers_them_once(make_world: MakeWorld) -> None:
-    for _ in range(3):
-        world = make_world("2x24G")
-        sweep = world.start("--array", "1-100", "true")
-        pid = wait_until(world.arbiter_pid, "an arbiter")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        assert sweep.wait(60) == 0
-        assert [row["id"] for row in rows(world)] == list(range(1, 101))
-        each_ran_once(world)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_arbiter_killed_while_the_rows_are_registered_registers_them_once(make_world: MakeWorld, when: str) -> None:
+    world = make_world("2x24G")
+    assert world.run("true").returncode == 0
+    pid = wait_until(world.arbiter_pid, "an arbiter")
+    sweep = world.start("--array", "1-100", "true")
+    if when == "after":
+        wait_until(lambda: rows(world), "the rows to be there")
+    os.kill(pid, signal.SIGKILL)
+    assert sweep.wait(60) == 0, sweep.stderr.read()
+    assert [row["id"] for row in rows(world)] == list(range(2, 102))
+    each_ran_once(world)
 
 
 def test_everything_killed_at_once_is_repaired_by_the_next_command(make_world: MakeWorld) -> None:
