@@ -165,6 +165,32 @@ def test_a_stub_that_is_just_starting_its_program_is_not_paused_before_it_has(or
     assert [text for text in answers if "is just starting" in text], answers
 
 
+@pytest.mark.parametrize("form", [[], ["-r"]], ids=["bare", "stub"])
+def test_an_arbiter_killed_while_it_stops_a_job_leaves_nobody_stopped(ordinary: Stage, form: list[str]) -> None:
+    """Killed as soon as it has left word that it is about to: nothing is written down by then, or all of it."""
+    ordinary.start("train", under=form, start_new_session=True)
+    ordinary.until_running("train")
+    arbiter = ordinary.world.arbiter_pid()
+    assert arbiter is not None
+    mark = ordinary.world.folder / "pausing-1"
+    asking = ordinary.world.start("pause", "1")
+    deadline = time.monotonic() + 10
+    while not mark.exists() and time.monotonic() < deadline:
+        pass
+    asking.kill()
+    os.kill(arbiter, signal.SIGKILL)
+    wait_until(lambda: ordinary.world.arbiter_pid() not in (None, arbiter), "the next arbiter", 10)
+    wait_until(lambda: not mark.exists(), "it to see what was begun", 10)
+    if ordinary.world.state(1) == "paused":
+        assert ordinary.world.run("resume", "1").returncode == 0
+    ordinary.beats.until_beats("train")
+    assert ordinary.beats.lost_steps("train") == []
+    assert ordinary.world.run("pause", "1").returncode == 0
+    ordinary.beats.until_still("train")
+    assert ordinary.world.run("resume", "1").returncode == 0
+    ordinary.beats.until_beats("train")
+
+
 # Signals and other users
 
 
