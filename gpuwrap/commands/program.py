@@ -59,6 +59,8 @@ def find_program(name: bytes) -> bytes:
 def _not_found_hint(name: str) -> str | None:
     from ..options import HABIT_VERBS, VERBS, nearest
 
+    if name in VERBS:
+        return f"a verb is one only as the first word: gpurun {name} …"
     if name in HABIT_VERBS:
         return "gpurun " + HABIT_VERBS[name]
     if "=" in name and name.partition("=")[0].isidentifier():

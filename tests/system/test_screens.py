@@ -103,6 +103,7 @@ WORDS = {
     "another-tools-verb-mistyped": "statu",
     "slurm-verb": "sbatch job.sh",
     "verb-of-later": "top",
+    "verb-behind-an-option": "--sim 1x24G doctor",
 }
 
 
