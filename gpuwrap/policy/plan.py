@@ -22,9 +22,10 @@ from ..lifecycle import STARTED, JobState
 from ..model import Action, Evict, Grant, Job, Obstacle, Pause, Plan, Reason, Request, Resume, Rule, Share, View
 from ..units import PRIORITY_STEP
 from .choosing import choose
+from .needs import share
 from .placement import Holder, Room, Shape
 from .returning import takes_back, takes_back_above
-from .victims import Spared, Victims, Way, share
+from .victims import Spared, Victims, Way
 
 # Which rule is told first when a job could not start even with all our jobs gone.
 _NOT_OURS = (
