@@ -30,7 +30,8 @@ class Pruning:
 
     def _prune(self) -> None:
         kept = int(self._arbiter.settings["keep_history"])
-        removed = self._arbiter.store.prune(kept, ROWS_AT_ONCE, self._arbiter.order.awaited_by_anybody())
+        awaited = self._arbiter.order.awaited_by_anybody()
+        removed = self._arbiter.store.prune(kept, ROWS_AT_ONCE, awaited) if kept else 0
         if removed:
             log("prune", f"{removed} rows")
         self._arbiter.enforcer.after_commit.append(self._prune_logs)

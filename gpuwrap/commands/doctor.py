@@ -4,6 +4,8 @@ Each line begins with `ok`, `note` (works, but you may want to know), `bad` (som
 be seen from here). A bad one is followed by what to do. It asks nobody and starts nothing but a look at the GPUs.
 """
 
+import contextlib
+import json
 import os
 import select
 import socket
@@ -48,7 +50,7 @@ def main(given: Given, operands: list[str]) -> int:
         lambda: _driver(sim),
         lambda: _gpus(sim),
         lambda: _state(sim),
-        _settings,
+        lambda: _settings(sim),
         _claims,
         _exit_status,
         _freezer,
@@ -185,14 +187,33 @@ def _state(sim: str | None) -> Iterator[Finding]:
         yield Finding("ok", "arbiter", "none is up, none is needed: no job is there")
 
 
-def _settings() -> Iterator[Finding]:
+def _settings(sim: str | None) -> Iterator[Finding]:
+    """Every value with where it comes from, as a line that a settings file may have."""
     try:
         read = settings.read_settings()
     except GpurunError as err:
         yield Finding("bad", "settings", err.text.removeprefix("cannot use settings: "), err.hint or "mend that line")
         return
-    changed = ", ".join(f"{name} ({path})" for name, path in read.sources.items())
-    yield Finding("ok", "settings", changed or "none changed; read from: " + ", ".join(settings.files()))
+    yield Finding("ok", "settings", "read from " + ", ".join(settings.files()))
+    for name, value in read.written.items():
+        source = read.sources.get(name, "default")
+        yield Finding("ok", "settings", f"{name} = {json.dumps(value, ensure_ascii=False, default=str)} ({source})")
+    for path in _changed_since_start(sim):
+        help = "the next one reads it: an arbiter leaves 30 s after the last job"
+        yield Finding("note", "settings", f"{path} was changed since the arbiter started, which goes on as it began", help)
+
+
+def _changed_since_start(sim: str | None) -> Iterator[str]:
+    folder = paths.open_folder(sim, create=False)
+    sock = knock(folder, LOOK_SECONDS) if folder is not None else None
+    if folder is None or sock is None:
+        return
+    sock.close()
+    started_at = os.stat(folder.inside(paths.BELL)).st_mtime  # hung up when the settings had been read
+    for path in settings.files():
+        with contextlib.suppress(OSError):
+            if os.stat(path).st_mtime > started_at:
+                yield path
 
 
 def _claims() -> Iterator[Finding]:

@@ -2,9 +2,11 @@
 
 Three files may set them, the later winning: the system's, the user's (where platformdirs says, from the password entry's
 home, which the arbiter has as HOME), and `settings.toml` in GPURUN_DIR. An unknown key is an error with the nearest name.
+The arbiter reads them once, when it starts.
 """
 
 import os
+import stat
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +44,7 @@ def _size(value: Any) -> int:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
         raise UsageError(f"{value}: a count, 0 for no limit")
     return value
 
@@ -82,7 +84,7 @@ SETTINGS: dict[str, Setting] = {
     "over_memory": Setting(
         _one_of("warn", "evict"), "warn", "who uses more than its -m: warn it, or evict it if it may be restarted (-r)"
     ),
-    "keep_history": Setting(_count, 10000, "how many ended jobs are remembered"),
+    "keep_history": Setting(_count, 10000, "how many ended jobs are remembered; 0: all"),
     "keep_logs": Setting(_duration, "30d", "how long logs of -d are kept after they were last written"),
     "keep_logs_size": Setting(_size, "10G", "how large logs of -d may be together; the oldest go first"),
     "without_gpu": Setting(_one_of("refuse", "run"), "refuse", "without a driver: refuse, or run after one line of warning"),
@@ -91,9 +93,10 @@ SETTINGS: dict[str, Setting] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All values, and for each that a file sets the file."""
+    """All values, as one would write them, too, and for each that a file sets the file."""
 
     values: dict[str, Any]
+    written: dict[str, Any]
     sources: dict[str, str]
 
     def __getitem__(self, name: str) -> Any:
@@ -117,6 +120,7 @@ def files() -> list[str]:
 def read_settings() -> Settings:
     """Read all files. Raises GpurunError that names file and setting."""
     values = {name: setting.read(setting.default) for name, setting in SETTINGS.items()}
+    written = {name: setting.default for name, setting in SETTINGS.items()}
     sources: dict[str, str] = {}
     for path in files():
         for name, value in _read_file(path).items():
@@ -128,13 +132,17 @@ def read_settings() -> Settings:
                 values[name] = setting.read(value)
             except UsageError as err:
                 raise GpurunError(f"cannot use settings: {path}: {name}: {err.text}") from err
-            sources[name] = path
-    return Settings(values, sources)
+            written[name], sources[name] = value, path
+    return Settings(values, written, sources)
 
 
 def _read_file(path: str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
+        # A pipe of that name would keep the arbiter waiting for somebody who writes.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise GpurunError(f"cannot read settings: {path}: not a regular file")
             return tomllib.load(file)
     except FileNotFoundError:
         return {}
@@ -142,3 +150,7 @@ def _read_file(path: str) -> dict[str, Any]:
         raise GpurunError(f"cannot read settings: {path}: {str(err.strerror).lower()}") from err
     except tomllib.TOMLDecodeError as err:
         raise GpurunError(f"cannot use settings: {path}: {err}") from err
+    except UnicodeDecodeError as err:
+        raise GpurunError(f"cannot use settings: {path}: byte {err.start} is not UTF-8") from err
+    except RecursionError as err:
+        raise GpurunError(f"cannot use settings: {path}: nested too deeply") from err

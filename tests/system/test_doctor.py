@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,22 +49,61 @@ def test_without_a_driver_it_says_what_to_install_and_names_the_demo(make_world:
     expect("doctor-no-driver", told(world, done.stdout, "driver", "NVML"))
 
 
-SETTINGS = {"unknown": "min_rum = '5m'\n", "not-toml": "min_run = \n", "no-duration": "min_run = 5\n"}
+SETTINGS = {
+    "unknown": b"min_rum = '5m'\n",
+    "not-toml": b"min_run = \n",
+    "no-duration": b"min_run = 5\n",
+    "no-count": b"keep_history = -1\n",
+    "not-utf-8": b"\xff = 1\n",
+    "too-deep": b"ignore = " + b"[" * 20_000,
+}
 
 
 @pytest.mark.parametrize("fault", SETTINGS)
 def test_bad_settings_are_named_with_file_and_key(world: World, fault: str) -> None:
-    (world.directory / "settings.toml").write_text(SETTINGS[fault])
+    (world.directory / "settings.toml").write_bytes(SETTINGS[fault])
     done = world.run("doctor")
-    assert done.returncode == 1
+    assert (done.returncode, done.stderr) == (1, "")
     expect(f"doctor-settings-{fault}", told(world, done.stdout, "settings"))
+    refused = world.run("true")
+    assert (refused.returncode, refused.stdout) == (125, "")
+    assert str(world.directory / "settings.toml") in refused.stderr
+    assert len(refused.stderr.splitlines()) <= 2
 
 
-def test_changed_settings_are_named(world: World) -> None:
-    (world.directory / "settings.toml").write_text("min_run = '10m'\n")
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_settings_that_are_no_file_are_refused_and_keep_nobody_waiting(world: World, make: Callable[[Path], None]) -> None:
+    make(world.directory / "settings.toml")
+    done = world.run("doctor", timeout=10)
+    assert done.returncode == 1
+    cause = "not a regular file" if make is os.mkfifo else "is a directory"
+    assert f"cannot read settings: {world.directory}/settings.toml: {cause}" in done.stdout
+    refused = world.run("-n", "true", timeout=10)
+    assert (refused.returncode, refused.stdout) == (125, "")
+    assert refused.stderr == f"gpurun: cannot read settings: {world.directory}/settings.toml: {cause}\n"
+
+
+def test_every_setting_is_told_with_its_value_and_where_it_comes_from(world: World) -> None:
+    file = world.directory / "settings.toml"
+    file.write_text("min_run = '10m'\nignore = ['alice', 42]\n")
     done = world.run("doctor")
     assert done.returncode == 0
-    expect("doctor-settings-changed", told(world, done.stdout, "settings"))
+    lines = told(world, done.stdout, "settings")
+    expect("doctor-settings-changed", lines)
+    # What it prints can be written into a file as it is.
+    file.write_text("".join(f"{line[24:].rpartition(' (')[0]}\n" for line in lines.splitlines()[1:]))
+    again = told(world, world.run("doctor").stdout, "settings")
+    assert again == lines.replace("(default)", "(FOLDER/settings.toml)")
+
+
+def test_it_is_said_that_a_running_arbiter_has_not_read_a_change(world: World) -> None:
+    file = world.directory / "settings.toml"
+    file.write_text("min_run = '10m'\n")
+    os.utime(file, (time.time() - 60, time.time() - 60))
+    world.run("true")
+    assert "was changed" not in world.run("doctor").stdout
+    file.write_text("min_run = '20m'\n")
+    assert f"{file} was changed since the arbiter started, which goes on as it began" in world.run("doctor").stdout
 
 
 @pytest.mark.needs("unshare", "umount")

@@ -100,6 +100,15 @@ def test_since_is_read_as_people_say_it(text: str, expected: datetime) -> None:
     assert since_when(text, datetime(2026, 3, 4, 15, 30)) == expected.timestamp()
 
 
+def test_without_a_limit_every_job_is_remembered(world: World) -> None:
+    (world.directory / "settings.toml").write_text("keep_history = 0\n")
+    world.run("true")
+    wait_until(lambda: world.state(1) == "ended", "the job to end")
+    time.sleep(1.5)  # the arbiter prunes a second after its start
+    assert world.run("-g", "0", "true").returncode == 0
+    wait_until(lambda: [job["state"] for job in world.jobs()] == ["ended"] * 2, "both to have ended, and be known")
+
+
 def test_a_log_too_large_to_be_kept_takes_no_other_along(world: World) -> None:
     (world.directory / "settings.toml").write_text('keep_logs_size = "4K"\n')
     for script in ("echo small", "head -c 9000 /dev/zero"):

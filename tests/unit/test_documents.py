@@ -196,8 +196,11 @@ def test_the_man_page_names_every_setting_and_json_key() -> None:
     from gpuwrap.render import GPU_KEYS
 
     text = man_text()
-    for name in SETTINGS:
-        assert re.search(rf"\b{name}\b", text), name
+    section = text[text.index(".SH SETTINGS") : text.index(".SH JSON")]
+    for name, setting in SETTINGS.items():
+        default = "none" if setting.default == [] else setting.default
+        assert f".BR {name}  ({default})\n" in section, name
+    assert section.count("\n.BR ") - section.count("\n.BR GPURUN_DIR") - section.count("\n.BR refuse") == len(SETTINGS)
     jobs = (
         "id name user state priority gpus memory_bytes exclusive give_way devices pid argv cwd submitted_at started_at "
         "ended_at attempt times_given_way peak_bytes result why sweep"
