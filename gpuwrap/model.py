@@ -297,6 +297,8 @@ class View:
     """Jobs in line that must not start before others have ended, and those others."""
     patience: Mapping[int, float] = field(default_factory=dict)
     """For how many seconds jobs in line still wait, where that is limited (`-w`, `-n`)."""
+    fault: str | None = None
+    """Why there is no GPU at all."""
 
 
 class Rule(Enum):

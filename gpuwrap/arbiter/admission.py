@@ -16,6 +16,7 @@ from ..host import processes
 from ..lifecycle import STARTED, JobState
 from ..model import GiveWay, GpuSample, Job, Request
 from ..outputs import escaped
+from ..policy.words import safe
 from ..units import GIB, format_size
 from .bell import Connection
 from .learning import fingerprint, needed_bytes, recall
@@ -137,7 +138,7 @@ class Admission:
         samples = self._machine(parent) if gpus != "0" else []
         allowed = choose_devices(samples, values.get("device"), values.get("not"), values.get("visible"))
         if gpus == "all":
-            gpus = str(len(samples) if allowed is None else len(allowed))
+            gpus = str(count_all(samples, allowed))
         request = Request(
             gpus=int(gpus),
             memory_bytes=int(values["memory"]) if "memory" in values else _auto(values, learned, samples, parent),
@@ -165,6 +166,26 @@ class Admission:
             samples = [sample for sample in samples if sample.uuid in granted]
         return samples
 
+    def must_know(self, values: Values) -> None:
+        """Raise Refused if which GPUs there are is not known yet, and is asked about."""
+        look = self._arbiter.look
+        if (look is None or look.pending) and depends_on_machine(values):
+            raise Refused("the NVIDIA driver has not answered yet", hint="try again in a moment")
+
+    def visible(self, values: Values) -> dict[str, object]:
+        """Tell a client what its CUDA_VISIBLE_DEVICES means here: how many GPUs it lists, and what it might not mean."""
+        look = self._arbiter.look
+        if "visible" not in values or look is None:
+            return {}
+        found = visible_gpus(list(look.samples), values["visible"])
+        by_index = [gpu for gpu in found if str(gpu.index) in values["visible"].replace(" ", "").split(",")]
+        unlike = len({gpu.name for gpu in look.samples if not gpu.is_mig}) > 1
+        if not by_index or not unlike or values.get("order") == "PCI_BUS_ID":
+            return {"listed": len(found)}
+        gpu = by_index[0]
+        text = f"CUDA_VISIBLE_DEVICES {gpu.index} is taken as GPU {gpu.index} of nvidia-smi ({safe(gpu.name)})"
+        return {"listed": len(found), "doubt": f"{text}: CUDA counts the fastest first unless CUDA_DEVICE_ORDER=PCI_BUS_ID"}
+
     def machine_of(self, job: Job) -> list[GpuSample]:
         """Return the GPUs that a job in line can choose from. Raises Refused if there is no driver."""
         return self._machine(self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None)
@@ -176,8 +197,11 @@ class Admission:
         parent = self._arbiter.store.live.get(parent_id) if parent_id is not None else None
         samples = self._machine(parent)
         chosen = [sample for sample in samples if request.allowed is None or sample.uuid in request.allowed]
+        divided = sum(sample.is_mig for sample in chosen) if request.gpus > 1 else 0
+        if divided:
+            chosen = [sample for sample in chosen if not sample.is_mig]
         if request.gpus > len(chosen):
-            raise Refused(_too_few(request.gpus, len(chosen), len(samples), parent))
+            raise Refused(_too_few(request.gpus, len(chosen), len(samples), divided, parent))
         if request.memory_bytes is None:
             return
         granted = {share.uuid: share.bytes for share in parent.shares} if parent else {}
@@ -216,9 +240,7 @@ def _auto(values: Values, learned: int | None, samples: list[GpuSample], parent:
     return learned if learned < max(sizes, default=0) else None
 
 
-def choose_devices(
-    samples: list[GpuSample], only: str | None, never: str | None, visible: str | None
-) -> frozenset[str] | None:
+def choose_devices(samples: list[GpuSample], only: str | None, never: str | None, visible: str | None) -> frozenset[str] | None:
     """Return the UUIDs that a request may be given, None for any. Raises Refused for a name that is no GPU here.
 
     `visible` is an inherited CUDA_VISIBLE_DEVICES: as CUDA does, it ends at the first entry that is no GPU.
@@ -227,12 +249,7 @@ def choose_devices(
         return None
     chosen = samples
     if visible is not None:
-        chosen = []
-        for word in visible.split(","):
-            found = [sample for sample in samples if _is_visible_as(sample, word.strip())]
-            if not found:
-                break
-            chosen += found
+        chosen = visible_gpus(samples, visible)
         if not chosen:
             raise Refused(f"CUDA_VISIBLE_DEVICES {visible}: no such GPU")
     if only is not None:
@@ -244,6 +261,28 @@ def choose_devices(
     return frozenset(sample.uuid for sample in chosen)
 
 
+def visible_gpus(samples: list[GpuSample], visible: str) -> list[GpuSample]:
+    """Return the GPUs that a CUDA_VISIBLE_DEVICES lists, each once; it ends at the first entry that is none."""
+    listed: list[GpuSample] = []
+    for word in visible.split(","):
+        found = [sample for sample in samples if _is_visible_as(sample, word.strip())]
+        if not found:
+            break
+        listed += [sample for sample in found if sample not in listed]
+    return listed
+
+
+def depends_on_machine(values: Values) -> bool:
+    """Whether a request cannot be read before it is known which GPUs there are."""
+    return values.get("gpus") == "all" or not values.keys().isdisjoint(("device", "not", "visible", "auto"))
+
+
+def count_all(samples: list[GpuSample], allowed: frozenset[str] | None) -> int:
+    """Return what `-g all` means: the whole GPUs that may be used, one MIG instance where there is nothing else; never 0."""
+    chosen = [sample for sample in samples if allowed is None or sample.uuid in allowed]
+    return max(1, sum(not sample.is_mig for sample in chosen))
+
+
 def _is_visible_as(sample: GpuSample, word: str) -> bool:
     return word == str(sample.index) or (len(word) > 4 and sample.uuid.startswith(word))
 
@@ -253,26 +292,31 @@ def named_gpus(samples: list[GpuSample], text: str) -> list[GpuSample]:
     named: list[GpuSample] = []
     for word in text.split(","):
         word = word.strip()
-        found = [
-            sample
-            for sample in samples
-            if word == str(sample.index)
-            or (len(word) >= 3 and not word.isdigit() and sample.uuid.lower().startswith(word.lower()))
-            or (len(word) >= 3 and not word.isdigit() and sample.uuid.lower().removeprefix("gpu-").startswith(word.lower()))
-            or (word and not word.isdigit() and fnmatchcase(sample.name.lower(), word.lower()))
-        ]
+        found = [sample for sample in samples if _is_named(sample, word.lower())]
         if not found:
             raise Refused(f"no GPU {word}", hint=_known_gpus(samples))
         named += found
     return named
 
 
+def _is_named(sample: GpuSample, word: str) -> bool:
+    if not word or word.isdigit():
+        return word == str(sample.index)
+    uuid = sample.uuid.lower()
+    forms = (uuid, uuid.removeprefix("gpu-"))
+    if any(len(word) >= 3 and form.startswith(word) for form in forms):
+        return True
+    return any(fnmatchcase(form, word) for form in (*forms, sample.name.lower()))
+
+
 def _known_gpus(samples: list[GpuSample]) -> str:
     return "here are: " + ", ".join(f"{sample.index} ({sample.name})" for sample in samples)
 
 
-def _too_few(wanted: int, chosen: int, there: int, parent: Job | None) -> str:
+def _too_few(wanted: int, chosen: int, there: int, divided: int, parent: Job | None) -> str:
     gpus = "1 GPU" if wanted == 1 else f"{wanted} GPUs"
+    if divided:
+        return f"needs {gpus}, but only {chosen} may be used: of {divided} MIG instances a program sees one alone"
     if parent is not None:
         return f"needs {gpus}, but job {parent.id}, inside which it runs, has {there}"
     if chosen < there:
@@ -283,5 +327,3 @@ def _too_few(wanted: int, chosen: int, there: int, parent: Job | None) -> str:
 def _next_gib(size: int) -> int:
     """A request up to the next whole GiB above what a card has counts as the whole card: a "24 GB" card has less."""
     return -(-size // GIB) * GIB
-
-

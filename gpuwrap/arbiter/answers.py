@@ -11,14 +11,16 @@ from traceback import format_exception
 from typing import TYPE_CHECKING
 
 from ..errors import FAILED, GpurunError, StoreError
+from ..host import processes
 from ..lifecycle import IN_LINE, STARTED, JobState
 from ..model import Identity, Job, ResultKind
 from ..wire import PROTOCOL
-from .admission import Admission, Refused
+from .admission import Admission, Refused, depends_on_machine
 from .bell import Connection
 from .log import log
 from .rehearsal import rehearsed
 from .verbs import Values, Verbs
+from .viewing import DRIVER_OPENING
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -42,6 +44,7 @@ class Answers:
         self.verbs = Verbs(arbiter, self)
         self._asked: list[tuple[Connection, str]] = []
         self._put_off: list[tuple[Connection, str, Values]] = []
+        self._put_off_since: dict[Connection, float] = {}
         self.limited: set[int] = set()
         """Jobs in line that give up after a while."""
         self.rehearsals: list[tuple[Connection, Job, float | None]] = []
@@ -166,7 +169,7 @@ class Answers:
         self._note_wishes(job, values)
         seat.validated = arbiter.look is not None and not arbiter.look.pending
         arbiter.afterwards(lambda: arbiter.enforcer.remember_ancestors(job))  # before it can take an offer
-        arbiter.bell.queue(connection, "job", id=job.id)
+        arbiter.bell.queue(connection, "job", id=job.id, **self.admission.visible(values))
         arbiter.touch()
 
     def returned(self, connection: Connection, job: Job, values: Values) -> None:
@@ -221,11 +224,28 @@ class Answers:
             self._arbiter.timers.after(seconds, self._arbiter.touch)
 
     def machine_unknown(self, connection: Connection, kind: str, values: Values) -> bool:
-        """Put a request off until the GPUs have been looked at once; without GPUs asked for nothing need be known."""
-        if values.get("gpus") == "0" or self._arbiter.look is not None:
+        """Put a request off until the GPUs have been looked at once; without GPUs asked for nothing need be known.
+
+        One that says which GPUs, or all, waits until the driver has been opened as well: which they are is not known before.
+        """
+        look = self._arbiter.look
+        if values.get("gpus") == "0" or (look is not None and not (look.pending and depends_on_machine(values))):
             return False
         self.put_off(connection, kind, values)
+        asked_mono = self._put_off_since.setdefault(connection, time.monotonic())
+        if look is not None:
+            self._tell_opening(connection, kind, values, asked_mono)
         return True
+
+    def _tell_opening(self, connection: Connection, kind: str, values: Values, asked_mono: float) -> None:
+        """Say for what a request without a number waits; one whose wait limit has passed is not registered any more."""
+        if kind == "register" and "wait" in values and time.monotonic() >= asked_mono + float(values["wait"]):
+            self._put_off = [each for each in self._put_off if each[0] is not connection]
+            self._arbiter.bell.queue(connection, "end", kind=ResultKind.WAIT_LIMIT.value, text=DRIVER_OPENING)
+        elif kind == "register" and "tty" in values:
+            stat = processes.read_stat(connection.pid)
+            draws = int(values["tty"]) > 0 and stat is not None and stat.foreground == stat.group
+            self._arbiter.bell.queue(connection, "wait" if draws else "note", text=f"waits for a GPU: {DRIVER_OPENING}")
 
     def put_off(self, connection: Connection, kind: str, values: Values) -> None:
         """Answer a request after the look that begins now."""
@@ -238,6 +258,8 @@ class Answers:
         waiting, self._put_off = self._put_off, []
         for connection, kind, values in waiting:
             self.answer(connection, kind, values)
+        still = {connection for connection, _, _ in self._put_off}
+        self._put_off_since = {each: since for each, since in self._put_off_since.items() if each in still}
         look = self._arbiter.look
         if look is None or look.pending:
             return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job, Request
 from ..units import format_limit, format_size
-from .admission import Admission, Refused, choose_devices
+from .admission import Admission, Refused, choose_devices, count_all
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -53,13 +53,13 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
 
 def _changed(admission: Admission, job: Job, wanted: Values) -> Request:
     request = job.request
+    admission.must_know(wanted)
     if "device" in wanted or "not" in wanted:
         samples = admission.machine_of(job)
         request = replace(request, allowed=choose_devices(samples, wanted.get("device"), wanted.get("not"), None))
     if "gpus" in wanted:
         gpus = wanted["gpus"]
-        allowed = request.allowed
-        count = int(gpus) if gpus != "all" else len(admission.machine_of(job) if allowed is None else allowed)
+        count = int(gpus) if gpus != "all" else count_all(admission.machine_of(job), request.allowed)
         request = replace(request, gpus=count)
     if "memory" in wanted or "percent" in wanted:
         request = replace(

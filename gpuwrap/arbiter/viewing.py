@@ -13,6 +13,7 @@ from ..units import PRIORITY_STEP
 if TYPE_CHECKING:
     from .loop import Arbiter
 
+DRIVER_OPENING = "the NVIDIA driver is being opened"
 _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
 
 
@@ -24,7 +25,8 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
     after = arbiter.order.blocked()
     if parent_id is None:
         view = arbiter.observer.outer_view(look, arbiter.claims.others, arbiter.drained, arbiter.bounds)
-        return replace(view, yielding=_yielding(arbiter, asking), after=after, patience=_patience(arbiter))
+        fault = DRIVER_OPENING if look.pending else look.fault
+        return replace(view, fault=fault, yielding=_yielding(arbiter, asking), after=after, patience=_patience(arbiter))
     parent = arbiter.store.live.get(parent_id)
     if parent is None or parent.state not in STARTED or parent.state in _PAUSED:
         return None  # requests inside a paused job are passed over

@@ -112,6 +112,7 @@ class Launch:
         self.verbose = "verbose" in given
         self.line: Line | None = None
         self.output: Output | None = None
+        self.listed: dict[str, str] = {}
         wait = request.get("wait")
         self.begun_mono = time.monotonic()
         limit = None if wait is None else self.begun_mono + float(str(wait)) + ARBITER_GRACE_SECONDS
@@ -146,6 +147,7 @@ class Launch:
             key=self.key,
             offset=self.offset,
             visible=None if visible in SAYS_NOTHING else visible,
+            order=None if visible in SAYS_NOTHING else os.environ.get("CUDA_DEVICE_ORDER"),
             script=script_bytes(self.argv),
             **self._terminal(),
             **self._running(),
@@ -189,6 +191,7 @@ class Launch:
                 raise refusal(values)
             elif kind == "job":
                 self._registered(values["id"])
+                self.listed = self.listed or values
             elif kind in ("wait", "note"):
                 self._tell(kind, values)
             elif kind == "limit":  # gpurun set -w
@@ -259,12 +262,17 @@ class Launch:
             say(values["told"])
 
     def _say_fewer(self, values: dict[str, str]) -> None:
-        """Say that the caller's CUDA_VISIBLE_DEVICES lists more GPUs than are asked for; inside a job it is gpurun's own."""
+        """Say that the caller's CUDA_VISIBLE_DEVICES lists more GPUs than are asked for; inside a job it is gpurun's own.
+
+        What it lists the arbiter has counted, but for the rows of a sweep.
+        """
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         granted = values.get("CUDA_VISIBLE_DEVICES", "")
         if visible in SAYS_NOTHING or not granted or "GPURUN_JOB" in os.environ:
             return
-        listed, got = visible.count(",") + 1, granted.count(",") + 1
+        if "doubt" in self.listed:
+            say(self.listed["doubt"])
+        listed, got = int(self.listed.get("listed", visible.count(",") + 1)), granted.count(",") + 1
         if listed > got:
             say(f"CUDA_VISIBLE_DEVICES lists {listed} GPUs, the job gets {got} of them (-g {listed} asks for all)")
 

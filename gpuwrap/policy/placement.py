@@ -40,8 +40,11 @@ class Shape:
         return cls(request.gpus, size, percent, not request.shares, request.allowed, request.time_limit_seconds)
 
     def allows(self, gpu: Gpu) -> bool:
-        """Whether its owner lets it be placed there."""
-        return self.allowed is None or gpu.uuid in self.allowed
+        """Whether it may be placed there: its owner lets it be, and the program will see it.
+
+        A program sees one MIG instance, and no other GPU beside it [CUDA programming guide, MIG].
+        """
+        return (self.gpus <= 1 or not gpu.is_mig) and (self.allowed is None or gpu.uuid in self.allowed)
 
 
 class Holder(NamedTuple):

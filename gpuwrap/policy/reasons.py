@@ -13,7 +13,7 @@ from time import localtime, strftime
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job, Obstacle, Reason, Rule, View
 from ..units import PRIORITY_HIGHEST, format_duration, format_of, format_size
-from .placement import unexplained_bytes
+from .placement import Shape, unexplained_bytes
 from .plan import ends_at
 from .words import be, command, gpu_count, gpu_list, job_list, joined, ordinal, program, safe
 
@@ -46,7 +46,7 @@ class Teller:
         self._jobs = {job.id: job for job in view.jobs}
         self._gpus = {gpu.index: gpu for gpu in view.gpus}
         self._told_parts: dict[tuple[object, ...], tuple[tuple[Obstacle, ...], list[str]]] = {}
-        self._told_places: dict[frozenset[str] | None, list[int]] = {}
+        self._told_places: dict[tuple[frozenset[str] | None, bool], list[int]] = {}
         self._on_gpu: dict[Rule, Callable[[Obstacle], str]] = {
             Rule.FOREIGN: self._foreign,
             Rule.CLAIMED: _claimed,
@@ -75,6 +75,8 @@ class Teller:
             leaving = f"{job_list(reason.yielding)} {be(reason.yielding)} being asked to end for it"
             return f"{_what(reason, job)}: {leaving}"
         places = self._places(job)
+        if not self._view.gpus and self._view.fault is not None:
+            return f"{_what(reason, job)}: {safe(self._view.fault, REFUSAL_LENGTH)}"
         if len(places) < reason.gpus:
             there = "none" if not places else f"only {len(places)}"
             return f"{gpu_count(reason.gpus)}: {there} of those that it may use is there"
@@ -281,11 +283,11 @@ class Teller:
         return strftime("%H:%M" if at - self._now_at < CLOCK_SECONDS else "%d %b", localtime(at))
 
     def _places(self, job: Job) -> list[int]:
-        allowed = job.request.allowed
-        places = self._told_places.get(allowed)
+        asked = job.request.allowed, job.request.gpus > 1
+        places = self._told_places.get(asked)
         if places is None:
-            here = (gpu.index for gpu in self._view.gpus if allowed is None or gpu.uuid in allowed)
-            places = self._told_places[allowed] = sorted(here)
+            shape = Shape.of(job.request)
+            places = self._told_places[asked] = sorted(gpu.index for gpu in self._view.gpus if shape.allows(gpu))
         return places
 
     @staticmethod

@@ -50,6 +50,57 @@ def test_a_box_with_one_divided_gpu_offers_three_gpus_and_seven_instances(make_m
     assert eighth.wait(15) == 0
 
 
+def test_wide_jobs_get_whole_gpus_and_never_instances(make_machine: MakeMachine) -> None:
+    """A program sees one instance and nothing beside it."""
+    instances = [Instance(f"MIG-{uuid.uuid4()}") for _ in range(7)]
+    machine = make_machine(Gpu(), Gpu(), Gpu(mig=instances, uuid=f"GPU-{uuid.uuid4()}"), Gpu())
+    assert shown(machine, "-g", "all")[0] == "0,1,3"
+    assert shown(machine, "-g", "3")[0] == "0,1,3"
+    assert shown(machine, "-g", "all", "-i", "MIG")[0].startswith("MIG-")
+    done = machine.world.run("-g", "4", "--", "true")
+    assert done.returncode == 125
+    assert "needs 4 GPUs, but only 3 may be used: of 7 MIG instances a program sees one alone" in done.stderr
+    holder = machine.run_job("-g", "2", "sleep", "1000")
+    wide = machine.start("-g", "2", "--", "true")
+    assert "job 4" in machine.why(wide, "busy")
+    assert shown(machine, "-m", "1G")[0].startswith("MIG-")
+    machine.end(holder.pid)
+    assert wide.wait(15) == 0
+
+
+def test_half_of_a_box_of_eight_is_one_island_of_links(make_machine: MakeMachine) -> None:
+    machine = make_machine(*[Gpu(name="NVIDIA H100 80GB HBM3", numa=index % 2) for index in range(8)])
+    islands = ((0, 2, 5, 7), (1, 3, 4, 6))
+    machine.box.nvlinks = [(a, b, 6) for island in islands for a in island for b in island if a < b]
+    machine.box.write()
+    assert shown(machine, "-g", "4")[0] in ("0,2,5,7", "1,3,4,6")
+    first = machine.run_job("-g", "4", "sleep", "1000")
+    taken = {each["index"] for each in machine.job_of(first)["devices"]}
+    assert set(map(int, shown(machine, "-g", "4")[0].split(","))) == set(range(8)) - taken
+
+
+@pytest.mark.parametrize(
+    ("options", "visible", "expected"), [(("-g", "all"), "", "0,1"), (("-i", "1"), "", "1"), ((), "1", "1")]
+)
+def test_while_the_driver_is_opened_what_depends_on_it_waits(
+    make_machine: MakeMachine, options: tuple[str, ...], visible: str, expected: str
+) -> None:
+    machine = make_machine(Gpu(), Gpu())
+    machine.box.hang("nvmlInit", 30)
+    extra = {"CUDA_VISIBLE_DEVICES": visible}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    child = machine.start("-v", *options, "--", "sh", "-c", SHOW, extra=extra, **pipes)
+    assert child.stderr.readline() == "gpurun: waits for a GPU: the NVIDIA driver is being opened\n"
+    done = machine.world.run("-n", *options, "--", "true", extra=extra)
+    assert done.returncode == 124
+    plain = machine.start("--", "true")  # it is in line already
+    assert "the NVIDIA driver is being opened" in machine.why(plain)
+    machine.box.mend()
+    assert child.communicate(timeout=20)[0].split()[0] == expected
+    assert child.returncode == 0
+    assert plain.wait(15) == 0
+
+
 def test_wide_jobs_get_linked_gpus_and_gpus_shows_the_links(make_machine: MakeMachine) -> None:
     machine = make_machine(*[Gpu(numa=index // 4) for index in range(8)])
     # Pairs 1-6 and 2-5 are linked by more than the rest.
@@ -75,9 +126,30 @@ def test_an_inherited_choice_limits_and_is_said_once(make_machine: MakeMachine) 
     assert quiet.stderr == ""
     inner = machine.world.run("-g", "2", "--", machine.world.command, "true")
     assert inner.stderr == ""
+    for visible, says in (("0,-1,1", ""), ("1,0,1", "lists 2 GPUs, the job gets 1"), (f"{uuids[1]},junk", "")):
+        done = machine.world.run("--", "true", extra={"CUDA_VISIBLE_DEVICES": visible})
+        assert (done.returncode, says in done.stderr, bool(done.stderr)) == (0, True, bool(says)), (visible, done.stderr)
     done = machine.world.run("--", "true", extra={"CUDA_VISIBLE_DEVICES": "9"})
     assert done.returncode == 125
     assert "no such GPU" in done.stderr
+
+
+def test_an_inherited_index_may_mean_another_gpu_on_unlike_cards_and_this_is_said_once(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(name="Tesla T4"), Gpu(name="NVIDIA A100"))
+    uuids = [gpu["uuid"] for gpu in json.loads(machine.text("gpus", "--json"))["gpus"]]
+    doubt = "CUDA_VISIBLE_DEVICES 0 is taken as GPU 0 of nvidia-smi (Tesla T4): CUDA counts the fastest first"
+    for visible, order, doubtful in (("0", "", True), ("0", "PCI_BUS_ID", False), (uuids[0], "", False)):
+        extra = {"CUDA_VISIBLE_DEVICES": visible} | ({"CUDA_DEVICE_ORDER": order} if order else {})
+        done = machine.world.run("--", "sh", "-c", SHOW, extra=extra)
+        assert done.stdout.split()[0] == "0"
+        assert done.stderr.count(doubt) == doubtful, done.stderr
+
+
+def test_gpus_are_named_by_globs_of_their_uuid_too(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(name="NVIDIA A100"), Gpu(name="NVIDIA H100"))
+    uuids = [gpu["uuid"] for gpu in json.loads(machine.text("gpus", "--json"))["gpus"]]
+    for word, expected in (("GPU-*", "0"), (f"{uuids[1][4:12]}*", "1"), (f"*{uuids[1][-6:]}", "1"), ("*h100", "1")):
+        assert shown(machine, "-i", word)[0] == expected, word
 
 
 NVITOP = """

@@ -183,6 +183,13 @@ def test_among_shared_gpus_the_least_utilised_is_chosen_and_unknown_comes_last()
     assert placed(cards[:2], *holders[:2], waiting(9, m=1)) == {9: (1,)}
 
 
+def test_a_wide_job_is_given_no_instances() -> None:
+    cards = (gpu(0), gpu(1, is_mig=True), gpu(2, is_mig=True), gpu(3))
+    assert placed(cards, waiting(1, 2)) == {1: (0, 3)}
+    assert placed(cards, waiting(1, 3)) == {}
+    assert placed(cards[1:3], waiting(1), waiting(2, m=1)) == {1: (1,), 2: (2,)}
+
+
 def test_ties_go_to_the_tightest_then_to_the_lowest() -> None:
     holders = [running(i + 1, share(i, (1, 5, 5)[i] * GIB, whole=False), m=1) for i in range(3)]
     assert placed(gpus(3), *holders, waiting(9, m=1)) == {9: (1,)}
