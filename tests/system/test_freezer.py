@@ -587,10 +587,12 @@ def test_worlds_whose_folders_have_the_same_inode_have_groups_of_their_own(
     finally:
         for stage in stages:
             stage.open_all()
-            wait_until(lambda each=stage: not each.world.jobs(all=False), "its job to end", 15)  # type: ignore[misc]
-            no_group_left(stage.world)
-            kill_everything(stage.world)
-            subprocess.run(["umount", stage.world.directory], check=True)
+            try:
+                wait_until(lambda each=stage: not each.world.jobs(all=False), "its job to end", 15)  # type: ignore[misc]
+                no_group_left(stage.world)
+            finally:
+                kill_everything(stage.world)
+                subprocess.run(["umount", stage.world.directory], check=True)
 
 
 # An ordinary user with a part of the tree of his own
