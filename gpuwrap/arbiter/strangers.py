@@ -1,7 +1,7 @@
 """What is known of GPU processes that are no job's: whether they count, how much they ever held, how long they stand idle.
 
-1. Who only draws (display servers), the MPS server while it holds little, and whom the setting `ignore` names do not count
-   as computing; their memory stays taken.
+1. Who only draws, display servers (which the driver may list as computing too) and the MPS server while they hold little,
+   and whom the setting `ignore` names do not count as computing; their memory stays taken.
 2. Peaks are of the processes that are there now, within the last hour, in steps of a minute.
 3. A GPU whose utilisation is 0 has nobody computing, so everybody on it stands idle; one figure above 0 ends that for all of
    them, since the driver does not say whose it was. A figure that is missing proves nothing.
@@ -26,6 +26,12 @@ IDLE_SHOWN_SECONDS = 60.0
 MPS_SERVER = "nvidia-cuda-mps-server"
 # On drivers that do not list its clients, what they hold shows as the server's.
 MPS_SERVER_BYTES = GIB
+# What draws the screen; with more than this it computes as well.
+DISPLAY_BYTES = GIB
+DISPLAYS = (
+    "Xorg", "X", "Xwayland", "gnome-shell", "kwin_x11", "kwin_wayland", "plasmashell", "mutter", "muffin", "cinnamon",
+    "sway", "weston", "Hyprland", "wayfire", "labwc", "river", "niri", "cosmic-comp", "xfwm4", "picom", "compton",
+)  # fmt: skip
 
 Ignored = tuple[int | str, ...]
 _Key = tuple[str, int, int]  # UUID, pid, start
@@ -93,6 +99,8 @@ class Strangers:
         """Whether a process does not count as computing."""
         program = basename((found.command or "").partition(" ")[0])
         if program == MPS_SERVER and process.bytes is not None and process.bytes <= MPS_SERVER_BYTES:
+            return True
+        if program in DISPLAYS and process.bytes is not None and process.bytes <= DISPLAY_BYTES:
             return True
         return any(_names(word, found, program) for word in self._ignored)
 

@@ -103,9 +103,13 @@ class Room:
         self._limit = bounds.jobs_per_gpu
         self._total = gpu.total_bytes or 0
         self._free = min(gpu.free_bytes or 0, self._total)
-        self.usable = self._total - bounds.keep_free_bytes
         self._ceiling = -(-self._total // GIB) * GIB
         left_over = unexplained_bytes(gpu)
+        # What the driver keeps for itself, and a display, never come free.
+        reserve = (left_over or 0) + gpu.bystander_bytes
+        self.usable = self._total - bounds.keep_free_bytes
+        if reserve <= unexplained_allowance(self._total):
+            self.usable -= reserve
         self.unexplained = left_over is not None and left_over > unexplained_allowance(self._total)
         self._margin = bounds.keep_free_bytes + _foreign_growth(gpu, self.unexplained)
         # With a process of ours on it, memory that nobody is named for is taken to be ours: the driver leaves

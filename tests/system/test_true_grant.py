@@ -182,6 +182,22 @@ def test_display_servers_never_count(machine: Machine) -> None:
     assert machine.world.run("--", "true").returncode == 0
 
 
+def test_a_display_server_that_is_listed_as_computing_too_does_not_count(machine: Machine, tmp_path: Path) -> None:
+    server = tmp_path / "Xorg"
+    server.symlink_to("/bin/sleep")
+    pid = machine.stranger(300 * MIB, 0, str(server), "1004")
+    machine.box.allocate(0, pid, 300 * MIB, "graphics")
+    assert machine.world.run("--", "true").returncode == 0
+    machine.box.allocate(0, pid, 6 * GIB)
+    assert "Xorg" in machine.why(machine.start("--", "true"), "foreign")
+
+
+def test_a_request_beyond_what_the_driver_leaves_gets_the_whole_card(machine: Machine) -> None:
+    """The stand-in's driver keeps 512 MiB for itself."""
+    for size in ("23.5G", "23.6G", "23.9G", "24G"):
+        assert machine.world.run("-n", "-m", size, "--", "true").returncode == 0, size
+
+
 def test_the_mps_server_alone_does_not_count(machine: Machine, tmp_path: Path) -> None:
     server = tmp_path / "nvidia-cuda-mps-server"
     server.symlink_to("/bin/sleep")

@@ -90,6 +90,20 @@ def test_a_request_about_as_large_as_the_card_means_all_of_it() -> None:
     assert card.fits(asks(memory_percent=100.0))
 
 
+def test_what_the_driver_keeps_for_itself_is_not_usable() -> None:
+    """No GPU ever has more left than that: `-m 23.6G` would wait for ever on an idle card."""
+    card = room(gpu(free_bytes=TOTAL - 512 * MIB))
+    for size in (TOTAL - 400 * MIB, TOTAL - 512 * MIB):
+        assert card.fits(asks(memory_bytes=size))
+        assert card.share(asks(memory_bytes=size)).whole
+    assert not card.share(asks(memory_bytes=TOTAL - 513 * MIB)).whole
+    beside_a_display = room(gpu(free_bytes=TOTAL - 900 * MIB, bystander_bytes=400 * MIB))
+    assert beside_a_display.fits(asks(memory_bytes=TOTAL - 700 * MIB))
+    # More than that is somebody's, and may come free.
+    ignored = room(gpu(free_bytes=16 * GIB, bystander_bytes=8 * GIB))
+    assert not ignored.fits(asks(memory_bytes=20 * GIB))
+
+
 def test_a_percentage_is_of_each_gpu() -> None:
     half = asks(memory_percent=50.0)
     assert room(gpu()).share(half) == share(0, 12 * GIB, whole=False)
@@ -102,7 +116,8 @@ def test_an_exclusive_request_is_alone_but_needs_only_its_memory() -> None:
     assert not room(gpu(), Holder(1, GIB)).fits(alone)
     card = gpu(total_bytes=12 * GIB, free_bytes=11 * GIB)
     assert room(card, keep_free_bytes=HEADROOM).fits(alone)
-    assert not room(card, keep_free_bytes=HEADROOM).fits(asks(memory_bytes=11 * GIB, exclusive=True))
+    card = gpu(total_bytes=12 * GIB, free_bytes=10 * GIB, bystander_bytes=2 * GIB)
+    assert not room(card, keep_free_bytes=HEADROOM).fits(asks(memory_bytes=10 * GIB, exclusive=True))
 
 
 def test_display_memory_does_not_block_a_whole_request() -> None:
