@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import GpurunError
 from ..host import processes
-from ..lifecycle import STARTED, JobState
+from ..lifecycle import JobState
 from ..model import GiveWay, GpuSample, Job, Request
 from ..outputs import escaped
 from ..policy.words import safe
 from ..units import GIB, format_size
 from .bell import Connection
+from .descent import can_give
 from .learning import fingerprint, needed_bytes, recall
 from .observe import marker
 
@@ -101,33 +102,24 @@ class Admission:
     def _find_parent(self, pid: int) -> Job | None:
         """Find the running job inside which a client runs: a chain of living parents leads to its leader.
 
-        Where its parent has gone, the chain of its session's leader does, or the job's marker together with the leader's
-        own session. The marker alone never counts: tmux servers and at(1) keep it. Jobs without GPUs have none to give:
+        Where its parent has gone, it counts what is known of the orphan (`descent`), the chain of its session's leader, or
+        the job's marker together with the leader's own session. Jobs without GPUs have none to give:
         what is asked for inside them is asked of the queue that they are in.
         """
         if not self._arbiter.leaders:
             return None
-        found = self._job_above(pid)
+        found = self._arbiter.descent.job_around(pid)
         stat = processes.read_stat(pid) if found is None else None
         if stat is None:
             return found
         if stat.session not in (0, pid):
-            found = self._job_above(stat.session)
+            found = self._arbiter.descent.job_around(stat.session)
         return found or self._job_of_session(pid, stat.session)
-
-    def _job_above(self, pid: int) -> Job | None:
-        leaders = self._arbiter.leaders
-        for ancestor, start_ticks in self._arbiter.lineages.of(pid):
-            # Where a gpurun exec'd a gpurun several jobs have one leader: the latest is known by it, the innermost.
-            job = self._arbiter.store.live.get(leaders.get(ancestor, 0))
-            if job is not None and _can_give(job) and job.identity.start_ticks == start_ticks:
-                return job
-        return None
 
     def _job_of_session(self, pid: int, session: int) -> Job | None:
         """Find the job of an orphan by its marker, among those whose leaders are in its session."""
         for job in sorted(self._arbiter.store.holding.values(), key=lambda job: -job.id):
-            if _can_give(job) and processes.has_marker(pid, marker(job)):
+            if can_give(job) and processes.has_marker(pid, marker(job)):
                 stat = processes.read_stat(job.identity.pid)
                 if stat is not None and stat.start_ticks == job.identity.start_ticks and stat.session == session:
                     return job
@@ -225,10 +217,6 @@ def _output(values: Values, pid: int) -> bytes | None:
         return os.fsencode(values["output"])
     target = processes.output_target(pid)
     return None if target is None else escaped(target)
-
-
-def _can_give(job: Job) -> bool:
-    return job.state in STARTED and job.request.gpus > 0
 
 
 def _auto(values: Values, learned: int | None, samples: list[GpuSample], parent: Job | None) -> int | None:

@@ -168,7 +168,7 @@ class Answers:
         seat = arbiter.adopt(job, connection, connection.give_pidfd())
         self._note_wishes(job, values)
         seat.validated = arbiter.look is not None and not arbiter.look.pending
-        arbiter.afterwards(lambda: arbiter.enforcer.remember_ancestors(job))  # before it can take an offer
+        arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))  # before it can take an offer
         arbiter.bell.queue(connection, "job", id=job.id, **self.admission.visible(values))
         arbiter.touch()
 
@@ -190,7 +190,7 @@ class Answers:
             arbiter.bell.queue(connection, "end", kind=kind, text=text, status=status)
             return
         arbiter.adopt(job, connection, connection.give_pidfd())
-        arbiter.afterwards(lambda: arbiter.enforcer.remember_ancestors(job))
+        arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
         self._note_wishes(job, values)
         arbiter.bell.queue(connection, "job", id=job.id)
         if job.state is JobState.GRANTED:

@@ -22,7 +22,6 @@ from ..units import format_of, format_size
 from .killing import signal_all
 from .learning import learned_from
 from .log import log
-from .observe import marker
 from .seats import Seat
 
 if TYPE_CHECKING:
@@ -145,6 +144,7 @@ class Enforcer:
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=time.time())
         arbiter.watch_leader(job.id)
         arbiter.limits.watch(job)
+        arbiter.descent.started(job.id)
         self.send_off(job)
 
     def send_off(self, job: Job) -> None:
@@ -178,14 +178,6 @@ class Enforcer:
         share = job.shares[0]
         total = self._arbiter.total_bytes(share.uuid)
         return format_of(share.bytes, total) if total else format_size(share.bytes)
-
-    def remember_ancestors(self, job: Job) -> None:
-        """Note who may adopt what a job leaves behind. Once is enough: who loses a parent goes to one further up."""
-        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
-        lineage = self._arbiter.lineages.of(job.identity.pid)
-        seat = self._arbiter.seats.get(job.id)
-        if seat is not None:
-            seat.reapers = tuple(Identity(boot, namespace, pid, start) for pid, start in lineage[1:])
 
     def flush_now(self) -> None:
         """Carry out what waits for a commit, outside the loop."""
@@ -280,41 +272,13 @@ class Enforcer:
         self.after_commit.append(lambda: self._arbiter.unwatch_leader(job.id))
         if not started:
             return
-        for survivor in self._find_survivors(job):
-            seat.kin[survivor.pid] = survivor
+        seat.kin = {survivor.pid: survivor for survivor in self._arbiter.descent.survivors(job)}
         if seat.kill_timer is not None and seat.kin:
             identities = list(seat.kin.values())
             number = signal.SIGKILL if job.stub else signal.SIGTERM  # a stub promises the whole tree
             self.after_commit.append(lambda: signal_all(identities, number))
 
     # --- leftovers ----------------------------------------------------------------------------------------------
-
-    def _find_survivors(self, job: Job) -> list[Identity]:
-        """Find what outlived the leader: known kin, and what its ancestors adopted that is linked to the job.
-
-        Orphans become children of the nearest ancestor that is a subreaper, or of init: so the few processes that can
-        have them are known, and the rest of the machine need not be read.
-        """
-        seat = self._arbiter.seats[job.id]
-        linked: dict[int, processes.Stat] = {}
-        for kin in seat.kin.values():
-            stat = processes.read_stat(kin.pid)
-            if stat is not None and stat.start_ticks == kin.start_ticks and stat.state not in "ZX":
-                linked[kin.pid] = stat
-        others = self._arbiter.leaders
-        parent = seat.reapers[0].pid if seat.reapers else 0
-        entries = marker(job)
-        for reaper in {reaper.pid for reaper in seat.reapers} | {1}:
-            for pid in processes.children(reaper):
-                if pid in linked or pid in others or pid == job.identity.pid:
-                    continue
-                stat = processes.read_stat(pid)
-                if stat is not None and is_linked(stat, job, reaper == parent, entries):
-                    linked[pid] = stat
-        for stat in processes.descendants(list(linked)):
-            linked.setdefault(stat.pid, stat)
-        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
-        return [Identity(boot, namespace, stat.pid, stat.start_ticks) for stat in linked.values()]
 
     def release_if_let_go(self, job: Job) -> None:
         """End the grant of an ended job unless something of it still holds its GPUs."""
@@ -379,20 +343,8 @@ class Enforcer:
     def look_for_leftovers(self, job: Job) -> None:
         """After a restart: find again what an ended job left behind."""
         self._arbiter.left_behind.search(job)
-        for survivor in self._find_survivors(job):
-            self._arbiter.seats[job.id].kin[survivor.pid] = survivor
+        self._arbiter.seats[job.id].kin = {kin.pid: kin for kin in self._arbiter.descent.survivors(job)}
         self.release_if_let_go(job)
-
-
-def is_linked(stat: processes.Stat, job: Job, of_parent: bool, entries: tuple[bytes, ...]) -> bool:
-    """Whether a process that an ancestor of the leader has as a child came from the job.
-
-    Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
-    """
-    if stat.start_ticks < job.identity.start_ticks or stat.state in "ZX":
-        return False
-    leader = job.identity.pid
-    return stat.session == leader or (stat.group == leader and not of_parent) or processes.has_marker(stat.pid, entries)
 
 
 def _result(status: int | None, ended_by: str | None) -> Result:

@@ -20,6 +20,8 @@ from .observe import marker
 if TYPE_CHECKING:
     from .loop import Arbiter
 
+# What has lived so long is written down: of the many that come and go (compilers below make) nothing is left to be found.
+STAYS_SECONDS = 2.0
 # So many are named in one line.
 NAMED = 2
 
@@ -33,12 +35,20 @@ class Leftovers:
     # --- across restarts ----------------------------------------------------------------------------------------
 
     def remember(self) -> None:
-        """Write down the processes of jobs that are known beside their leaders, where that has changed."""
+        """Write down the processes of jobs that are known beside their leaders and stay, where that has changed."""
+        old_ticks = (time.clock_gettime(time.CLOCK_BOOTTIME) - STAYS_SECONDS) * processes.CLOCK_TICKS
+        look = self._arbiter.look
+        named = {process.pid for sample in look.samples for process in sample.processes or ()} if look else set()
+
+        def stays(kin: Identity) -> bool:
+            return kin.start_ticks < old_ticks or kin.pid in named
+
         for job in self._arbiter.store.holding.values():
             seat = self._arbiter.seats.get(job.id)
             if seat is None:
                 continue
-            text = " ".join(f"{kin.pid}:{kin.start_ticks}" for kin in sorted(seat.kin.values(), key=lambda kin: kin.pid))
+            kept = [kin for kin in seat.kin.values() if job.state is JobState.ENDED or stays(kin)]
+            text = " ".join(f"{kin.pid}:{kin.start_ticks}" for kin in sorted(kept, key=lambda kin: kin.pid))
             if text != seat.kin_saved:
                 seat.kin_saved = text
                 self._arbiter.store.set(_name(job.id), text)

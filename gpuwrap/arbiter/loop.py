@@ -25,6 +25,7 @@ from ..state.store import Store
 from .answers import Answers, Poisoned
 from .bell import Bell, Connection
 from .claims import Claims
+from .descent import Descent
 from .enforce import Enforcer
 from .inventory import Inventory
 from .keeper import Keeper
@@ -98,6 +99,7 @@ class Arbiter:
         self._retired = False
         self.on_retire: Callable[[], None] = lambda: None
         self.claims = Claims(self, self.timers, self._claims_changed)
+        self.descent = Descent(self)
         self.enforcer = Enforcer(self)
         self.killing = Killing(self)
         self.pausing = Pausing(self)
@@ -317,6 +319,7 @@ class Arbiter:
         self.answers.machine_known()
         self.memory.note(self.observer.used_by(self.look))
         self.left_behind.remember()
+        self.afterwards(self.descent.look)
         for job_id in list(self.leftovers):
             job = self.store.live.get(job_id)
             if job is not None:

@@ -57,6 +57,8 @@ class Seat:
     """The leader's ancestors: the processes that may adopt what it leaves behind."""
     kin: dict[int, Identity] = field(default_factory=dict)
     """Processes known to be the job's, by pid, besides its leader; after its end the survivors."""
+    heads: dict[int, int] = field(default_factory=dict)
+    """Sessions and groups created below the leader, by id, with the start of the process they are named after; 0: not seen."""
     kin_saved: str = ""
     """What the database says of them."""
     survivors_watched: dict[int, int] = field(default_factory=dict)

@@ -77,6 +77,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
     with store.batch():
         store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
         recover(arbiter)
+        arbiter.descent.look()
         arbiter.order.cancel_failed()
     arbiter.enforcer.flush_now()
     arbiter.let_go_of_claims()
@@ -167,7 +168,7 @@ def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
     seat.stopped = job.state not in STARTED and stat is not None and stat.state in "Tt"
     arbiter.watch_leader(job_id)
     if job.state in STARTED:
-        arbiter.enforcer.remember_ancestors(job)
+        arbiter.descent.remember_ancestors(job)
         arbiter.limits.watch(job)
     elif job.state is JobState.GRANTED:
         arbiter.enforcer.offer(job)  # to nobody yet: its client comes back, or the offer runs out

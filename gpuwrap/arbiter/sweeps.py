@@ -292,7 +292,7 @@ class Sweeps:
         seat.sweep, seat.connection, seat.pid = None, None, connection.pid
         job = arbiter.store.change(job, identity=connection.identity)
         arbiter.adopt(job, connection, connection.give_pidfd())
-        arbiter.afterwards(lambda: arbiter.enforcer.remember_ancestors(job))
+        arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
         arbiter.bell.queue(connection, "job", id=job.id)
         arbiter.bell.queue(connection, "offer")
 

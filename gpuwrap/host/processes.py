@@ -204,23 +204,23 @@ class Lineages:
     FRESH_SECONDS = 1.0
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], tuple[float, tuple[tuple[int, int], ...]]] = {}
+        self._known: dict[tuple[int, int], tuple[float, tuple[Stat, ...]]] = {}
 
-    def of(self, pid: int) -> tuple[tuple[int, int], ...]:
-        """Return (pid, start) of a process, its parent and so on."""
+    def of(self, pid: int) -> tuple[Stat, ...]:
+        """Return a process, its parent and so on."""
         stat = read_stat(pid)
         if stat is None:
             return ()
         parent = read_stat(stat.parent) if stat.parent else None
         if parent is None:
-            return ((pid, stat.start_ticks),)
+            return (stat,)
         key, now = (parent.pid, parent.start_ticks), time.monotonic()
         until, found = self._known.get(key, (0.0, ()))
         if until < now:
-            found = tuple((ancestor.pid, ancestor.start_ticks) for ancestor in ancestors(parent.pid))
+            found = tuple(ancestors(parent.pid))
             self._known = {known: value for known, value in self._known.items() if value[0] >= now}
             self._known[key] = (now + self.FRESH_SECONDS, found)
-        return ((pid, stat.start_ticks), *found)
+        return (stat, *found)
 
 
 def children(pid: int) -> list[int]:
@@ -229,6 +229,11 @@ def children(pid: int) -> list[int]:
     Orphans are adopted by the main thread of init or of a subreaper. Empty where the kernel has no such file.
     """
     return list(map(int, _read(f"/proc/{pid}/task/{pid}/children").split()))
+
+
+def groups_of(pid: int) -> bytes:
+    """Return the control groups a process lives in, as the kernel lists them; empty if it has gone."""
+    return _read(f"/proc/{pid}/cgroup")
 
 
 def is_arbiter(pid: int) -> bool:

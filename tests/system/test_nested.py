@@ -236,6 +236,32 @@ def test_an_orphan_of_a_job_asks_inside_it(world: World, tmp_path: Path, how: st
     assert [name for name, *_ in lives(tmp_path)] == ["inner"]
 
 
+# RUN is gpurun, UNMARKED a wiped environment; what is asked for creates the file of AWAIT.
+APART = {
+    "an orphan in a session of its own": "setsid -f RUN; AWAIT",
+    "the same below a daemon": "setsid -f sh -c 'RUN & wait'; AWAIT",
+    "unmarked, below a daemon that was seen": "setsid -f sh -c 'sleep 3; UNMARKED RUN & wait'; AWAIT",
+    "unmarked, in a session that was seen": "setsid sh -c '(sleep 3; UNMARKED RUN) & sleep 2' & AWAIT",
+    "inside a job inside a stub": "INNER -- sh -c \"setsid -f RUN; AWAIT\"",
+}
+
+
+@pytest.mark.parametrize("script", APART.values(), ids=APART.keys())
+def test_who_left_the_session_of_a_job_asks_inside_it(world: World, tmp_path: Path, script: str) -> None:
+    """Each is waited for by the job that holds the GPU: outside it would be waited for for ever."""
+    done = tmp_path / "done"
+    kept = " ".join(f"{name}={world.env[name]}" for name in ("PATH", "GPURUN_DIR", "GPURUN_SIM"))
+    options = ["-r"] if "INNER" in script else []
+    script = script.replace("RUN", f"{world.command} touch {done}").replace("UNMARKED", f"env -i {kept}")
+    script = script.replace("INNER", world.command).replace("AWAIT", f"until test -e {done}; do sleep 0.05; done")
+    # A shell above, as anywhere: who adopts the orphans is not the leader's own parent.
+    shell = ["sh", "-c", '"$@"; exit $?', "sh"]
+    outer = world.adopt(subprocess.Popen([*shell, world.command, *options, "sh", "-c", script], env=world.env))
+    assert outer.wait(40) == 0
+    rows = world.rows("SELECT parent_id FROM job ORDER BY id")
+    assert [row["parent_id"] for row in rows] == [None, *range(1, len(rows))]
+
+
 def test_a_pipeline_of_two_jobs_is_not_nested(world: World) -> None:
     script = f"{world.command} -m 1G sh -c 'sleep 0.3; echo text' | {world.command} -m 1G cat"
     done = world.adopt(

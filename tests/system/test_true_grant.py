@@ -1,6 +1,8 @@
 """A grant is true: what a job leaves behind and what strangers do, over the stand-in driver through real nvidia-ml-py."""
 
+import contextlib
 import os
+import signal
 import sys
 import textwrap
 import uuid
@@ -129,6 +131,70 @@ def test_leftovers_are_found_again_after_a_restart(machine: Machine, tmp_path: P
     (tmp_path / "end").touch()
     assert following.wait(10) == 0
     assert machine.world.rows("SELECT * FROM setting WHERE name LIKE 'kin %'") == []
+
+
+# What wiped its environment and left its parents, and how long it and its parents stay.
+ALONE = """
+    left = leave([sys.executable, "-c", STAY])
+"""
+TWICE = """
+    fork = f"subprocess.Popen([sys.executable, '-c', {STAY!r}], env={{}}, start_new_session=True)"
+    code = f"import subprocess, sys, time; print({fork}.pid, flush=True); time.sleep(1.5)"
+    left = leave([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    pid = int(left.stdout.readline())
+    left.wait()
+"""
+SAME_SESSION = """
+    left = leave(["/bin/sh", "-c", f"sleep 1.5; {sys.executable} -c '{STAY}' & echo $!"], stdout=subprocess.PIPE)
+    pid = int(left.stdout.readline())
+    left.wait()
+"""
+
+
+def leaving_alone(tmp_path: Path, how: str) -> list[str]:
+    """A program that leaves a process which nothing shows to be its own but that it was below it, or its session."""
+    code = f"""
+import os, subprocess, sys, time
+STAY = "import time; time.sleep(1000)"
+def leave(argv, **options):
+    return subprocess.Popen(argv, env={{}}, start_new_session=True, **options)
+pid = 0
+{textwrap.dedent(how)}
+with open({str(tmp_path / "left.new")!r}, "w") as file:
+    file.write(str(pid or left.pid))
+os.rename({str(tmp_path / "left.new")!r}, {str(tmp_path / "left")!r})
+while not os.path.exists({str(tmp_path / "go")!r}):
+    time.sleep(0.02)
+time.sleep(float(sys.argv[1]))
+"""
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the end", "after the end"])
+@pytest.mark.parametrize("how", [ALONE, TWICE, SAME_SESSION], ids=["its own session", "forked twice", "an orphan's session"])
+@pytest.mark.parametrize("form", [[], ["-r"]], ids=["exec", "stub"])
+def test_a_leftover_without_a_marker_is_known_by_whom_it_came_from(
+    machine: Machine, tmp_path: Path, how: str, late: bool, form: list[str]
+) -> None:
+    """It takes its memory while the leader lives, or only when that has gone."""
+    job = machine.run_job(*form, "--", *leaving_alone(tmp_path, how), "1.5" if how == ALONE else "0")
+    pid = left_pid(tmp_path)
+    try:
+        if not late:
+            machine.box.allocate(0, pid, 5 * GIB)
+        (tmp_path / "go").touch()
+        assert job.wait(15) == 0
+        assert machine.world.run("-n", "--", "true").returncode == 124
+        if late:
+            machine.box.allocate(0, pid, 5 * GIB)
+        following = machine.start("--", "true")
+        assert f"pid {pid}" in machine.why(following, "leftover")
+        assert machine.gpu()["foreign"] == []
+        assert f"pid {pid}" in machine.text("kill", "1")
+        assert following.wait(15) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 # Strangers

@@ -1,0 +1,197 @@
+"""Which processes came from a job: what was seen below it while its leader lived, and what that proves once it is an orphan.
+
+1. What descends from a running job is looked at `FIRST_LOOKS` after its start and then every few seconds: its processes, and
+   the sessions and groups that they created. The walk takes a hundredth of the time at most.
+2. An orphan came from a job if it was seen, if it is in a session or group that was seen to be created below the job, or if
+   it carries the job's marker: as a leftover anyhow; as somebody who asks, only where it was adopted by who adopts the
+   job's orphans and lives in the job's control groups. The marker alone never counts: tmux servers and at(1) keep it.
+3. What left its parents, its session and its environment behind between two looks stays unseen. Below a stub nothing does.
+"""
+
+import time
+from typing import TYPE_CHECKING
+
+from ..host import processes
+from ..host.processes import Stat
+from ..lifecycle import STARTED
+from ..model import Identity, Job
+from .kinship import identity_of
+from .observe import marker
+from .seats import Seat
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+# What a job starts first is often what stays; a program that ends sooner has hardly left anything behind.
+FIRST_LOOKS = (0.25, 1.0)
+BETWEEN_LOOKS = 2.0
+# Sessions and groups remembered of one job: `timeout` makes a group each time.
+MOST_HEADS = 256
+
+
+class Descent:
+    """Remembers what hangs below jobs, and tells to which job an orphan belongs."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self._rests_until_mono = 0.0
+
+    # --- looking ------------------------------------------------------------------------------------------------
+
+    def started(self, job_id: int) -> None:
+        """A job runs: look below it soon."""
+        for seconds in FIRST_LOOKS:
+            self._arbiter.timers.after(seconds, lambda: self._arbiter.afterwards(lambda: self._look_below(job_id)))
+
+    def look(self) -> None:
+        """Look below all running jobs, unless that was done a moment ago."""
+        begun = time.monotonic()
+        if begun < self._rests_until_mono:
+            return
+        for job_id in list(self._arbiter.store.holding):
+            self._look_below(job_id)
+        ended = time.monotonic()
+        self._rests_until_mono = ended + max(BETWEEN_LOOKS * 0.75, 100 * (ended - begun))
+
+    def _look_below(self, job_id: int) -> None:
+        job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+        if job is None or seat is None or job.stub or job.state not in STARTED:
+            return  # `rerun` looks below stubs
+        leader = processes.read_stat(job.identity.pid)
+        if leader is None or leader.start_ticks != job.identity.start_ticks or leader.state in "ZX":
+            return  # its end is on its way to us: what was seen last is what there is
+        seen = self._living_kin(job, seat)
+        for stat in processes.descendants([leader.pid, *seen], skip=self._is_no_kin):
+            if stat.state not in "ZX":
+                seen[stat.pid] = stat
+        seat.kin = {stat.pid: identity_of(job, stat) for stat in seen.values()}
+        for stat in seen.values():
+            if stat.session not in (0, leader.session):
+                self._note_head(seat, stat.session, stat)
+            if stat.group == stat.pid:
+                self._note_head(seat, stat.group, stat)
+        for old in list(seat.heads)[:-MOST_HEADS]:
+            del seat.heads[old]
+
+    def _note_head(self, seat: Seat, head: int, stat: Stat) -> None:
+        if stat.pid == head:
+            seat.heads[head] = stat.start_ticks
+        else:
+            seat.heads.setdefault(head, 0)
+
+    def _is_no_kin(self, pid: int) -> bool:
+        """Whether a process is another job's, or waits to be one, or is an arbiter that was summoned there."""
+        return pid in self._arbiter.leaders or processes.is_arbiter(pid)
+
+    def _living_kin(self, job: Job, seat: Seat) -> dict[int, Stat]:
+        found = {}
+        for kin in seat.kin.values():
+            stat = processes.read_stat(kin.pid)
+            if stat is None or stat.start_ticks != kin.start_ticks or stat.state in "ZX":
+                continue
+            # A gpurun that was seen before it registered is a job of its own now.
+            if kin.pid == job.identity.pid or kin.pid not in self._arbiter.leaders:
+                found[kin.pid] = stat
+        return found
+
+    def remember_ancestors(self, job: Job) -> None:
+        """Note who may adopt what a job leaves behind. Once is enough: who loses a parent goes to one further up."""
+        seat = self._arbiter.seats.get(job.id)
+        if seat is not None:
+            seat.reapers = tuple(identity_of(job, stat) for stat in self._arbiter.lineages.of(job.identity.pid)[1:])
+
+    # --- telling ------------------------------------------------------------------------------------------------
+
+    def survivors(self, job: Job) -> list[Identity]:
+        """Find what outlived the leader: known kin, and what its ancestors adopted that is linked to the job.
+
+        Orphans become children of the nearest ancestor that is a subreaper, or of init: so the few processes that can
+        have them are known, and the rest of the machine need not be read.
+        """
+        seat = self._arbiter.seats[job.id]
+        linked = self._living_kin(job, seat)
+        others = self._arbiter.leaders
+        parent = seat.reapers[0].pid if seat.reapers else 0
+        entries = marker(job)
+        for reaper in {reaper.pid for reaper in seat.reapers} | {1}:
+            for pid in processes.children(reaper):
+                if pid in linked or pid in others or pid == job.identity.pid:
+                    continue
+                stat = processes.read_stat(pid)
+                if stat is not None and _is_linked(stat, job, seat, reaper == parent, entries):
+                    linked[pid] = stat
+        if linked:
+            for stat in processes.descendants(list(linked), skip=self._is_no_kin):
+                linked.setdefault(stat.pid, stat)
+        return [identity_of(job, stat) for stat in linked.values()]
+
+    def job_around(self, pid: int) -> Job | None:
+        """Find the innermost running job from which a process came: by its parents, or the nearest that is an orphan."""
+        jobs: list[Job] | None = None
+        for stat in self._arbiter.lineages.of(pid):
+            # Where a gpurun exec'd a gpurun several jobs have one leader: the latest is known by it, the innermost.
+            job = self._arbiter.store.live.get(self._arbiter.leaders.get(stat.pid, 0))
+            if job is not None and can_give(job) and job.identity.start_ticks == stat.start_ticks:
+                return job
+            if jobs is None:
+                jobs = [job for _, job in sorted(self._arbiter.store.holding.items(), reverse=True) if can_give(job)]
+            job = self._job_of(stat, jobs)
+            if job is not None:
+                return job
+        return None
+
+    def _job_of(self, stat: Stat, jobs: list[Job]) -> Job | None:
+        """Find the job that a process itself is known to come from."""
+        environment: bytes | None = None
+        for job in jobs:
+            seat = self._arbiter.seats.get(job.id)
+            if seat is None or stat.start_ticks < job.identity.start_ticks or stat.pid == job.identity.pid:
+                continue
+            kin = seat.kin.get(stat.pid)
+            if (kin is not None and kin.start_ticks == stat.start_ticks) or _is_below_head(seat, stat):
+                return job
+            if any(stat.parent == reaper.pid for reaper in seat.reapers):
+                if environment is None:
+                    environment = processes.environment(stat.pid)
+                if processes.has_entries(environment, marker(job)) and _was_adopted(stat, job, seat):
+                    return job
+        return None
+
+
+def _was_adopted(stat: Stat, job: Job, seat: Seat) -> bool:
+    """Whether a child of an ancestor of the leader came there as an orphan of the job.
+
+    The leader's own parent may have started it too, with the job's marker kept from somewhere: only init, and who puts
+    what it starts into control groups of their own, as a service manager does, is known not to have done so.
+    """
+    groups = processes.groups_of(stat.pid)
+    if groups != processes.groups_of(job.identity.pid):
+        return False
+    return stat.parent == 1 or stat.parent != seat.reapers[0].pid or processes.groups_of(stat.parent) != groups
+
+
+def _is_linked(stat: Stat, job: Job, seat: Seat, of_parent: bool, entries: tuple[bytes, ...]) -> bool:
+    """Whether a process that an ancestor of the leader has as a child came from the job.
+
+    Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
+    """
+    if stat.start_ticks < job.identity.start_ticks or stat.state in "ZX":
+        return False
+    leader = job.identity.pid
+    if stat.session == leader or (stat.group == leader and not of_parent) or _is_below_head(seat, stat):
+        return True
+    return processes.has_marker(stat.pid, entries)
+
+
+def _is_below_head(seat: Seat, stat: Stat) -> bool:
+    """Whether a process is in a session or group that was created below the job; pids are reused only once both are empty."""
+    for head in {stat.session, stat.group} & seat.heads.keys():
+        there = processes.read_stat(head)
+        if there is None or there.start_ticks == seat.heads[head]:
+            return True
+    return False
+
+
+def can_give(job: Job) -> bool:
+    """Whether requests inside a job ask it: jobs without GPUs have none to give."""
+    return job.state in STARTED and job.request.gpus > 0
