@@ -28,6 +28,8 @@ KEPT_VARIABLES = ("PATH", "LANG", "GPURUN_DIR", "LD_LIBRARY_PATH")
 READY_SECONDS = 30
 # Connections in a row that ended without a word, each after a successful summons: then the arbiter dies of our request.
 MUTE_CONNECTIONS = 8
+# Arbiters that ended before they were ready: somebody may have killed the first, but not each of them.
+DEATHS_BORNE = 2
 
 BOOT = (
     "import sys; sys.path += [path for path in sys.argv[1].split(':') if path and path not in sys.path]; "
@@ -37,6 +39,10 @@ BOOT = (
 
 class WaitLimitPassed(Exception):
     """The wait limit (-n, -w) passed before there was an answer."""
+
+
+class _EndedAtOnce(NoArbiter):
+    """An arbiter was started, and ended without a word."""
 
 
 class Call:
@@ -116,11 +122,17 @@ class Call:
         fd = os.open(paths.SUMMON, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self.folder.fd)
         try:
             self._lock(fd)
+            deaths = 0
             for _ in range(MUTE_CONNECTIONS):
                 sock = knock(self.folder, self._remaining())
                 if sock is not None:
                     return sock
-                spawn(self.folder, self.sim, self._remaining())
+                try:
+                    spawn(self.folder, self.sim, self._remaining())
+                except _EndedAtOnce:
+                    deaths += 1
+                    if deaths > DEATHS_BORNE:
+                        raise
             raise NoArbiter("it leaves as soon as it has come", hint=f"see {self.folder.path}/{paths.LOG}")
         finally:
             os.close(fd)
@@ -193,7 +205,7 @@ def spawn(folder: paths.Folder, sim: str | None, timeout: float | None) -> None:
         if writing >= 0:
             os.close(writing)
     if not report:
-        raise NoArbiter("it ended at once", hint=f"its last words are in {folder.path}/{paths.LOG}")
+        raise _EndedAtOnce("it ended at once", hint=f"its last words are in {folder.path}/{paths.LOG}")
     kind, values = unpack(report)
     if kind != "ready":
         raise GpurunError(values["text"], hint=values.get("hint"))

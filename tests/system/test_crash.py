@@ -504,3 +504,23 @@ def test_a_closed_world_leaves_nothing(make_world: MakeWorld) -> None:
     assert world.run("--", "true").returncode == 0
     world.close()
     assert left_over(world.directory) == []
+
+
+def test_an_arbiter_killed_before_it_is_ready_is_replaced(world: World) -> None:
+    """Whoever summoned it does not fail for it: another is started."""
+    client = world.start("true")
+    ours = str(world.directory).encode()
+
+    def being_born() -> "psutil.Process | None":
+        for number in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+            with contextlib.suppress(OSError, psutil.NoSuchProcess):
+                line = Path(f"/proc/{number}/cmdline").read_bytes() if number > client.pid else b""
+                if b"gpuwrap.arbiter.start" in line and ours in line:
+                    return psutil.Process(number)
+        return None
+
+    while (newborn := being_born()) is None:  # looked for without any pause: it is ready in a tenth of a second
+        assert client.poll() is None
+    newborn.kill()
+    assert client.wait(20) == 0
+    assert client.communicate()[1] == ""
