@@ -126,6 +126,7 @@ class gpu:
         """Begin to count the wait limit, if there is one."""
         assert self._call is not None
         self._begun_mono = time.monotonic()
+        self._call.limit_mono = None
         if "wait" in self._request:
             self._call.limit_mono = self._begun_mono + float(str(self._request["wait"])) + ARBITER_GRACE_SECONDS
 
@@ -161,7 +162,8 @@ class gpu:
             elif kind in ("wait", "note"):
                 self._show(values["text"])
             elif kind == "limit":  # gpurun set -w
-                self._request["wait"] = values["seconds"]
+                self._request.pop("wait", None)
+                self._request |= {"wait": values["seconds"]} if "seconds" in values else {}
                 self._limit_wait()
             elif kind == "again":
                 call.send(pack("continued"))

@@ -260,6 +260,8 @@ def _short(word: str, words: list[str], at: int, by_name: dict[str, Option], giv
 
 def _known(name: str, value: str, by_name: dict[str, Option]) -> Option:
     option = by_name.get(name)
+    if option is None and any(name in known.names for known in LAUNCH):
+        raise UsageError(f"option {name}: not with this verb: it is for starting a job")
     if option is None:
         raise UsageError(f"unknown option {name}" + _meant(name, value, by_name))
     if option.later:

@@ -131,9 +131,10 @@ class Admission:
         allowed = choose_devices(samples, values.get("device"), values.get("not"), values.get("visible"))
         if gpus == "all":
             gpus = str(count_all(samples, allowed))
+        auto = fitting_auto(learned, samples, parent) if values.get("auto") == "1" else None
         request = Request(
             gpus=int(gpus),
-            memory_bytes=int(values["memory"]) if "memory" in values else _auto(values, learned, samples, parent),
+            memory_bytes=int(values["memory"]) if "memory" in values else auto,
             memory_percent=float(values["percent"]) if "percent" in values else None,
             exclusive=values.get("exclusive") == "1",
             allowed=allowed,
@@ -180,7 +181,11 @@ class Admission:
 
     def machine_of(self, job: Job) -> list[GpuSample]:
         """Return the GPUs that a job in line can choose from. Raises Refused if there is no driver."""
-        return self._machine(self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None)
+        return self._machine(self.outer_of(job))
+
+    def outer_of(self, job: Job) -> Job | None:
+        """Return the job inside which a job was asked for."""
+        return self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None
 
     def judge(self, request: Request, parent_id: int | None) -> None:
         """Refuse what this machine, or the job inside which it was asked for, can never give."""
@@ -219,9 +224,9 @@ def _output(values: Values, pid: int) -> bytes | None:
     return None if target is None else escaped(target)
 
 
-def _auto(values: Values, learned: int | None, samples: list[GpuSample], parent: Job | None) -> int | None:
+def fitting_auto(learned: int | None, samples: list[GpuSample], parent: Job | None) -> int | None:
     """Return what `-m auto` asks for: what the command was seen to need; None, the whole GPU, if that is not known or more."""
-    if values.get("auto") != "1" or learned is None:
+    if learned is None:
         return None
     granted = {share.uuid: share.bytes for share in parent.shares} if parent else {}
     sizes = [granted.get(sample.uuid, sample.total_bytes) or 0 for sample in samples]

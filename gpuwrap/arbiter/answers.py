@@ -205,6 +205,7 @@ class Answers:
     def _note_wishes(self, job: Job, values: Values) -> None:
         seat = self._arbiter.seats[job.id]
         seat.tty = int(values["tty"]) if "tty" in values else None
+        seat.visible = values.get("visible")
         if "wait" in values:
             self.limit_wait(job, float(values["wait"]))
         if "rests" in values:
@@ -222,6 +223,11 @@ class Answers:
                 self.limited.add(job.id)
         if seconds > 0:
             self._arbiter.timers.after(seconds, self._arbiter.touch)
+
+    def wait_for_ever(self, job: Job) -> None:
+        """Have a job stay in the line however long it takes."""
+        self._arbiter.seats[job.id].limit_mono = None
+        self.limited.discard(job.id)
 
     def machine_unknown(self, connection: Connection, kind: str, values: Values) -> bool:
         """Put a request off until the GPUs have been looked at once; without GPUs asked for nothing need be known.

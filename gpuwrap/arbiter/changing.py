@@ -1,23 +1,26 @@
 """Changing what a job asks for (`gpurun set`): anything while it waits, its time limit and its name while it runs.
 
-What the machine can never give is refused, and the job stays as it was.
+What the machine can never give is refused, and the job stays as it was. `none`, `whole` and `all` take back what was asked
+for (TAKEN_BACK); the limit that its gpurun inherited (CUDA_VISIBLE_DEVICES) stays whatever GPUs are chosen.
 """
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..lifecycle import IN_LINE, JobState
-from ..model import Job, Request
+from ..model import GpuSample, Job, Request
 from ..units import format_limit, format_size
-from .admission import Admission, Refused, choose_devices, count_all
+from .admission import Admission, Refused, choose_devices, count_all, fitting_auto
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .loop import Arbiter
 
 Values = dict[str, str]
 
 ALWAYS = ("time", "name")
-KNOWN = ("gpus", "memory", "percent", "exclusive", "device", "not", "priority", "wait", *ALWAYS)
+KNOWN = ("gpus", "memory", "percent", "auto", "exclusive", "device", "not", "priority", "wait", *ALWAYS)
 
 
 def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -> tuple[bool, str]:
@@ -28,7 +31,7 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
     if job.state not in IN_LINE and any(name not in ALWAYS for name in wanted):
         return False, f"is {job.state.value}: only its time limit and its name can be changed"
     try:
-        request = _changed(admission, job, wanted)
+        request = _changed(arbiter, admission, job, wanted)
         if request != job.request:
             admission.judge(request, job.parent_id)
     except Refused as refused:
@@ -39,47 +42,76 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
     if "name" in wanted:
         changes["name"] = wanted["name"]
     after = arbiter.store.change(job, **changes)
-    told = _told(job, after)
+    told = _told(job, after, arbiter.look.samples if arbiter.look is not None else [])
     if "wait" in wanted:
-        seconds = float(wanted["wait"])
-        arbiter.answers.limit_wait(after, seconds)
-        if arbiter.seats[job.id].sweep is None:  # the process of a sweep has no limit of its own
-            arbiter.bell.queue(arbiter.seats[job.id].connection, "limit", seconds=seconds)
-        told.append(f"gives up after {format_limit(seconds)} from now")
+        told.append(_limit_wait(arbiter, after, wanted["wait"]))
     arbiter.limits.watch(after)
     arbiter.touch()
     return True, ", ".join(told) or "as it was"
 
 
-def _changed(admission: Admission, job: Job, wanted: Values) -> Request:
+def _limit_wait(arbiter: "Arbiter", job: Job, wanted: str) -> str:
+    seconds = None if wanted == "none" else float(wanted)
+    if seconds is None:
+        arbiter.answers.wait_for_ever(job)
+    else:
+        arbiter.answers.limit_wait(job, seconds)
+    seat = arbiter.seats[job.id]
+    if seat.sweep is None:  # the process of a sweep has no limit of its own
+        arbiter.bell.queue(seat.connection, "limit", seconds=seconds)
+    return "waits without a limit" if seconds is None else f"gives up after {format_limit(seconds)} from now"
+
+
+def _changed(arbiter: "Arbiter", admission: Admission, job: Job, wanted: Values) -> Request:
     request = job.request
     admission.must_know(wanted)
     if "device" in wanted or "not" in wanted:
-        samples = admission.machine_of(job)
-        request = replace(request, allowed=choose_devices(samples, wanted.get("device"), wanted.get("not"), None))
+        request = replace(request, allowed=_chosen(arbiter, admission, job, wanted))
     if "gpus" in wanted:
         gpus = wanted["gpus"]
         count = int(gpus) if gpus != "all" else count_all(admission.machine_of(job), request.allowed)
         request = replace(request, gpus=count)
-    if "memory" in wanted or "percent" in wanted:
+    if wanted.get("memory") == "whole":
+        request = replace(request, memory_bytes=None, memory_percent=None, exclusive=False)
+    elif "auto" in wanted:
+        size = fitting_auto(job.learned_bytes, admission.machine_of(job), admission.outer_of(job))
+        request = replace(request, memory_bytes=size, memory_percent=None, exclusive=request.exclusive and size is not None)
+    elif "memory" in wanted or "percent" in wanted:
         request = replace(
             request,
             memory_bytes=int(wanted["memory"]) if "memory" in wanted else None,
             memory_percent=float(wanted["percent"]) if "percent" in wanted else None,
-            exclusive=request.exclusive or "exclusive" in wanted,
         )
+    if "exclusive" in wanted:
+        if request.memory_bytes is None and request.memory_percent is None:
+            raise Refused("it has no -m: GPUs are never shared without")
+        request = replace(request, exclusive=True)
     if "time" in wanted:
-        request = replace(request, time_limit_seconds=float(wanted["time"]))
+        request = replace(request, time_limit_seconds=None if wanted["time"] == "none" else float(wanted["time"]))
     return request
 
 
-def _told(before: Job, now: Job) -> list[str]:
+def _chosen(arbiter: "Arbiter", admission: Admission, job: Job, wanted: Values) -> frozenset[str] | None:
+    """Return the GPUs that -i and --not leave, within what the job's gpurun inherited."""
+    seat = arbiter.seats[job.id]
+    only = wanted.get("device")
+    samples = admission.machine_of(job)
+    chosen = choose_devices(samples, None if only == "all" else only, wanted.get("not"), seat.visible)
+    if seat.connection is None and seat.sweep is None and job.request.allowed is not None:
+        # What it inherited is told by itself, and it is not here at the moment.
+        chosen = job.request.allowed if chosen is None else chosen & job.request.allowed
+    if chosen is not None and not chosen:
+        raise Refused("no GPU is left to choose from (-i, --not, CUDA_VISIBLE_DEVICES)")
+    return chosen
+
+
+def _told(before: Job, now: Job, samples: "Sequence[GpuSample]") -> list[str]:
     old, new = before.request, now.request
     pairs = [
         ("GPUs", old.gpus, new.gpus),
         ("memory", _memory(old), _memory(new)),
-        ("exclusive", old.exclusive, new.exclusive),
-        ("GPUs to choose from", _choice(old), _choice(new)),
+        ("exclusive", _yes(old.exclusive), _yes(new.exclusive)),
+        ("GPUs to choose from", _choice(old, samples), _choice(new, samples)),
         ("priority", before.priority, now.priority),
         ("time limit", _limit(old), _limit(new)),
         ("name", before.name or "none", now.name or "none"),
@@ -93,8 +125,15 @@ def _memory(request: Request) -> str:
     return "whole" if request.memory_bytes is None else format_size(request.memory_bytes)
 
 
-def _choice(request: Request) -> str:
-    return "all" if request.allowed is None else str(len(request.allowed))
+def _choice(request: Request, samples: "Sequence[GpuSample]") -> str:
+    if request.allowed is None:
+        return "all"
+    indices = {sample.uuid: str(sample.index) for sample in samples}
+    return ",".join(sorted((indices.get(uuid, uuid) for uuid in request.allowed), key=lambda name: (len(name), name)))
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _limit(request: Request) -> str:

@@ -33,6 +33,8 @@ class Seat:
     """Did not take its last offer, and has not said a word since: passed over until it does."""
     validated: bool = False
     """Whether the request was judged against the machine."""
+    visible: str | None = None
+    """The CUDA_VISIBLE_DEVICES of its gpurun, which limits the choice of GPUs whatever else is asked for."""
     limit_mono: float | None = None
     """When its wait limit passes; the first plan that saw the job is awaited in any case."""
     tty: int | None = None

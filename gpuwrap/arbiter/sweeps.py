@@ -93,6 +93,9 @@ class Sweeps:
         else:
             jobs = self._return(connection, known)
         self._pieces.pop(connection, None)
+        for job in jobs:
+            if job is not None and job.id in arbiter.seats:
+                arbiter.seats[job.id].visible = values.get("visible")
         if "wait" in values:
             arbiter.answers.limit_waits([job for job in jobs if job is not None], float(values["wait"]))
         name = next((job.name for job in jobs if job is not None), None)

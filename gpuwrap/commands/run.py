@@ -195,7 +195,7 @@ class Launch:
             elif kind in ("wait", "note"):
                 self._tell(kind, values)
             elif kind == "limit":  # gpurun set -w
-                self._limit_wait(float(values["seconds"]))
+                self._limit_wait(float(values["seconds"]) if "seconds" in values else None)
             elif kind == "again":  # the offer was withdrawn, or taken too late; the job keeps its place
                 self._offer_withdrawn()
             elif kind == "hush":
@@ -208,7 +208,11 @@ class Launch:
     def _offer_withdrawn(self) -> None:
         self.call.send(pack("continued"))
 
-    def _limit_wait(self, seconds: float) -> None:
+    def _limit_wait(self, seconds: float | None) -> None:
+        if seconds is None:
+            self.request.pop("wait", None)
+            self.call.limit_mono = None
+            return
         self.request["wait"] = seconds
         self.begun_mono = time.monotonic()
         self.call.limit_mono = self.begun_mono + seconds + ARBITER_GRACE_SECONDS

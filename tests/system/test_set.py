@@ -1,12 +1,24 @@
 """set and again: what a waiting job asks for, and an ended one once more."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from waiting import wait_until
 from world import World
 
+from gpuwrap.options import CHANGEABLE, LAUNCH
+
 SLEEP = ("python3", "-c", "import time; time.sleep(60)")
+HOLD = """
+import os, sys, time
+for index in os.environ["CUDA_VISIBLE_DEVICES"].split(","):
+    with open(os.path.join(os.environ["GPURUN_SIM_DIR"], index, str(os.getpid())), "w") as file:
+        file.write(sys.argv[1])
+time.sleep(8)
+"""
 
 
 @pytest.fixture
@@ -71,7 +83,95 @@ def test_the_wait_limit_can_be_shortened_and_stretched(world: World) -> None:
         wait_until(lambda: long.poll() is not None, "the other, which stays", 5)
 
 
-@pytest.mark.parametrize("words", [["1"], ["-m", "2G"], ["-m", "8", "1"], ["-N", "4", "1"], ["--frob", "1"]])
+def test_the_choice_of_gpus_stays_within_what_the_caller_may_see(make_world: Callable[..., World]) -> None:
+    world = make_world("3x24G")
+    world.start("-g", "all", *SLEEP)
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    script = ("-m", "4G", "sh", "-c", "echo got $CUDA_VISIBLE_DEVICES; sleep 0.1")
+    children = [world.start(*script, extra={"CUDA_VISIBLE_DEVICES": text}) for text in ("1,2", "1", "")]
+    wait_until(lambda: len(world.jobs()) == 4, "all to wait")
+    numbers = {row["pid"]: str(row["id"]) for row in world.rows("SELECT pid, id FROM job")}
+    two, one, free = (numbers[child.pid] for child in children)
+    assert world.run("set", "--not", "1", two).stdout == f"job {two}: GPUs to choose from 1,2 → 2\n"
+    assert world.run("set", "-i", "0,1", two).stdout == f"job {two}: GPUs to choose from 2 → 1\n"
+    assert world.run("set", "-i", "all", two).stdout == f"job {two}: GPUs to choose from 1 → 1,2\n"
+    assert world.run("set", "--not", "1", two).stdout == f"job {two}: GPUs to choose from 1,2 → 2\n"
+    for words in (("--not", "1"), ("-i", "0,2")):
+        done = world.run("set", *words, one)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"gpurun: set: job {one}: no GPU is left to choose from (-i, --not, CUDA_VISIBLE_DEVICES)\n"
+    assert world.run("set", "-i", "0", free).stdout == f"job {free}: GPUs to choose from all → 0\n"
+    assert world.run("set", "-i", "1", free).stdout == f"job {free}: GPUs to choose from 0 → 1\n"
+    # The next arbiter is told by each gpurun what it may see.
+    for pid in (world.keeper_pid(), world.arbiter_pid()):
+        assert pid is not None
+        psutil.Process(pid).kill()
+    told = f"job {free}: GPUs to choose from 1 → all\n"
+    wait_until(lambda: world.run("set", "-i", "all", free).stdout == told, "it to be back")
+    assert world.run("set", "--not", "2", one).stdout == f"job {one}: as it was\n"
+    world.run("kill", "-9", "1")
+    assert [child.communicate(timeout=15)[0] for child in children[:2]] == ["got 2\n", "got 1\n"]
+
+
+def test_of_a_sweep_too_the_choice_stays_within_what_the_caller_may_see(world: World) -> None:
+    world.start("-g", "all", *SLEEP)
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    world.start("--array", "1-2", "-m", "4G", "true", extra={"CUDA_VISIBLE_DEVICES": "1"})
+    wait_until(lambda: len(world.jobs()) == 3, "the rows to wait")
+    assert world.run("set", "-i", "0", "2-3").returncode == 1
+    assert world.run("set", "-i", "1", "2-3").stdout == "job 2: as it was\njob 3: as it was\n"
+
+
+def test_what_was_asked_for_can_be_taken_back(blocked: World) -> None:
+    steps = [
+        (["-m", "8G", "--exclusive"], "memory whole → 8G, exclusive no → yes"),
+        (["-m", "whole"], "memory 8G → whole, exclusive yes → no"),
+        (["-m", "50%"], "memory whole → 50%"),
+        (["--exclusive"], "exclusive no → yes"),
+        (["-m", "auto"], "memory 50% → whole, exclusive yes → no"),  # this command was never seen
+        (["-t", "1h"], "time limit none → 1h"),
+        (["-t", "none"], "time limit 1h → none"),
+        (["-w", "3s"], "gives up after 3s from now"),
+        (["-w", "none"], "waits without a limit"),
+    ]
+    for words, told in steps:
+        assert blocked.run("set", *words, "2").stdout == f"job 2: {told}\n"
+    assert blocked.run("set", "-t", "2s", "1").stdout == "job 1: time limit none → 2s\n"
+    assert blocked.run("set", "-t", "none", "1").stdout == "job 1: time limit 2s → none\n"
+    with pytest.raises(AssertionError):
+        wait_until(lambda: {job["state"] for job in blocked.jobs()} != {"running", "waiting"}, "one of them to end", 4)
+    done = blocked.run("set", "--exclusive", "2")
+    text = "gpurun: set: job 2: it has no -m: GPUs are never shared without\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", text)
+
+
+def test_auto_is_what_the_command_was_seen_to_need(world: World, tmp_path: Path) -> None:
+    program = tmp_path / "job.py"
+    program.write_text(HOLD)
+    first = world.start("-m", "20G", sys.executable, program, str(3 << 30))
+    wait_until(lambda: world.rows("SELECT 1 FROM peak"), "its need to be learned", 20)
+    first.wait(20)
+    world.start("-g", "all", *SLEEP)
+    wait_until(lambda: world.state(2) == "running", "the GPUs to be taken")
+    world.start(sys.executable, program, str(3 << 30))
+    wait_until(lambda: world.state(3) == "waiting", "the third to wait")
+    assert world.run("set", "-m", "auto", "3").stdout == "job 3: memory whole → 4.1G\n"
+
+
+FIXED = [name for option in LAUNCH if option.key not in (*CHANGEABLE, "sim", "help") for name in option.names]
+
+
+@pytest.mark.parametrize("option", FIXED)
+def test_what_cannot_be_changed_is_refused_by_name(blocked: World, option: str) -> None:
+    done = blocked.run("set", option, "2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"gpurun: set: option {option}: not with this verb: it is for starting a job\n"
+
+
+WRONG = [["1"], ["-m", "2G"], ["-m", "8", "1"], ["-N", "4", "1"], ["--frob", "1"], ["-m", "whole", "--exclusive", "1"]]
+
+
+@pytest.mark.parametrize("words", WRONG)
 def test_wrong_usage_is_two_lines_at_most_and_exit_2(world: World, words: list[str]) -> None:
     done = world.run("set", *words)
     assert (done.returncode, done.stdout) == (2, "")
