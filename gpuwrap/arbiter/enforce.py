@@ -20,7 +20,6 @@ from ..model import Action, Evict, Grant, Identity, Job, Pause, Result, ResultKi
 from ..policy.effects import notice
 from ..units import format_of, format_size
 from .killing import signal_all
-from .learning import learned_from
 from .log import log
 from .seats import Seat
 
@@ -256,10 +255,7 @@ class Enforcer:
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:
             self._settle_seat(job, started=job.started_at is not None)
-        known_as = job.fingerprint or ""
-        learned = learned_from(job, self._arbiter.store.learned_peak(known_as))
-        if learned is not None:
-            self._arbiter.store.learn_peak(known_as, learned)
+        self._arbiter.memory.learn(job)
         self.after_commit.append(lambda: self._arbiter.reruns.clean_up(job))
         self._arbiter.job_ended(job)
         self.after_commit.append(lambda: self._arbiter.answers.verbs.job_ended(job))

@@ -5,12 +5,15 @@
 2. A peak is raised at once and lowered slowly, by a quarter of the difference, and only by runs that succeeded: one that
    failed early has not shown what it needs.
 3. A run that failed with (nearly) all that it was promised, or that the GPU has, or on a shared GPU with more than any run
-   before it, is taken to have run out of memory: half as much again is learned.
+   before it, is taken to have run out of memory: half as much again is learned. One that failed while it was promised what
+   had been learned is given twice that, whatever was seen of it: a program dies at the allocation that nobody saw. The next
+   run that succeeds shows what is needed, and what was known before the failures counts again.
 4. A script that has grown or shrunk by more than about a third is another one: what it needed is forgotten.
 """
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable
 from math import log
 
@@ -21,6 +24,12 @@ MARGIN_FACTOR = 1.2
 MARGIN_BYTES = 512 * MIB
 OUT_OF_MEMORY_PART = 0.95
 OUT_OF_MEMORY_FACTOR = 1.5
+UNSEEN_FACTOR = 2
+# How a program dies that finds no memory, beside its exit status; by other signals somebody ends it.
+DEADLY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+# As shells tell of those others, and of what was no program.
+ENDED_BY_HAND = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTERM)
+TOLD_BY_SHELLS = (126, 127, *(128 + number for number in ENDED_BY_HAND))
 # A failed run as long as this has shown what it needs.
 SHOWN_SECONDS = 60.0
 # Sizes of scripts are told apart by steps of this ratio; the steps beside are the same script, edited.
@@ -79,12 +88,23 @@ def needed_bytes(peak_bytes: int) -> int:
     return int(peak_bytes * MARGIN_FACTOR) + MARGIN_BYTES
 
 
+def is_success(job: Job) -> bool:
+    """Whether a job ended well."""
+    return job.result is not None and job.result.kind is ResultKind.EXIT and job.result.code == 0
+
+
 def learned_from(job: Job, known_bytes: int | None) -> int | None:
     """Return the peak to remember after a job that has ended, None if it teaches nothing. `known_bytes`: remembered so far."""
-    peak, result = job.peak_bytes, job.result
-    if job.fingerprint is None or not peak or job.started_at is None or result is None:
+    peak = job.peak_bytes or 0
+    if job.fingerprint is None or job.started_at is None or job.result is None:
         return None
-    if result.kind is ResultKind.EXIT and result.code == 0:
+    if _relied_on_learned(job) and has_failed(job):
+        assert job.learned_bytes is not None
+        relied = known_bytes or int((job.learned_bytes - MARGIN_BYTES) / MARGIN_FACTOR)
+        return max(relied * UNSEEN_FACTOR, int(peak * OUT_OF_MEMORY_FACTOR))
+    if not peak:
+        return None
+    if is_success(job):
         return peak if known_bytes is None else max(peak, known_bytes - (known_bytes - peak) // 4)
     if ran_out_of_memory(job, known_bytes):
         return max(int(peak * OUT_OF_MEMORY_FACTOR), known_bytes or 0)
@@ -97,9 +117,23 @@ def ran_out_of_memory(job: Job, known_bytes: int | None = None) -> bool:
 
     The allocation that fails is never seen: what was held before it may be much less than what there was.
     """
-    if job.result is None or job.result.text is not None or not job.shares:
-        return False  # a text names who ended it
-    failed = job.result.kind is ResultKind.SIGNAL or (job.result.kind is ResultKind.EXIT and job.result.code != 0)
     peak = job.peak_bytes or 0
     more = known_bytes is not None and peak > known_bytes and not any(share.whole for share in job.shares)
-    return failed and (more or peak >= OUT_OF_MEMORY_PART * min(share.bytes for share in job.shares))
+    return has_failed(job) and (more or peak >= OUT_OF_MEMORY_PART * min(share.bytes for share in job.shares))
+
+
+def has_failed(job: Job) -> bool:
+    """Whether a job that had GPUs failed by itself, as a program does that finds no memory."""
+    result = job.result
+    if result is None or result.text is not None or not job.shares:
+        return False  # a text names who ended it
+    if result.kind is ResultKind.SIGNAL:
+        return result.signal in DEADLY
+    return result.kind is ResultKind.EXIT and result.code not in (0, *TOLD_BY_SHELLS)
+
+
+def _relied_on_learned(job: Job) -> bool:
+    """Whether all that a job was promised is what had been learned of its command."""
+    asked = job.request.memory_bytes
+    mine = job.learned_bytes is not None and asked in (None, job.learned_bytes) and job.request.memory_percent is None
+    return mine and bool(job.shares) and not any(share.whole for share in job.shares)

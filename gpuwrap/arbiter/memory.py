@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..lifecycle import JobState
 from ..model import Job, Result, ResultKind, Share
 from ..units import format_size
-from .learning import learned_from, needed_bytes, ran_out_of_memory
+from .learning import is_success, learned_from, needed_bytes
 from .log import log
 from .notices import tell
 from .rerun import may_be_evicted
@@ -49,15 +49,29 @@ class Memory:
 
     def retried(self, job: Job) -> None:
         """A run has failed and there is another: what it died of for want of memory it is given next time (`-m auto`)."""
-        store = self._arbiter.store
-        failed = replace(job, result=Result(ResultKind.EXIT, code=1), ended_at=time.time())
-        known = store.learned_peak(job.fingerprint or "")
-        learned = learned_from(failed, known)
-        if learned is None or not ran_out_of_memory(failed, known):
+        known = self._arbiter.store.learned_peak(job.fingerprint or "")
+        learned = self.learn(replace(job, result=Result(ResultKind.EXIT, code=1), ended_at=time.time()))
+        if learned is None or learned <= (known or 0):
             return
-        store.learn_peak(job.fingerprint or "", learned)
         if job.request.memory_bytes is not None and job.request.memory_bytes == job.learned_bytes:
-            store.change(job, request=self._raised(job, learned), learned_bytes=needed_bytes(learned))
+            self._arbiter.store.change(job, request=self._raised(job, learned), learned_bytes=needed_bytes(learned))
+
+    def learn(self, job: Job) -> int | None:
+        """Remember what a run has taught of its command; returns the peak that is remembered now, None if it taught nothing."""
+        store, known_as = self._arbiter.store, job.fingerprint or ""
+        known, doubt = store.learned_peak(known_as), f"peak before {known_as}"
+        before = store.setting(doubt)
+        if is_success(job) and before:
+            known = int(before)
+        learned = learned_from(job, known)
+        if learned is None:
+            return None
+        if is_success(job) and before:
+            store.unset(doubt)
+        elif not is_success(job) and not before and known is not None and learned > known:
+            store.set(doubt, str(known))
+        store.learn_peak(known_as, learned)
+        return learned
 
     def _warn(self, job: Job, text: str, most: int) -> None:
         log("memory", f"job {job.id} {text}")

@@ -77,10 +77,9 @@ def take(size):
     os.rename(mine + ".new", mine)
 size = 0
 while size < need:
-    size = min(need, size + 2**30)
+    size = min(need, size + int(os.environ.get("STEP", 2**30)))
     if size > int(os.environ["GPURUN_GRANTED"]):
-        time.sleep(2.5)  # as long as it takes to be seen
-        sys.exit("out of memory")
+        sys.exit("out of memory")  # at once: nobody has seen what it held
     take(size)
     time.sleep(0.05)
 until = time.monotonic() + float(sys.argv[2])
@@ -127,6 +126,26 @@ def test_need_is_learned_shared_by_and_learned_anew(make_world: MakeWorld, tmp_p
     wait_until(lambda: world.state(13) == "running", "the last to run", 15)
     assert world.job(13)["memory_bytes"] is None  # much changed: unknown again
     assert last.wait(30) == 0
+
+
+@pytest.mark.parametrize("step", [GIB, 100 * GIB], ids=["step by step", "one allocation"])
+def test_a_need_that_has_doubled_is_met_after_one_failed_run(make_world: MakeWorld, tmp_path: Path, step: int) -> None:
+    """And one that has not is forgotten with the next success: what failed may have had another reason."""
+    world = make_world("24G")
+    (tmp_path / "train.py").write_text(TRAIN)
+    need = tmp_path / "need"
+
+    def status(size: int) -> int:
+        need.write_text(str(size))
+        words = ["-m", "auto", "--", sys.executable, "train.py", str(need), "2.5" if size else "0"]
+        return int(world.run(*words, cwd=tmp_path, extra={"STEP": str(step)}).returncode)
+
+    assert [status(5 * GIB), status(10 * GIB), status(10 * GIB)] == [0, 1, 0]
+    assert world.job(2)["memory_bytes"] == int(5 * GIB * 1.2) + 512 * 2**20
+    assert status(24 * GIB) == 1  # a mistake, say
+    assert [status(10 * GIB), status(10 * GIB)] == [0, 0]
+    assert world.job(5)["memory_bytes"] is None  # twice as much is more than there is
+    assert world.job(6)["memory_bytes"] == int(10 * GIB * 1.2) + 512 * 2**20
 
 
 def test_auto_asks_for_the_whole_gpu_where_more_is_needed_than_there_is(make_world: MakeWorld, tmp_path: Path) -> None:

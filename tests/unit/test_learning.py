@@ -1,5 +1,6 @@
 """What a command is known by, and what a run teaches about its need."""
 
+import signal
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,42 @@ def test_who_was_ended_by_somebody_did_not_die_of_memory() -> None:
     assert not ran_out_of_memory(ended(8 * GIB, code=None, promised=8 * GIB, text="killed by anna"))
     assert not ran_out_of_memory(ended(4 * GIB, code=1, promised=8 * GIB))
     assert not ran_out_of_memory(ended(8 * GIB, code=0, promised=8 * GIB))
+
+
+def promised_learned(peak: int | None, known: int, code: int | None = 1) -> Job:
+    """A run of a command of which `known` was learned, and which was promised that."""
+    need = needed_bytes(known)
+    job = ended(peak, code=code)
+    request = replace(job.request, memory_bytes=need)
+    return replace(job, shares=(share(0, need, whole=False),), learned_bytes=need, request=request)
+
+
+@pytest.mark.parametrize("peak", [None, GIB, 5 * GIB])
+def test_a_failure_with_what_was_learned_doubles_it_whatever_was_seen(peak: int | None) -> None:
+    assert learned_from(promised_learned(peak, 5 * GIB), 5 * GIB) == 10 * GIB
+    assert learned_from(promised_learned(peak, 5 * GIB, code=None), 5 * GIB) == 10 * GIB
+    of_a_neighbour = learned_from(promised_learned(peak, 5 * GIB), None)  # learned before the script was edited
+    assert of_a_neighbour == pytest.approx(10 * GIB, rel=1e-6)
+    typed = promised_learned(peak, 5 * GIB)
+    typed = replace(typed, request=replace(typed.request, memory_bytes=7 * GIB))
+    assert learned_from(typed, 5 * GIB) in (None, 5 * GIB)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGPIPE])
+def test_who_is_ended_by_hand_did_not_die_of_memory(number: signal.Signals) -> None:
+    by_signal = ended(8 * GIB, code=None, promised=8 * GIB)
+    by_signal = replace(by_signal, result=Result(ResultKind.SIGNAL, signal=number))
+    for job in (by_signal, ended(8 * GIB, code=128 + number, promised=8 * GIB)):
+        assert not ran_out_of_memory(job, 6 * GIB)
+        assert learned_from(job, 6 * GIB) == 8 * GIB
+    learned = promised_learned(GIB, 5 * GIB, code=128 + number)
+    assert learned_from(learned, 5 * GIB) == 5 * GIB
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS])
+def test_signals_of_a_program_without_memory_count(number: signal.Signals) -> None:
+    job = ended(8 * GIB, code=None, promised=8 * GIB)
+    assert ran_out_of_memory(replace(job, result=Result(ResultKind.SIGNAL, signal=number)), 6 * GIB)
 
 
 def test_ten_noisy_runs_always_fit_into_what_was_learned_before() -> None:
