@@ -7,11 +7,14 @@
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 from ..host import processes
 from ..host.devices import Look
 from ..lifecycle import STARTED, JobState
-from ..model import Bounds, Claim, ForeignProcess, Gpu, GpuSample, Identity, Job, Leftover, Share, View
+from ..model import Bounds, Claim, ComputeMode, ForeignProcess, Gpu, GpuSample, Identity, Job, Leftover, Share, View
+from ..policy.placement import unexplained_allowance, unexplained_bytes
 from .seats import Seat
 from .strangers import Ignored, Strangers, means_nothing_here
 
@@ -28,9 +31,7 @@ class Observer:
         self._owners: dict[tuple[int, int], int | None] = {}
         self.strangers = Strangers(ignored)
 
-    def outer_view(
-        self, look: Look, others: Mapping[str, Claim], drained: frozenset[str], bounds: Bounds
-    ) -> View:
+    def outer_view(self, look: Look, others: Mapping[str, Claim], drained: frozenset[str], bounds: Bounds) -> View:
         """Build the view of the outer queue."""
         jobs = tuple(job for job in self._jobs.values() if job.parent_id is None)
         stopped, absent = self._passed_over(jobs)
@@ -41,14 +42,25 @@ class Observer:
     def inner_view(self, parent: Job, look: Look, bounds: Bounds) -> View:
         """Build the view inside a job's grant: its shares are the GPUs, its nested jobs the queue.
 
-        Ancestors' own use is not counted, only siblings': what counts is what was granted to the outer job.
+        Ancestors' own use is not counted, only siblings', with what runs inside these. What happens to the GPU itself counts as
+        outside; but whoever was let onto a drained one goes on there, with what it starts inside. The headroom is kept once, on
+        the GPU.
         """
         jobs = tuple(job for job in self._jobs.values() if job.parent_id == parent.id)
         stopped, absent = self._passed_over(jobs)
         owners = self._owners_of(look)
         samples = {sample.uuid: sample for sample in look.samples}
-        gpus = tuple(_inner_gpu(share, samples.get(share.uuid), owners, jobs) for share in parent.shares)
-        return View(gpus, jobs, stopped, absent, bounds)
+        lineage = self._lineage(parent)
+        gpus = []
+        for share in parent.shares:
+            sample = samples.get(share.uuid)
+            if sample is None:
+                gpus.append(_gone(share, look.fault))
+                continue
+            inside = self._inside(sample, owners, {job.id for job in jobs}, lineage)
+            real = self._gpu(sample, owners, {}, frozenset())
+            gpus.append(_inner_gpu(share, real, inside, bounds.keep_free_bytes))
+        return View(tuple(gpus), jobs, stopped, absent, replace(bounds, keep_free_bytes=0))
 
     def used_by(self, look: Look) -> dict[int, dict[str, int | None]]:
         """Return the bytes that each job's processes hold, by job and GPU; None where the driver does not say."""
@@ -197,6 +209,36 @@ class Observer:
                 found.append(Leftover(job.id, kin.pid, processes.command_text(kin.pid), None, job.ended_at or 0.0))
         return found
 
+    def _lineage(self, job: Job) -> set[int]:
+        """The numbers of a job and of those inside which it runs."""
+        found = {job.id}
+        outer = self._jobs.get(job.parent_id) if job.parent_id is not None else None
+        while outer is not None and outer.id not in found:
+            found.add(outer.id)
+            outer = self._jobs.get(outer.parent_id) if outer.parent_id is not None else None
+        return found
+
+    def _inside(self, sample: GpuSample, owners: Mapping[int, int | None], inner: set[int], lineage: set[int]) -> "_Inside":
+        """Tell apart what the nested jobs hold, what those around them do, and what other jobs do."""
+        used: dict[int, int | None] = {}
+        own: list[int | None] = []
+        others = 0
+        for process in sample.processes or ():
+            owner = owners.get(process.pid)
+            if owner is None:
+                continue
+            branch: int | None = owner
+            while branch is not None and branch not in inner:
+                job = self._jobs.get(branch)
+                branch = job.parent_id if job is not None else None
+            if branch is not None:
+                used[branch] = _sum(used.get(branch, 0), process.bytes)
+            elif owner in lineage:
+                own.append(process.bytes)
+            else:
+                others += process.bytes or 0
+        return _Inside(used, tuple(own), others)
+
     def _outermost(self, job_id: int | None) -> Job | None:
         job = self._jobs.get(job_id) if job_id is not None else None
         while job is not None and job.parent_id is not None:
@@ -204,27 +246,71 @@ class Observer:
         return job
 
 
-def _inner_gpu(
-    share: Share, sample: GpuSample | None, owners: Mapping[int, int | None], jobs: tuple[Job, ...]
-) -> Gpu:
-    """One GPU of a grant, as large as what was granted; taken are only the nested jobs' promises and use."""
-    used: dict[int, int | None] = {}
-    ids = {job.id for job in jobs}
-    for process in (sample.processes if sample else None) or ():
-        owner = owners.get(process.pid)
-        if owner in ids:
-            used[owner] = _sum(used.get(owner, 0), process.bytes)
-    taken = sum(size or 0 for size in used.values())
+class _Inside(NamedTuple):
+    """What is held on one GPU: by each nested job, by the processes of those around them, by all other jobs."""
+
+    used: dict[int, int | None]
+    own: tuple[int | None, ...]
+    others: int
+
+
+def _gone(share: Share, fault: str | None) -> Gpu:
+    return Gpu(share.uuid, share.index, "", share.bytes, None, fault=fault or "it has gone")
+
+
+def _inner_gpu(share: Share, real: Gpu, inside: _Inside, keep_free: int) -> Gpu:
+    """One GPU of a grant, as large as what was granted; taken are the nested jobs' promises and use, and whatever leaves less.
+
+    A grant of a whole GPU is waited in for strangers as outside; one of a share was made beside them: they count by what
+    they leave.
+    """
+    taken = sum(size or 0 for size in inside.used.values())
+    nobody = unexplained_bytes(real) or 0
+    allowance = unexplained_allowance(real.total_bytes or 0)
+    room = _room_inside(real, inside, taken, min(nobody, allowance))
+    kept = keep_free if share.whole else 0
+    free = None if room is None else max(0, min(share.bytes - taken, room - kept))
+    sees_strangers = share.whole or real.compute_mode is ComputeMode.EXCLUSIVE_PROCESS
+    if share.whole:
+        explained = real.bystander_bytes + kept
+    else:
+        squeezed = max(0, share.bytes - taken - (free or 0))
+        explained = squeezed - (min(squeezed, nobody) if nobody > allowance and not inside.own else 0)
     return Gpu(
         uuid=share.uuid,
         index=share.index,
-        name=sample.name if sample else "",
+        name=real.name,
         total_bytes=share.bytes,
-        free_bytes=max(0, share.bytes - taken),
-        used=used,
-        fault=sample.fault if sample else "it has gone",
-        links=sample.links if sample else {},
+        free_bytes=free,
+        foreign=() if real.foreign is None or not sees_strangers else real.foreign,
+        used=inside.used,
+        fault=real.fault,
+        compute_mode=real.compute_mode,
+        utilization_percent=real.utilization_percent,
+        foreign_peak_bytes=real.foreign_peak_bytes if sees_strangers else None,
+        bystander_bytes=explained,
+        is_mig=real.is_mig,
+        numa_node=real.numa_node,
+        links=real.links,
     )
+
+
+def _room_inside(real: Gpu, inside: _Inside, taken: int, reserve: int) -> int | None:
+    """What there is for nested jobs on the GPU itself; None if that is not known.
+
+    As outside, memory that nobody is named for is taken to be ours where a process of ours is: here that of a job around
+    them, whose use does not count. Where the driver never names processes nothing tells it from a stranger's.
+    """
+    if real.free_bytes is None or real.total_bytes is None:
+        return None
+    if real.foreign is None:
+        return real.total_bytes - taken
+    if not inside.own:
+        return real.free_bytes
+    strangers = [each.bytes for each in real.foreign]
+    if None in strangers:
+        return real.free_bytes + sum(size or 0 for size in inside.own)
+    return real.total_bytes - sum(size or 0 for size in strangers) - real.bystander_bytes - reserve - inside.others - taken
 
 
 def marker(job: Job) -> tuple[bytes, ...]:

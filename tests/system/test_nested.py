@@ -11,6 +11,8 @@ from shlex import quote
 from typing import Any
 
 import pytest
+from standin import EXCLUSIVE_PROCESS, GIB, PROHIBITED, Gpu
+from truth import Machine
 from waiting import wait_until
 from world import World
 
@@ -269,3 +271,100 @@ def test_a_pipeline_of_two_jobs_is_not_nested(world: World) -> None:
     )
     assert done.communicate(timeout=60)[0] == "text\n"
     assert {row["parent_id"] for row in world.rows("SELECT parent_id FROM job")} == {None}
+
+
+# What happens to the GPU itself.
+
+
+class Inside:
+    """A shell that is a job on a machine of the stand-in driver, in which one gpurun after the other is started."""
+
+    def __init__(self, machine: Machine, *options: str) -> None:
+        self.machine = machine
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.shell = machine.run_job(*options, "--", "sh", **pipes)
+
+    def start(self, *words: str) -> None:
+        """Start a gpurun in the background."""
+        self.say(" ".join([self.machine.world.command, *words, "&"]))
+
+    def run(self, *words: str) -> int:
+        """Run a gpurun; returns its exit status."""
+        self.say(" ".join([self.machine.world.command, *words, "; echo status $?"]))
+        return int(self.shell.stdout.readline().removeprefix("status "))
+
+    def say(self, line: str) -> None:
+        self.shell.stdin.write(f"{line}\n")
+        self.shell.stdin.flush()
+
+    def until_running(self, count: int) -> list[int]:
+        """Wait until so many jobs run, the shell included; returns their pids but the shell's."""
+
+        def running() -> list[int] | None:
+            pids = [job["pid"] for job in self.machine.jobs() if job["state"] == "running" and job["pid"] != self.shell.pid]
+            return pids if len(pids) == count - 1 else None
+
+        found: list[int] = wait_until(running, f"{count} jobs to run", 15)
+        return found
+
+
+@pytest.fixture
+def make_inside(tmp_path: Path, make_world: MakeWorld) -> Callable[..., Inside]:
+    def make(*options: str, settings: str = "") -> Inside:
+        return Inside(Machine(tmp_path, make_world, Gpu(), settings=settings), *options)
+
+    return make
+
+
+def test_a_compute_mode_holds_inside_a_job_too(make_inside: Callable[..., Inside]) -> None:
+    inside = make_inside()
+    inside.machine.box.set(0, compute_mode=EXCLUSIVE_PROCESS)
+    inside.start("-m", "2G", "sleep", "1000")
+    (pid,) = inside.until_running(2)
+    assert inside.run("-n", "-m", "2G", "true") == 124
+    os.kill(pid, signal.SIGKILL)
+    assert inside.run("-w", "15s", "-m", "2G", "true") == 0
+    inside.machine.box.set(0, compute_mode=PROHIBITED)
+    assert inside.run("-n", "-m", "2G", "true") == 124
+
+
+def test_a_stranger_that_came_to_a_whole_grant_is_waited_for_inside(make_inside: Callable[..., Inside]) -> None:
+    inside = make_inside()
+    pid = inside.machine.stranger(14 * GIB)
+    assert inside.run("-n", "true") == 124
+    assert inside.run("-n", "-m", "12G", "true") == 124
+    assert inside.run("-n", "-m", "6G", "true") == 0  # beside it
+    inside.machine.end(pid)
+    assert inside.run("-w", "15s", "true") == 0
+    # The job around holds most of it: its own use is not counted.
+    inside.machine.box.allocate(0, inside.shell.pid, 20 * GIB)
+    assert inside.run("-n", "-m", "20G", "true") == 0
+    assert inside.run("-n", "true") == 0
+
+
+def test_memory_that_an_inner_job_frees_late_is_waited_for(make_inside: Callable[..., Inside]) -> None:
+    inside = make_inside()
+    inside.machine.box.set(0, free=14 * GIB)  # nobody is named for the rest
+    assert inside.run("-n", "true") == 124
+    inside.machine.box.set(0, free=None)
+    assert inside.run("-w", "15s", "true") == 0
+
+
+@pytest.mark.parametrize("options", [("-m", "6G"), ()], ids=["shared", "whole"])
+def test_the_headroom_is_kept_once(make_inside: Callable[..., Inside], options: tuple[str, ...]) -> None:
+    inside = make_inside(*options, settings='keep_free = "2G"\n')
+    assert inside.run("-n", "true") == 0
+    inside.start("-m", "3G", "sleep", "1000")
+    inside.start("-m", "3G", "sleep", "1000")
+    inside.until_running(3)
+    assert inside.run("-n", "-m", "1G", "true") == (124 if options else 0)
+
+
+def test_a_stranger_beside_a_shared_grant_keeps_nobody_inside_waiting(make_inside: Callable[..., Inside]) -> None:
+    """It was there when the share was given."""
+    inside = make_inside("-m", "6G")
+    inside.machine.stranger(10 * GIB)
+    assert inside.run("-n", "true") == 0
+    inside.start("-m", "3G", "sleep", "1000")
+    inside.start("-m", "3G", "sleep", "1000")
+    inside.until_running(3)

@@ -18,12 +18,13 @@ from gpuwrap.arbiter.seats import Seat
 from gpuwrap.host import processes
 from gpuwrap.host.devices import Look
 from gpuwrap.lifecycle import JobState
-from gpuwrap.model import Bounds, GpuProcess, GpuSample, Grant, Job, Share, View
+from gpuwrap.model import Bounds, ComputeMode, GpuProcess, GpuSample, Grant, Job, Share, View
+from gpuwrap.policy.placement import unexplained_allowance
 from gpuwrap.policy.plan import plan
 from gpuwrap.units import GIB, MIB
 
 TOTAL = 24 * GIB
-COUNT = 6
+COUNT = 8
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,9 @@ def worlds(draw: Callable, pids: list[int]) -> World:
         free = draw(st.sampled_from((TOTAL - held, TOTAL - held, TOTAL - held, None)))
         lists = draw(st.sampled_from((tuple(named), tuple(named), tuple(named), None)))
         fault = draw(st.sampled_from((None, None, None, "it is lost")))
-        samples.append(GpuSample(uuid, index, "card", TOTAL, free, lists, draw(st.sampled_from((0, 50, None))), fault=fault))
+        use = draw(st.sampled_from((0, 50, None)))
+        mode = draw(st.sampled_from((ComputeMode.DEFAULT, ComputeMode.DEFAULT, *ComputeMode)))
+        samples.append(GpuSample(uuid, index, "card", TOTAL, free, lists, use, mode, fault))
     return Look(tuple(samples), 1.0), jobs, seats, truth
 
 
@@ -106,20 +109,109 @@ def test_no_grant_ever_promises_more_than_there_is(pids: list[int], data: st.Dat
             sample = samples[share.uuid]
             assert sample.fault is None
             assert sample.free_bytes is not None, "unknown became free"
+            assert sample.compute_mode is not ComputeMode.PROHIBITED
             assert_fits(after, sample, truth[share.uuid], share)
 
 
 def assert_fits(after: View, sample: GpuSample, held: int, share: Share) -> None:
     """What is used, and what is promised beyond it, is no more than the GPU has; a whole grant meets nobody who computes."""
     there = [(job, each) for job in after.jobs for each in job.shares if each.uuid == sample.uuid]
+    if sample.compute_mode is ComputeMode.EXCLUSIVE_PROCESS:
+        assert len(there) == 1
+        assert all(process.graphics for process in sample.processes or ())
     if share.whole:
         assert len(there) == 1
+        if sample.processes is None:  # only the totals tell of anybody
+            assert held <= unexplained_allowance(TOTAL), "a whole grant beside what nobody is named for"
         computing = [process for process in sample.processes or () if not process.graphics]
         assert not computing, "a whole grant beside somebody"
         return
     sizes = {process.pid: process.bytes or 0 for process in sample.processes or ()}
     to_come = sum(max(0, each.bytes - sizes.get(job.identity.pid, 0)) for job, each in there)
     assert held + to_come <= TOTAL
+
+
+Inside = tuple[Look, Job, dict[int, Job], dict[int, Seat], dict[str, int]]
+
+
+@st.composite
+def insides(draw: Callable, pids: list[int]) -> Inside:
+    """A running job with nested jobs, one of which has a nested one itself; who holds how much of its GPU comes along."""
+    whole = draw(st.booleans())
+    size = TOTAL if whole else draw(st.sampled_from((6, 12, 20))) * GIB
+    left = [identity for pid in pids if (identity := processes.identify(pid))]
+    held = {"driver": draw(st.sampled_from((0, 300 * MIB))), "own": 0, "nested": 0, "others": 0}
+    named: list[GpuProcess] = []
+
+    def hold(who: str, amount: int, pid: int | None) -> None:
+        amount = min(amount, TOTAL - sum(held.values()))
+        if amount > 0:
+            held[who] += amount
+            named.extend([GpuProcess(pid, draw(st.sampled_from((amount, amount, amount, None))))] if pid else [])
+
+    outer = replace(running(1, Share("GPU-0", 0, size, whole)), identity=left.pop())
+    jobs, promised = {1: outer}, 0
+    hold("own", draw(st.sampled_from((0, 0, size // 2))), outer.identity.pid)
+    for number in range(2, 2 + draw(st.integers(0, 2))):
+        need = draw(st.integers(1, 5)) * GIB
+        if promised + need > size:
+            break
+        promised += need
+        share = Share("GPU-0", 0, need, whole=False)
+        job = replace(running(number, share, memory_bytes=need), identity=left.pop(), parent_id=1)
+        jobs[number] = job
+        if draw(st.booleans()):  # what runs inside it holds its memory, or more than that
+            jobs[number + 10] = replace(job, id=number + 10, identity=left.pop(), parent_id=number)
+        hold("nested", draw(st.sampled_from((0, need // 2, need, 2 * need))), jobs.get(number + 10, job).identity.pid)
+    for kind in draw(st.lists(st.sampled_from(("stranger", "nobody")), max_size=2)):
+        amount = draw(st.sampled_from((200 * MIB, 3 * GIB, 14 * GIB)))
+        hold("others", amount, left.pop().pid if kind == "stranger" and left else None)
+    sample = GpuSample(
+        "GPU-0",
+        0,
+        "card",
+        TOTAL,
+        draw(st.sampled_from((TOTAL - sum(held.values()), TOTAL - sum(held.values()), TOTAL - sum(held.values()), None))),
+        draw(st.sampled_from((tuple(named), tuple(named), tuple(named), None))),
+        compute_mode=draw(st.sampled_from((ComputeMode.DEFAULT, ComputeMode.DEFAULT, *ComputeMode))),
+        fault=draw(st.sampled_from((None, None, None, "it is lost"))),
+    )
+    seats = {number: Seat(job.identity.pid) for number, job in jobs.items()}
+    return Look((sample,), 1.0), outer, jobs, seats, held
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+def test_no_grant_inside_a_job_promises_more_than_there_is(pids: list[int], data: st.DataObject) -> None:
+    look, outer, jobs, seats, held = data.draw(insides(pids))
+    line = {
+        100 + number: replace(waiting(100 + number, **({"m": size} if size else {})), parent_id=1)
+        for number, size in enumerate(data.draw(st.lists(st.sampled_from((None, 1, 3, 8, 20)), max_size=4)))
+    }
+    keep_free = data.draw(st.sampled_from((0, 2 * GIB)))
+    observer = Observer({**jobs, **line}, jobs, {**seats, **{number: Seat(0) for number in line}})
+    view = replace(observer.inner_view(outer, look, Bounds(keep_free)), absent=frozenset())
+    made = plan(view, NOW)
+    after = applied(view, made)
+    (sample,), (promise,) = look.samples, outer.shares
+    there = [(job, each) for job in after.jobs for each in job.shares]
+    (card,) = view.gpus
+    to_come = sum(max(0, each.bytes - (card.used.get(job.id) or 0)) for job, each in there)
+    for action in made.actions:
+        assert isinstance(action, Grant)
+        assert sample.fault is None
+        assert sample.free_bytes is not None, "unknown became free"
+        assert sample.compute_mode is not ComputeMode.PROHIBITED
+        assert sample.compute_mode is ComputeMode.DEFAULT or len(there) == 1
+        if action.shares[0].whole:
+            assert len(there) == 1
+            ours = {job.identity.pid for job in jobs.values()}
+            strangers = [process.pid for process in sample.processes or () if process.pid not in ours]
+            assert not promise.whole or not strangers
+        elif sample.processes is not None:
+            assert to_come + held["nested"] <= promise.bytes or held["nested"] != sum(size or 0 for size in card.used.values())
+            if not any(process.pid == outer.identity.pid for process in sample.processes):
+                assert sum(held.values()) + to_come <= TOTAL
 
 
 def test_a_job_without_a_seat_or_a_dead_process_harms_nobody() -> None:
