@@ -154,6 +154,8 @@ class Job:
     """Whether it runs in the background (`-d`)."""
     row: "Row | None" = None
     """Its place in a sweep; None if it is no row of one."""
+    output_asked: bool = False
+    """Whether `output` is what it was asked to write to (-o), not what its gpurun's stdout led to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ class Admission:
             after_jobs=self._read_after(values, parent),
             once=values.get("once"),
             output=_output(values, connection.pid),
+            output_asked="output" in values,
             detached=values.get("detach") == "1",
         )
 

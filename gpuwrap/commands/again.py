@@ -1,7 +1,8 @@
 """again: run an ended job's command again, from here: this folder, this environment, the options it was started with.
 
 It becomes an ordinary launch by exec, so everything about a launch holds. What the job waited for (--after) has ended and is
-not repeated. Where the output goes is a matter of here, too, unless the job ran in the background.
+not repeated; for how long, how loud and with what status to give up (-n, -w, -E, -q, -v) is a matter of whoever types. Where
+the output goes, too, unless the job was told to write to a file (-o) or ran in the background.
 """
 
 import os
@@ -10,7 +11,6 @@ import sys
 from ..errors import GpurunError, NoSuchJob, UsageError
 from ..lifecycle import JobState
 from ..model import GiveWay, Job
-from ..outputs import has_number
 from .asking import Given, World
 from .output import default_output
 from .program import ignored_by_caller, restore_python_signals, set_environment
@@ -66,6 +66,6 @@ def options_of(job: Job, default: str) -> list[str]:
     named = job.name is not None and not (job.row is not None and job.name == f"sweep-{job.row.sweep}")
     words += ["-N", str(job.name)] if named else []
     words += ["-d"] if job.detached else []
-    if job.output is not None and os.fsdecode(job.output) != default and (job.detached or has_number(job.output)):
+    if job.output is not None and os.fsdecode(job.output) != default and job.output_asked:
         words += ["-o", os.fsdecode(job.output)]
     return words

@@ -57,15 +57,18 @@ def _is_named(job: Job, word: str) -> bool:
 
 
 def since_when(text: str, now: datetime) -> float:
-    """Read a moment: a duration before now, `today`, `yesterday`, `14:30`, `2026-11-20`. Raises UsageError."""
+    """Read a moment: a duration before now, `today`, `yesterday`, `14:30`, `2026-11-20`, or as --json and date(1) write one.
+
+    Raises UsageError.
+    """
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if text in ("today", "yesterday"):
         return (midnight - timedelta(days=text == "yesterday")).timestamp()
-    for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"):
+    if text[:4].isdigit() and text[4:5] == "-":
         try:
-            return datetime.strptime(text, form).timestamp()
-        except ValueError:
-            continue
+            return datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError):
+            pass
     try:
         clock = datetime.strptime(text, "%H:%M")
         return midnight.replace(hour=clock.hour, minute=clock.minute).timestamp()

@@ -14,7 +14,8 @@ JOB_COLUMNS = (
     "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
     "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
     "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
-    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep, sweep_index, sweep_limit, devices"
+    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep, sweep_index, sweep_limit, "
+    "output_asked, devices"
 )  # fmt: skip
 _REQUEST_COLUMNS = (
     "gpus", "memory_bytes", "memory_percent", "exclusive", "allowed", "give_way", "time_limit_seconds",
@@ -65,6 +66,7 @@ def row_from_job(job: Job) -> tuple[Any, ...]:
         job.retries, job.yields_to, int(job.requeue), job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,
         job.output, job.after_jobs, job.once, int(job.detached),
         *((job.row.sweep, job.row.index, job.row.limit) if job.row is not None else (None, None, None)),
+        int(job.output_asked),
     )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, ended_at,
         attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
         signals, retries, yields_to, requeue, paused_at, returned_at, fingerprint, learned_bytes, output, after_jobs, once,
-        detached, sweep, sweep_index, sweep_limit, _devices,
+        detached, sweep, sweep_index, sweep_limit, output_asked, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
@@ -86,6 +88,7 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         granted_at, started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
         bool(stub), signals, retries, yields_to, bool(requeue), paused_at, returned_at, fingerprint, learned_bytes,
         output, after_jobs, once, bool(detached), Row(sweep, sweep_index, sweep_limit) if sweep is not None else None,
+        bool(output_asked),
     )  # fmt: skip
 
 

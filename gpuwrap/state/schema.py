@@ -6,11 +6,12 @@
 Reasons for waiting are never stored.
 """
 
-VERSION = 2
+VERSION = 3
 
 # What each version after the first added, by the version it makes.
 ADDED = {
     2: ("sweep INTEGER", "sweep_index INTEGER", "sweep_limit INTEGER"),
+    3: ("output_asked INTEGER NOT NULL DEFAULT 0",),
 }
 
 TABLES = """
@@ -62,7 +63,8 @@ CREATE TABLE IF NOT EXISTS job (
     devices TEXT,
     sweep INTEGER,
     sweep_index INTEGER,
-    sweep_limit INTEGER
+    sweep_limit INTEGER,
+    output_asked INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS job_live ON job (state) WHERE state != 'ended';
 CREATE TABLE IF NOT EXISTS share (

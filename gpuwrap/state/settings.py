@@ -78,7 +78,7 @@ SETTINGS: dict[str, Setting] = {
     "gang_pause_limit": Setting(_duration, "5m", "the same for a job of several CUDA processes, and each time"),
     "eviction_limit": Setting(_count, 100, "how often a job is evicted for others at most; 0: no limit"),
     "jobs_per_gpu": Setting(_count, 0, "how many jobs share a GPU at most; 0: as many as fit"),
-    "keep_free": Setting(_size, "0", "memory kept free on every GPU"),
+    "keep_free": Setting(_size, "0", "memory kept free on every GPU that jobs share"),
     "end_leftovers": Setting(_duration_or_never, "never", "when what a job left behind on its GPUs is ended"),
     "ignore": Setting(_ignored, [], "processes that do not count as computing: pids, users, globs of commands"),
     "over_memory": Setting(

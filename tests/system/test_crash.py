@@ -23,6 +23,8 @@ from proof import GIB, MAYBE, Asked, build_work, claims_on, left_over, no_gpu_is
 from waiting import wait_until
 from world import World, start_ticks
 
+from gpuwrap.state.schema import ADDED, VERSION
+
 MakeWorld = Callable[..., World]
 
 
@@ -352,15 +354,15 @@ def test_a_database_of_the_first_version_is_read_and_goes_on(world: World, first
     """It was made before there were sweeps; whoever only reads cannot change it."""
     closed_world_with_a_job(world)
     with contextlib.closing(sqlite3.connect(world.database)) as database, database:
-        for column in ("sweep", "sweep_index", "sweep_limit"):
-            database.execute(f"ALTER TABLE job DROP COLUMN {column}")
+        for column in [column for added in ADDED.values() for column in added]:
+            database.execute(f"ALTER TABLE job DROP COLUMN {column.split()[0]}")
         database.execute("PRAGMA user_version = 1")
     done = world.run(*first)
     assert (done.returncode, done.stderr) == (0, "")
     assert world.run("--", "false").returncode == 1
     jobs = [(job["result"]["code"], job["sweep"]) for job in world.jobs()]
     assert (jobs[0], jobs[-1]) == ((0, None), (1, None))
-    assert world.rows("PRAGMA user_version") == [{"user_version": 2}]
+    assert world.rows("PRAGMA user_version") == [{"user_version": VERSION}]
 
 
 # The disk

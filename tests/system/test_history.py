@@ -5,7 +5,7 @@ import json
 import os
 import sqlite3
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -78,6 +78,8 @@ def test_filters_take_names_numbers_times_and_users(world: World) -> None:
     assert numbers("-n", "1") == [3]
     assert numbers("--since", "1h", "-u", world.job(1)["user"]) == [1, 2, 3]
     assert numbers("-u", "nobody-here") == []
+    ended_at = world.job(2)["ended_at"]
+    assert numbers("--since", ended_at) == [2, 3]  # as --json has it
     tomorrow = (datetime.now() + timedelta(days=1)).strftime("%Y-%m-%d")
     assert numbers("--since", tomorrow) == []
     done = world.run("history", "99")
@@ -94,6 +96,10 @@ def test_filters_take_names_numbers_times_and_users(world: World) -> None:
         ("yesterday", datetime(2026, 3, 3)),
         ("14:05", datetime(2026, 3, 4, 14, 5)),
         ("2026-01-31", datetime(2026, 1, 31)),
+        ("2026-01-31 07:05", datetime(2026, 1, 31, 7, 5)),
+        ("2026-01-31T07:05:09", datetime(2026, 1, 31, 7, 5, 9)),
+        ("2026-01-31T07:05:09.250Z", datetime(2026, 1, 31, 7, 5, 9, 250_000, UTC)),
+        ("2026-01-31T07:05:09+02:00", datetime(2026, 1, 31, 5, 5, 9, 0, UTC)),
     ],
 )
 def test_since_is_read_as_people_say_it(text: str, expected: datetime) -> None:

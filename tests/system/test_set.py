@@ -1,5 +1,7 @@
 """set and again: what a waiting job asks for, and an ended one once more."""
 
+import contextlib
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +207,37 @@ def test_again_goes_to_the_background_and_to_the_file_as_before(world: World, tm
         assert world.run("wait", number).returncode == 0
     assert (tmp_path / "log-3").read_text() == "hello\n"
     assert (world.folder / "logs" / "4.log").read_text() == "default\n"
+
+
+def test_again_writes_to_the_file_that_was_asked_for_not_to_the_one_that_the_shell_gave(world: World, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    world.run("-o", "asked 100%%", "echo", "one", cwd=tmp_path)
+    with (tmp_path / "given").open("w") as given:
+        world.run("echo", "two", stdout=given)
+    assert world.run("again", "1", cwd=tmp_path / "elsewhere").stdout == ""
+    assert world.run("again", "2").stdout == "two\n"
+    assert (tmp_path / "asked 100%").read_text() == "one\none\n"
+    assert (tmp_path / "given").read_text() == "two\n"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_job_lost_by_a_reboot_is_listed_and_run_again(world: World, tmp_path: Path) -> None:
+    """The row is given another boot's id, as those of before a reboot have."""
+    child = world.start("-m", "7G", "-N", "it", "sh", "-c", "echo ran; sleep 60", cwd=tmp_path)
+    wait_until(lambda: world.state(1) == "running", "the job to run")
+    for pid in (world.keeper_pid(), world.arbiter_pid()):
+        assert pid is not None
+        psutil.Process(pid).kill()
+    child.kill()
+    child.wait(5)
+    with contextlib.closing(sqlite3.connect(world.database, timeout=10)) as database, database:
+        database.execute("UPDATE job SET boot_id = 'another', argv = ?", (b"sh\0-c\0echo ran",))
+    shown = world.run("ls", "-a").stdout.splitlines()[-1].split()
+    assert shown[:2] == ["1", "lost"]
+    assert "machine restarted" in " ".join(shown)
+    assert world.job(1)["result"]["kind"] == "lost"
+    assert world.run("again", "it").stdout == "ran\n"
+    assert (world.job(2)["memory_bytes"], world.job(2)["result"]["code"]) == (7 << 30, 0)
 
 
 def test_again_is_for_one_job_that_has_ended(blocked: World) -> None:
