@@ -165,6 +165,28 @@ def test_a_log_of_a_gigabyte_makes_nobody_large(world: World, tmp_path: Path) ->
     assert world.run("logs", "-n", "1", "1").stdout == "last\n"
 
 
+def test_following_two_logs_of_a_gigabyte_makes_nobody_large(world: World) -> None:
+    for _ in range(2):  # one line of a gigabyte, and a short one
+        world.run("-d", "-m", "1G", "sh", "-c", "truncate -s 1G /proc/self/fd/1; echo; echo end; sleep 60")
+    logs = [world.folder / "logs" / f"{number}.log" for number in (1, 2)]
+    wait_until(lambda: all(log.exists() and log.stat().st_size > 1 << 30 for log in logs), "both to have written")
+    with Path(os.devnull).open("wb") as null:
+        follower = world.start("logs", "-f", "1", "2", stdout=null)
+
+    def shown() -> int:
+        """How far both files were read."""
+        files = [fd for fd in Path(f"/proc/{follower.pid}/fd").iterdir() if fd.resolve() in logs]
+        infos = [Path(f"/proc/{follower.pid}/fdinfo/{fd.name}").read_text() for fd in files]
+        return sum(int(info.split()[1]) for info in infos)
+
+    wait_until(lambda: shown() == sum(log.stat().st_size for log in logs), "all to be shown", 60)
+    stubs = [row["pid"] for row in world.rows("SELECT pid FROM job")]
+    for pid in (follower.pid, world.arbiter_pid(), *stubs):
+        peak = Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()
+        assert int(peak[0]) < 64 * 1024, (pid, peak)
+    follower.kill()
+
+
 def test_now_or_not_at_all_holds_in_the_background_too(world: World) -> None:
     assert world.run("-d", "-n", "true").stdout == "1\n"
     until_ended(world, 1)
