@@ -155,8 +155,9 @@ class Gpu:
 class NvidiaDevices(Looker):
     """The GPUs of the NVIDIA driver on this machine (protocol Devices).
 
-    Whole GPUs have NVML's index; MIG instances are GPUs of their own, numbered on from the number of physical GPUs, and
-    a GPU in MIG mode is not offered itself.
+    Whole GPUs have NVML's index, among those that are not forbidden to us: CUDA does not count these either (a cgroup of
+    Slurm with ConstrainDevices; NVML may count them and say "no permission"). MIG instances are GPUs of their own, numbered
+    on from the number of physical GPUs, and a GPU in MIG mode is not offered itself.
     """
 
     def __init__(self) -> None:
@@ -166,6 +167,7 @@ class NvidiaDevices(Looker):
         self._retry_mono = 0.0
         self._gpus: list[Gpu] = []
         self._xids: Xids | None = None
+        self._forbidden: set[int] = set()
         self._instance_numbers: dict[str, int] = {}
 
     def look(self, begun_mono: float) -> Look:
@@ -177,6 +179,7 @@ class NvidiaDevices(Looker):
             answers = self.ask({gpu.index: gpu.read for gpu in self._gpus}, deadline_mono)
             if not answers or not all(isinstance(answer, Fault) and answer.gone for answer in answers.values()):
                 self._read_links(answers, deadline_mono)
+                self._note_forbidden(answers)
                 well = frozenset(gpu.index for gpu in self._gpus if isinstance(answers.get(gpu.index), tuple))
                 if self._xids is not None:
                     self.ask({EVENTS: partial(self._xids.read, well)}, deadline_mono)
@@ -184,6 +187,11 @@ class NvidiaDevices(Looker):
             self._driver = None
         self._shut(GONE)
         return self._without_driver(begun_mono, GONE)
+
+    def _note_forbidden(self, answers: Mapping[Hashable, Any]) -> None:
+        """Leave out the GPUs that we were never let to; if that is all of them, they are told with the reason."""
+        refused = {gpu.index for gpu in self._gpus if not gpu.last and getattr(answers.get(gpu.index), "forbidden", False)}
+        self._forbidden = refused if len(refused) < len(self._gpus) else set()
 
     def _without_driver(self, begun_mono: float, fault: str) -> Look:
         """What is told while the whole driver is gone: the GPUs as they were, if they were ever seen."""
@@ -231,6 +239,8 @@ class NvidiaDevices(Looker):
     def _samples(self, answers: Mapping[Hashable, Any], why: str = NO_ANSWER) -> Iterator[GpuSample]:
         """One sample for each GPU, or each of its instances; `why` there is none from those that did not answer."""
         for gpu in self._gpus:
+            if gpu.index in self._forbidden:
+                continue
             answer = answers.get(gpu.index)
             if isinstance(answer, tuple):
                 samples = answer
@@ -245,5 +255,7 @@ class NvidiaDevices(Looker):
 
     def _index(self, sample: GpuSample) -> int:
         if not sample.is_mig:
-            return sample.index
-        return len(self._gpus) + self._instance_numbers.setdefault(sample.uuid, len(self._instance_numbers))
+            return sample.index - sum(index < sample.index for index in self._forbidden)
+        return (
+            len(self._gpus) - len(self._forbidden) + self._instance_numbers.setdefault(sample.uuid, len(self._instance_numbers))
+        )

@@ -354,7 +354,6 @@ def test_a_driver_that_goes_away_for_good_is_a_fault(make_box: MakeBox, watch: W
         ("nvmlDeviceGetUtilizationRates", GPU_IS_LOST, LOST),
         ("nvmlDeviceGetComputeRunningProcesses", RESET_REQUIRED, "the GPU needs a reset"),
         ("nvmlDeviceGetMemoryInfo", ERROR_UNKNOWN, "the driver reports an unknown error on the GPU"),
-        ("nvmlDeviceGetHandleByIndex", NO_PERMISSION, "no permission to use the GPU"),
         ("nvmlDeviceGetMemoryInfo", 17, "the driver says of the GPU: The operating system has blocked the request."),
     ],
 )
@@ -373,6 +372,34 @@ def test_a_broken_gpu_has_a_fault_and_hides_no_other(
     box.mend()
     whole = probe.gpus()[1]
     assert (whole["fault"], whole["uuid"], whole["utilization_percent"]) == (None, uuid_of(1), 9)
+
+
+def test_gpus_that_are_forbidden_to_us_are_not_there_for_cuda_either(make_box: MakeBox, watch: Watch) -> None:
+    """In a Slurm job whose cgroup has one device of four."""
+    box = make_box(*[Gpu()] * 4)
+    for index in (0, 1, 3):
+        box.fail("nvmlDeviceGetHandleByIndex", NO_PERMISSION, index)
+    probe = watch(box)
+    sample = probe.gpu()
+    assert (sample["index"], sample["uuid"], sample["fault"]) == (0, uuid_of(2), None)
+    box.fail("nvmlDeviceGetMemoryInfo", GPU_IS_LOST, 2)
+    assert (probe.gpu()["index"], probe.gpu()["uuid"], probe.gpu()["fault"]) == (0, uuid_of(2), LOST)
+
+
+def test_gpus_that_are_all_forbidden_are_told_with_the_reason(make_box: MakeBox, watch: Watch) -> None:
+    box = make_box(Gpu(), Gpu())
+    probe = watch(box)
+    probe.gpus()
+    box.fail("nvmlDeviceGetHandleByIndex", NO_PERMISSION)
+    for again in (False, True):
+        if again:
+            probe.tell("new")
+        else:
+            box.forget_sessions()
+        samples = probe.gpus()
+        assert [(each["index"], each["fault"]) for each in samples] == [
+            (index, "no permission to use the GPU") for index in (0, 1)
+        ]
 
 
 def test_a_gpu_that_breaks_keeps_its_name_and_uuid(make_box: MakeBox, watch: Watch) -> None:

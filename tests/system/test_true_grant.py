@@ -3,8 +3,10 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ from standin import EXCLUSIVE_PROCESS, GIB, MIB, PROHIBITED, Gpu, Instance
 from truth import Machine
 from waiting import wait_until
 from world import World
+
+from gpuwrap.arbiter.enforce import STALE_SECONDS
 
 MakeMachine = Callable[..., Machine]
 
@@ -230,6 +234,52 @@ def test_room_is_left_for_what_a_stranger_held_before(machine: Machine) -> None:
     machine.end(keep.pid)
 
 
+def test_room_is_left_as_a_stranger_grows_beside_a_shared_job(machine: Machine) -> None:
+    keep = machine.run_job("-m", "4G", "sleep", "1000")
+    machine.box.allocate(0, keep.pid, 4 * GIB)
+    pid = machine.stranger(2 * GIB)
+    wait_until(lambda: machine.gpu()["foreign"], "the stranger to be seen", 10)
+    assert machine.world.run("-n", "-m", "15G", "--", "true").returncode == 0
+    for held in (6, 12):  # while jobs come and go
+        machine.box.allocate(0, pid, held * GIB)
+        room = 19 - held  # of 24 are left to it, 4 are the job's, and the driver keeps some
+        assert machine.world.run("-n", "-m", f"{room - 1}G", "--", "true").returncode == 0, held
+        assert machine.world.run("-n", "-m", f"{room + 1}G", "--", "true").returncode == 124, held
+    assert machine.job_of(keep)["state"] == "running"
+
+
+def test_a_stranger_that_starts_between_plan_and_grant_is_seen(machine: Machine, tmp_path: Path) -> None:
+    """A client that is slow to take its offer, on a machine that thrashes: by then a stranger has come to the GPU."""
+    code = f"""
+        import os, time
+        from gpuwrap import cli
+        from gpuwrap.commands import run
+
+        take = run.Launch._take
+
+        def take_late(launch):
+            open({str(tmp_path / "offered")!r}, "w").close()
+            while not os.path.exists({str(tmp_path / "go")!r}):
+                time.sleep(0.02)
+            return take(launch)
+
+        run.Launch._take = take_late
+        cli.main()
+    """
+    (tmp_path / "slow.py").write_text(textwrap.dedent(code))
+    words = [sys.executable, str(tmp_path / "slow.py"), "--", "touch", str(tmp_path / "started")]
+    slow = machine.world.adopt(subprocess.Popen(words, env=machine.world.env))
+    wait_until((tmp_path / "offered").exists, "the offer", 15)
+    pid = machine.stranger(300 * MIB)
+    time.sleep(STALE_SECONDS + 0.2)
+    (tmp_path / "go").touch()
+    assert f"pid {pid}" in machine.why(slow, "foreign")
+    assert not (tmp_path / "started").exists()
+    machine.end(pid)
+    assert slow.wait(15) == 0
+    assert (tmp_path / "started").exists()
+
+
 def test_who_is_ignored_does_not_count_but_its_memory_does(make_machine: MakeMachine) -> None:
     machine = make_machine(settings='ignore = ["sleep 1000"]\n')
     pid = machine.stranger(8 * GIB)
@@ -277,7 +327,7 @@ def test_the_mps_server_alone_does_not_count(machine: Machine, tmp_path: Path) -
     assert following.wait(10) == 0
 
 
-def test_a_stranger_that_comes_between_plan_and_start_is_seen(make_machine: MakeMachine) -> None:
+def test_a_stranger_on_the_gpu_that_would_be_given_next_is_seen(make_machine: MakeMachine) -> None:
     """Two GPUs; the stranger takes the one that would be given next."""
     machine = make_machine(Gpu(), Gpu())
     first = machine.run_job("sleep", "1000")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from standin import GIB, MIB, Gpu, Instance, Process
+from standin import GIB, MIB, NO_PERMISSION, Gpu, Instance, Process
 from truth import Machine, Seen
 from waiting import wait_until
 from world import World
@@ -132,6 +132,22 @@ def test_an_inherited_choice_limits_and_is_said_once(make_machine: MakeMachine) 
     done = machine.world.run("--", "true", extra={"CUDA_VISIBLE_DEVICES": "9"})
     assert done.returncode == 125
     assert "no such GPU" in done.stderr
+
+
+def test_in_a_slurm_job_its_gpus_are_numbered_as_cuda_does(make_machine: MakeMachine) -> None:
+    """Its cgroup has GPUs 2 and 3; Slurm numbers these from 0, or names them by UUID."""
+    machine = make_machine(Gpu(), Gpu(), Gpu(), Gpu())
+    for index in (0, 1):
+        machine.box.fail("nvmlDeviceGetHandleByIndex", NO_PERMISSION, index)
+    uuids = [str(gpu.uuid) for gpu in machine.box.gpus]
+    slurm = {"SLURM_JOB_ID": "77", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    for visible, expected in (("0", (0, 2)), ("1", (1, 3)), (uuids[3], (1, 3)), ("", (0, 2))):
+        index, uuid_index = expected
+        given = shown(machine, extra={**slurm, "CUDA_VISIBLE_DEVICES": visible})
+        assert given == [str(index), "PCI_BUS_ID", uuids[uuid_index]], visible
+    assert shown(machine, "-g", "all", extra={**slurm, "CUDA_VISIBLE_DEVICES": "0,1"})[0] == "0,1"
+    done = machine.world.run("--", "true", extra={**slurm, "CUDA_VISIBLE_DEVICES": uuids[0]})
+    assert done.returncode == 125  # it is not ours
 
 
 def test_an_inherited_index_may_mean_another_gpu_on_unlike_cards_and_this_is_said_once(make_machine: MakeMachine) -> None:
