@@ -132,7 +132,7 @@ class Admission:
         allowed = choose_devices(samples, values.get("device"), values.get("not"), values.get("visible"))
         if gpus == "all":
             gpus = str(count_all(samples, allowed))
-        auto = fitting_auto(learned, samples, parent) if values.get("auto") == "1" else None
+        auto = fitting_auto(learned, samples, parent, allowed, int(gpus)) if values.get("auto") == "1" else None
         request = Request(
             gpus=int(gpus),
             memory_bytes=int(values["memory"]) if "memory" in values else auto,
@@ -225,13 +225,19 @@ def _output(values: Values, pid: int) -> bytes | None:
     return None if target is None else escaped(target)
 
 
-def fitting_auto(learned: int | None, samples: list[GpuSample], parent: Job | None) -> int | None:
-    """Return what `-m auto` asks for: what the command was seen to need; None, the whole GPU, if that is not known or more."""
+def fitting_auto(
+    learned: int | None, samples: list[GpuSample], parent: Job | None, allowed: frozenset[str] | None, gpus: int
+) -> int | None:
+    """Return what `-m auto` asks for: what the command was seen to need.
+
+    None, whole GPUs, if that is not known, or more than enough of those that it may be given have.
+    """
     if learned is None:
         return None
     granted = {share.uuid: share.bytes for share in parent.shares} if parent else {}
-    sizes = [granted.get(sample.uuid, sample.total_bytes) or 0 for sample in samples]
-    return learned if learned < max(sizes, default=0) else None
+    chosen = [sample for sample in samples if allowed is None or sample.uuid in allowed]
+    fitting = [sample for sample in chosen if learned < (granted.get(sample.uuid, sample.total_bytes) or 0)]
+    return learned if fitting and len(fitting) >= gpus else None
 
 
 def choose_devices(samples: list[GpuSample], only: str | None, never: str | None, visible: str | None) -> frozenset[str] | None:

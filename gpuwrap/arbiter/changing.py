@@ -74,7 +74,8 @@ def _changed(arbiter: "Arbiter", admission: Admission, job: Job, wanted: Values)
     if wanted.get("memory") == "whole":
         request = replace(request, memory_bytes=None, memory_percent=None, exclusive=False)
     elif "auto" in wanted:
-        size = fitting_auto(job.learned_bytes, admission.machine_of(job), admission.outer_of(job))
+        machine, outer = admission.machine_of(job), admission.outer_of(job)
+        size = fitting_auto(job.learned_bytes, machine, outer, request.allowed, request.gpus)
         request = replace(request, memory_bytes=size, memory_percent=None, exclusive=request.exclusive and size is not None)
     elif "memory" in wanted or "percent" in wanted:
         request = replace(

@@ -1,8 +1,9 @@
 """What running jobs use, against what they asked for.
 
 1. Peaks are kept of every job, per GPU the most that its processes hold together.
-2. Who uses more than its share is told once on its terminal, and stands so in `ls`. With the setting `over_memory = "evict"`
-   one that may be restarted is, and asks for what it was seen to need; nobody else is ever ended for it.
+2. Who uses more than its share is told on its terminal, once in each attempt, and stands so in `ls` while it does. With the
+   setting `over_memory = "evict"` one that may be restarted is ended, and asks for what it was seen to need; nobody else
+   is ever ended for it.
 """
 
 import time
@@ -20,6 +21,8 @@ from .rerun import may_be_evicted
 if TYPE_CHECKING:
     from .loop import Arbiter
 
+TOLD = "told-over"
+
 
 class Memory:
     """Watches what jobs use."""
@@ -27,6 +30,8 @@ class Memory:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._over: dict[int, str] = {}
+        self._told: dict[int, str] = arbiter.store.settings_of(TOLD)
+        """The attempt in which a job was told that it uses too much; written down, so that no successor says it again."""
 
     def note(self, used: dict[int, dict[str, int | None]]) -> None:
         """Take in what a look has shown: bytes by job and GPU."""
@@ -58,6 +63,8 @@ class Memory:
 
     def learn(self, job: Job) -> int | None:
         """Remember what a run has taught of its command; returns the peak that is remembered now, None if it taught nothing."""
+        if self._told.pop(job.id, None) is not None:
+            self._arbiter.store.unset(f"{TOLD} {job.id}")
         store, known_as = self._arbiter.store, job.fingerprint or ""
         known, doubt = store.learned_peak(known_as), f"peak before {known_as}"
         before = store.setting(doubt)
@@ -75,7 +82,10 @@ class Memory:
 
     def _warn(self, job: Job, text: str, most: int) -> None:
         log("memory", f"job {job.id} {text}")
-        tell(job, f"job {job.id} {text}")
+        if self._told.get(job.id) != str(job.attempt):
+            self._told[job.id] = str(job.attempt)
+            self._arbiter.store.set(f"{TOLD} {job.id}", str(job.attempt))
+            tell(job, f"job {job.id} {text}")
         if self._arbiter.settings["over_memory"] == "evict" and job.state is JobState.RUNNING and may_be_evicted(job):
             self._arbiter.store.change(job, request=self._raised(job, most))
             self._arbiter.reruns.evict(self._arbiter.store.live[job.id], None, f"{text} (over_memory)")

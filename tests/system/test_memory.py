@@ -42,9 +42,19 @@ def test_who_uses_more_than_its_m_is_told_once_and_shown(make_machine: MakeMachi
     assert "uses 3G on GPU 0, more than its -m 2G" in machine.text("ls")
     machine.box.allocate(0, job.pid, 4 * GIB)
     wait_until(lambda: machine.job_of(job)["peak_bytes"] == 4 * GIB, "the peak", 15)
+    for _ in ("with the same arbiter", "with its successor"):
+        machine.box.allocate(0, job.pid, GIB)
+        wait_until(lambda: "more than its" not in machine.text("ls"), "it to use less", 15)
+        machine.box.allocate(0, job.pid, 3 * GIB)
+        wait_until(lambda: "uses 3G on GPU 0" in machine.text("ls"), "it to use more again", 15)
+        machine.restart_arbiter()
+    wait_until(lambda: "uses 3G on GPU 0" in machine.text("ls"), "the last arbiter to have seen it", 15)
     assert told().count(b"more than its") == 1
     assert machine.job_of(job)["state"] == "running"
     os.close(master)
+    machine.end(job.pid)
+    wait_until(lambda: machine.job_of(job)["state"] == "ended", "the job to end")
+    assert machine.world.rows("SELECT * FROM setting WHERE name LIKE 'told-over %'") == []
 
 
 def test_a_setting_evicts_who_uses_more_and_may_be_restarted(make_machine: MakeMachine) -> None:
@@ -156,6 +166,20 @@ def test_auto_asks_for_the_whole_gpu_where_more_is_needed_than_there_is(make_wor
         done = world.run("-m", "auto", "--", sys.executable, "train.py", str(tmp_path / "need"), "2.5", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert [job["memory_bytes"] for job in world.jobs()] == [None, None]
+
+
+def test_auto_asks_for_the_whole_of_gpus_that_are_too_small(make_world: MakeWorld, tmp_path: Path) -> None:
+    """What was learned on the large card is more than the others have: one alone of them, or both, are not refused."""
+    world = make_world("1x80G+1x24G")
+    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "need").write_text(str(40 * GIB))
+    words = ["--", sys.executable, "train.py", str(tmp_path / "need"), "2.5"]
+    assert world.run("-m", "auto", "-i", "0", *words, cwd=tmp_path, extra={"STEP": str(40 * GIB)}).returncode == 0
+    (tmp_path / "need").write_text("0")
+    for options in (["-i", "1"], ["--not", "0"], ["-g", "2"], ["-g", "all"]):
+        done = world.run("-m", "auto", *options, *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert world.jobs()[-1]["memory_bytes"] is None, options
 
 
 def test_a_retry_is_given_what_the_run_before_died_for_want_of(make_world: MakeWorld, tmp_path: Path) -> None:
