@@ -77,6 +77,12 @@ def run_verb(verb: str, words: list[str]) -> int:
 
     from .errors import UsageError
 
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from .commands.background import fill_closed_descriptors
+
+        fill_closed_descriptors()  # who has closed stdout does not want what a verb prints, but what it does
+        sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+        sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     record = VERBS[verb]
     words = signals_as_options(words) if record.signals else words
     given, operands = parse(words, record.options, permute=True)

@@ -134,7 +134,7 @@ class Launch:
         kind, values = self.call.ask(self._register(rehearsal=True))
         if kind == "refused":
             raise refusal(values)
-        sys.stdout.write(values["text"] + "\n")
+        print(values["text"])  # to nobody, if stdout is closed
 
     def _register(self, rehearsal: bool = False) -> bytes:
         request = dict(self.request)

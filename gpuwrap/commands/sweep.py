@@ -163,7 +163,7 @@ class Sweep(Launch):
         if kind == "refused":
             raise refusal(values)
         at_once = f", {self.limit} at once" if self.limit is not None else ""
-        sys.stdout.write(f"{_count(len(self.rows), 'row')}{at_once}: the first {values['text']}\n")
+        print(f"{_count(len(self.rows), 'row')}{at_once}: the first {values['text']}")
 
     def _enrolled(self) -> None:
         """All rows have their numbers."""

@@ -526,3 +526,15 @@ def test_a_waiting_job_cannot_be_given_such_a_name_either(make_world: MakeWorld)
     for name, why in NAMES.items():
         assert_one_line(world.run("set", "-N", name, "2"), 2, why)
     assert world.job(2)["name"] == "good"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_verbs_do_what_they_do_though_standard_descriptors_are_closed(world: World, closed: str) -> None:
+    assert world.run("-d", "sleep", "60").returncode == 0
+    wait_until(lambda: world.state(1) == "running", "the job to run")
+    verbs = ["ls", "ls --json", "history", "gpus", "doctor", "logs 1", "renice 5 1", "set -t 1h 1", "completion bash"]
+    for words in [*verbs, "--dry-run true", "kill -9 1", "wait 1"]:
+        script = f"{world.command} {words} {closed}"
+        done = subprocess.run(["sh", "-c", script], env=world.env, capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stderr) == (137 if words == "wait 1" else 0, ""), words
+    assert (world.job(1)["priority"], world.job(1)["result"]["signal"]) == (5, 9)
