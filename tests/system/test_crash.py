@@ -526,3 +526,39 @@ def test_an_arbiter_killed_before_it_is_ready_is_replaced(world: World) -> None:
     newborn.kill()
     assert client.wait(20) == 0
     assert client.communicate()[1] == ""
+
+
+def test_waiting_for_others_for_a_key_and_for_a_retry_outlives_arbiters_that_die_all_the_time(
+    world: World, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    jobs = [
+        ["sh", "-c", f"sleep 3; echo first >> {log}"],
+        ["-a", "ok:1", "--", "sh", "-c", f"echo second >> {log}; exit 3"],
+        ["-a", "2", "--", "sh", "-c", f"echo third >> {log}"],
+        ["-a", "ok:2", "--", "sh", "-c", f"echo never >> {log}"],
+        ["--retries", "2", "--", "sh", "-c", f"echo try $GPURUN_ATTEMPT >> {log}; exit 4"],
+        ["--once", "k", "--", "sh", "-c", f"sleep 6; echo key >> {log}"],
+        ["-a", "3-6", "--", "sh", "-c", f"echo last >> {log}"],
+    ]
+    for words in jobs:
+        assert world.run("-d", "-m", "1G", *words).returncode == 0
+    refused = 0
+    for _ in range(8):
+        for pid in (world.keeper_pid(), world.arbiter_pid()):
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        holds = "key" not in (log.read_text() if log.exists() else "")
+        done = world.run("--once", "k", "true")
+        refused += done.returncode == 124
+        assert done.returncode == 124 or not holds or "key" in log.read_text()
+    assert refused
+    assert world.run("wait", "7", timeout=60).returncode == 0
+    lines = log.read_text().splitlines()
+    assert sorted(lines) == ["first", "key", "last", "second", "third", "try 1", "try 2", "try 3"]
+    assert [line for line in lines if line in ("first", "second", "third", "last")] == ["first", "second", "third", "last"]
+    assert lines[-1] == "last"
+    results = [(job["result"]["kind"], job["result"]["code"]) for job in world.jobs()[:7]]
+    assert results == [("exit", 0), ("exit", 3), ("exit", 0), ("cancelled", 125), ("exit", 4), ("exit", 0), ("exit", 0)]
+    assert world.run("-g", "2", "-w", "10s", "true").returncode == 0
