@@ -50,16 +50,16 @@ LARGEST_PID = 2**22
 class Fault(Exception):
     """A GPU, or with `gone` the whole driver, cannot be used; the text says why to people. `forbidden`: not by us."""
 
-    def __init__(self, text: str, *, gone: bool = False, forbidden: bool = False) -> None:
+    def __init__(self, text: str, *, gone: bool = False) -> None:
         self.gone = gone
-        self.forbidden = forbidden
+        self.forbidden = False
         super().__init__(text)
 
 
 def fault_of(err: Any) -> Fault:
     """What an NVMLError means for a GPU."""
     text = DEADLY.get(err.value) or VITAL_FAULTS.get(err.value) or f"the driver says of the GPU: {err}"
-    return Fault(text, gone=text is GONE, forbidden=err.value == NO_PERMISSION)
+    return Fault(text, gone=text is GONE)
 
 
 class Driver:
@@ -123,7 +123,9 @@ class Driver:
         try:
             return getattr(self.nvml, name)(*arguments)
         except self.nvml.NVMLError as err:
-            raise fault_of(err) from err
+            fault = fault_of(err)
+            fault.forbidden = name == "nvmlDeviceGetHandleByIndex" and err.value == NO_PERMISSION
+            raise fault from err
 
     def processes(self, handle: Any, told: set[str]) -> tuple[GpuProcess, ...] | None:
         """Who computes on a GPU (MPS clients too) and who only draws; None if the driver never tells.

@@ -647,7 +647,7 @@ def complaint(look: Seen, function: str, never: bool = False) -> str | None:
     if look["fault"] is not None:
         return None if all(sample["fault"] for sample in look["samples"]) else "a GPU without a fault and no driver"
     if len(look["samples"]) != 2:
-        return "a GPU is missing"
+        return "a GPU is missing"  # but for one forbidden to us, which has a test of its own
     for sample in look["samples"]:
         if sample["fault"] is not None:
             if any(sample[figure] is not None for figure in TRUE_FIGURES) or sample["processes"] is not None:
@@ -684,6 +684,8 @@ def test_an_entry_point_that_fails_makes_nothing_up(make_box: MakeBox, watch: Wa
     wrong = {}
     for code in [*range(1, 31), ERROR_UNKNOWN, 4321]:
         for moment in ("from the start", "later"):
+            if (function, code, moment) == ("nvmlDeviceGetHandleByIndex", NO_PERMISSION, "from the start"):
+                continue
             probe.tell("new")
             box.mend()
             if moment == "later":
