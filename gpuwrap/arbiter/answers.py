@@ -208,6 +208,8 @@ class Answers:
         seat.visible = values.get("visible")
         if "wait" in values:
             self.limit_wait(job, float(values["wait"]))
+        if values.get("offset") == "0":  # a block in a program: what that forks keeps the connection when it dies
+            self._arbiter.watch_leader(job.id)
         if "rests" in values:
             seat.mute, seat.rests_until = True, time.time() + float(values["rests"])
 

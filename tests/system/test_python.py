@@ -189,6 +189,30 @@ print("out", flush=True)
     assert world.job(1)["result"]["code"] == 0
 
 
+def test_a_program_that_dies_while_it_waits_leaves_the_line_though_its_fork_lives(world: World, tmp_path: Path) -> None:
+    world.start("-g", "all", "sleep", "60")
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    forked = tmp_path / "forked"
+    body = f"""
+import threading
+def fork():
+    until({str(tmp_path / "gate")!r})
+    if os.fork() == 0:
+        open({str(forked)!r}, "w").close()
+        time.sleep(60)
+        os._exit(0)
+threading.Thread(target=fork, daemon=True).start()
+with gpuwrap.gpu():
+    print("never")
+"""
+    child = script(world, body)
+    wait_until(lambda: world.state(2) == "waiting", "the block to wait")
+    (tmp_path / "gate").touch()
+    wait_until(forked.exists, "the fork")
+    child.kill()
+    wait_until(lambda: world.state(2) == "ended", "the job to leave the line")
+
+
 def test_while_a_block_is_open_other_threads_cannot_open_any(world: World) -> None:
     body = """
 import threading
