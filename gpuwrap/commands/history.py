@@ -7,7 +7,7 @@ import time
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
-from ..errors import NoSuchJob, UsageError
+from ..errors import GpurunError, NoSuchJob, UsageError, printable
 from ..model import Job
 from ..outputs import kept_in
 from ..render import history_as_json, history_as_table
@@ -24,10 +24,10 @@ def main(given: Given, operands: list[str]) -> int:
     user = given.get("user")
     of_user = user if isinstance(user, str) else None
     jobs = world.reader.history(since, of_user, None if operands else most) if world.reader is not None else []
-    missing = []
+    missing: list[GpurunError] = []
     if operands:
         named = {word: [job for job in jobs if _is_named(job, word)] for word in operands}
-        missing = [NoSuchJob(word) for word, found in named.items() if not found]
+        missing = _missing(world, [word for word, found in named.items() if not found])
         wanted = {job.id for found in named.values() for job in found}
         jobs = [job for job in jobs if job.id in wanted]
     if most is not None:
@@ -43,6 +43,17 @@ def main(given: Given, operands: list[str]) -> int:
     for err in missing:
         sys.stderr.write(f"gpurun: history: {err.text}\n")
     return 1 if missing else 0
+
+
+def _missing(world: World, words: list[str]) -> list[GpurunError]:
+    """Return an error for each word that names no job that ever ended; one that --since or -u leave out is none."""
+    ended = world.reader.history(None, None, None) if words and world.reader is not None else []
+    missing: list[GpurunError] = []
+    for word in words:
+        if not any(_is_named(job, word) for job in ended):
+            waits, _ = world.select([word], everything=False)
+            missing.append(GpurunError(f"job {printable(word)}: has not ended") if waits else NoSuchJob(word))
+    return missing
 
 
 def _is_named(job: Job, word: str) -> bool:

@@ -82,7 +82,7 @@ def test_filters_take_names_numbers_times_and_users(world: World) -> None:
     assert numbers("lr-*", "-n", "1") == [2]
     assert numbers("1-1", "other") == [1, 3]
     assert numbers("--since", "1h", "2-3", "lr-2", "-n", "5", "-u", world.job(1)["user"]) == [2, 3]
-    assert numbers("--since", (datetime.now() + timedelta(hours=1)).isoformat(timespec="seconds")) == []
+    assert numbers("--since", (datetime.now() + timedelta(hours=1)).isoformat(timespec="seconds"), "lr-*") == []
     assert numbers("--since", "1h", "-u", world.job(1)["user"]) == [1, 2, 3]
     assert numbers("-u", "nobody-here") == []
     ended_at = world.job(2)["ended_at"]
@@ -91,6 +91,11 @@ def test_filters_take_names_numbers_times_and_users(world: World) -> None:
     assert numbers("--since", tomorrow) == []
     done = world.run("history", "99")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "gpurun: history: job 99: no such job\n")
+    world.start("-N", "runs", "sleep", "60")
+    wait_until(lambda: world.state(4) == "running", "one to run")
+    done = world.run("history", "runs", "other", "gone")
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 2)
+    assert done.stderr == "gpurun: history: job runs: has not ended\ngpurun: history: job gone: no such job\n"
     done = world.run("history", "--since", "soon")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
