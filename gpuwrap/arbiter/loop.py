@@ -111,6 +111,7 @@ class Arbiter:
         self.memory = Memory(self)
         self.sweeps = Sweeps(self)
         self.observer = Observer(store.live, store.holding, self.seats, settings["ignore"])
+        self.observer.strangers.recall(store)
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
         self.lines = Lines(self)
@@ -316,6 +317,7 @@ class Arbiter:
             return
         self._look_begun = None
         self.observer.strangers.note(self.look)
+        self.observer.strangers.keep(self.store)
         self.answers.machine_known()
         self.memory.note(self.observer.used_by(self.look))
         self.left_behind.remember()

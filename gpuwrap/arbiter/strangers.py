@@ -5,10 +5,13 @@
 2. Peaks are of the processes that are there now, within the last hour, in steps of a minute.
 3. A GPU whose utilisation is 0 has nobody computing, so everybody on it stands idle; one figure above 0 ends that for all of
    them, since the driver does not say whose it was. A figure that is missing proves nothing.
-4. In a container the driver names pids of the machine, which mean nothing here: such a list is as good as none, and only
+4. Since when they stand idle is written down: there is no arbiter overnight. A process that has used next to no processor
+   time since then is taken to have stood idle while nobody looked.
+5. In a container the driver names pids of the machine, which mean nothing here: such a list is as good as none, and only
    the totals count.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -17,12 +20,17 @@ from os.path import basename
 from ..host import processes
 from ..host.devices import Look
 from ..model import ForeignProcess, GpuProcess
+from ..state.store import Store
 from ..units import GIB
 
 HOUR_SECONDS = 3600.0
 STEP_SECONDS = 60.0
 # "Idle for 3 s" says nothing.
 IDLE_SHOWN_SECONDS = 60.0
+KEPT = "idle-strangers"
+# A process that waits wakes now and then: a notebook's kernel for its heartbeat.
+IDLE_CPU_PART = 0.01
+IDLE_CPU_SECONDS = 2.0
 MPS_SERVER = "nvidia-cuda-mps-server"
 # On drivers that do not list its clients, what they hold shows as the server's.
 MPS_SERVER_BYTES = GIB
@@ -43,6 +51,8 @@ class _Past:
 
     most: dict[int, int] = field(default_factory=dict)
     idle_since: float | None = None
+    cpu_seconds: float = 0.0
+    """What it had used of the processor by then."""
 
 
 class Strangers:
@@ -52,10 +62,42 @@ class Strangers:
         self._ignored = ignored
         self._past: dict[_Key, _Past] = {}
         self._noted_mono = 0.0
+        self._kept = ""
+
+    def recall(self, store: Store) -> None:
+        """Know again who stood idle under an earlier arbiter."""
+        self._kept = store.setting(KEPT)
+        boot, _, words = self._kept.partition(" ")
+        if boot != processes.boot_id():
+            return
+        now_mono = time.monotonic()
+        for word in words.split():
+            uuid, pid, start, since, used = word.rsplit(":", 4)
+            stat, cpu = processes.read_stat(int(pid)), processes.cpu_seconds(int(pid))
+            if stat is None or cpu is None or stat.start_ticks != int(start):
+                continue
+            if cpu - float(used) <= max(IDLE_CPU_SECONDS, IDLE_CPU_PART * (now_mono - float(since))):
+                self._past[uuid, stat.pid, stat.start_ticks] = _Past(idle_since=float(since), cpu_seconds=float(used))
+
+    def keep(self, store: Store) -> None:
+        """Write down who stands idle, where that has changed."""
+        idle = [
+            f"{uuid}:{pid}:{start}:{past.idle_since:.0f}:{past.cpu_seconds:.2f}"
+            for (uuid, pid, start), past in self._past.items()
+            if past.idle_since is not None and self._noted_mono - past.idle_since >= IDLE_SHOWN_SECONDS
+        ]
+        text = " ".join([processes.boot_id(), *sorted(idle)]) if idle else ""
+        if text == self._kept:
+            return
+        self._kept = text
+        if text:
+            store.set(KEPT, text)
+        else:
+            store.unset(KEPT)
 
     def note(self, look: Look) -> None:
-        """Take in a look, each once."""
-        if look.begun_mono <= self._noted_mono:
+        """Take in a look, each once; one that is not over yet shows nothing."""
+        if look.begun_mono <= self._noted_mono or look.pending:
             return
         self._noted_mono = now_mono = look.begun_mono
         seen: dict[_Key, _Past] = {}
@@ -71,6 +113,13 @@ class Strangers:
                     past.idle_since = None
                 elif past.idle_since is None:
                     past.idle_since = now_mono
+                    past.cpu_seconds = processes.cpu_seconds(process.pid) or 0.0
+        told = {sample.uuid for sample in look.samples if sample.processes is not None}
+        for key, past in self._past.items():
+            if key[0] not in told:  # a GPU, or a list, that is not there just now
+                stat = processes.read_stat(key[1])
+                if stat is not None and stat.start_ticks == key[2]:
+                    seen[key] = past
         self._past = seen
 
     def peak_bytes(self, uuid: str, pids: Iterable[int]) -> int | None:

@@ -323,6 +323,15 @@ def age_seconds(stat: Stat) -> float:
     return max(0.0, uptime - stat.start_ticks / CLOCK_TICKS)
 
 
+def cpu_seconds(pid: int) -> float | None:
+    """Return the processor time that a process has used, all its threads together; None if it has gone."""
+    line = _read(f"/proc/{pid}/stat")
+    if not line:
+        return None
+    user, system = line[line.rindex(b")") + 2 :].split()[11:13]
+    return (int(user) + int(system)) / CLOCK_TICKS
+
+
 def has_device_open(pid: int) -> bool:
     """Whether a process has an NVIDIA device file open; what cannot be read counts as no (it is not ours then)."""
     try:

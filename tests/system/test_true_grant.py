@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import pwd
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -15,7 +17,7 @@ import pytest
 from standin import EXCLUSIVE_PROCESS, GIB, MIB, PROHIBITED, Gpu, Instance
 from truth import Machine
 from waiting import wait_until
-from world import World
+from world import World, start_ticks
 
 from gpuwrap.arbiter.enforce import STALE_SECONDS
 
@@ -291,6 +293,57 @@ def test_who_is_ignored_does_not_count_but_its_memory_does(make_machine: MakeMac
     machine.end(pid)
     assert large.wait(10) == 0
     machine.end(holder.pid)
+
+
+@pytest.mark.parametrize("how", ["pid", "user"])
+def test_who_is_ignored_is_named_by_pid_or_user_too(machine: Machine, how: str) -> None:
+    pid = machine.stranger(8 * GIB)
+    word = str(pid) if how == "pid" else f'"{pwd.getpwuid(os.getuid()).pw_name}"'
+    (machine.world.directory / "settings.toml").write_text(f"ignore = [{word}]\n")
+    assert machine.world.run("-n", "--", "true").returncode == 0
+    assert machine.gpu()["foreign"] == []
+    if how == "pid":
+        other = machine.stranger(GIB, 0, "sleep", "1004")
+        assert machine.world.run("-n", "--", "true").returncode == 124
+        assert [each["pid"] for each in machine.gpu()["foreign"]] == [other]
+
+
+def end_everything(machine: Machine) -> None:
+    """Kill the arbiter and its keeper, as if nobody had asked anything for a while."""
+    for pid in (machine.world.keeper_pid(), machine.world.arbiter_pid()):
+        assert pid is not None
+        machine.end(pid)
+    wait_until(lambda: machine.world.arbiter_pid() is None, "the arbiter to be gone")
+
+
+def test_who_stands_idle_since_yesterday_is_said_so_at_once(machine: Machine) -> None:
+    """No arbiter was there overnight: what an earlier one has written down counts."""
+    pid = machine.stranger(20 * GIB)
+    assert machine.gpu()["foreign"][0]["pid"] == pid
+    assert "idle" not in machine.gpus_text()
+    uuid = machine.gpu()["uuid"]
+    end_everything(machine)
+    (row,) = machine.world.rows("SELECT boot_id FROM arbiter LIMIT 1")
+    since = time.monotonic() - 20.5 * 3600
+    text = f"{row['boot_id']} {uuid}:{pid}:{start_ticks(pid)}:{since:.0f}:0.00"
+    with contextlib.closing(sqlite3.connect(machine.world.database)) as database, database:
+        database.execute("INSERT INTO setting (name, value) VALUES ('idle-strangers', ?)", (text,))
+    assert "idle for 20 h" in machine.gpus_text()
+    assert "idle for 20 h" in machine.why(machine.start("--", "true"), "foreign")
+
+
+@pytest.mark.long
+def test_who_stands_idle_is_said_so_after_a_minute_and_by_the_next_arbiter(machine: Machine) -> None:
+    machine.stranger(20 * GIB)
+    waits = machine.start("--", "true")
+    wait_until(lambda: "idle for 1 min" in machine.why(waits, "foreign"), "the stranger to stand idle for a minute", 90)
+    assert "idle for 1 min" in machine.gpus_text()
+    waits.kill()
+    waits.wait(5)
+    end_everything(machine)
+    assert "idle for 1 min" in machine.gpus_text()
+    machine.box.set(0, utilization=30)
+    wait_until(lambda: "idle" not in machine.gpus_text(), "it to compute", 15)
 
 
 def test_display_servers_never_count(machine: Machine) -> None:

@@ -5,6 +5,7 @@ Real processes of this machine stand for those on the GPUs; which of them are a 
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -255,3 +256,48 @@ def test_a_stranger_is_idle_since_nothing_ran_there(pids: list[int]) -> None:
     assert idle_after(3, 4001.0) is None
     assert idle_after(0, 4002.0) is None
     assert idle_after(None, 9000.0) is None
+
+
+class Kept:
+    """What a store has kept."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+
+    def setting(self, _name: str) -> str:
+        return self.text
+
+    def set(self, _name: str, text: str) -> None:
+        self.text = text
+
+    def unset(self, _name: str) -> None:
+        self.text = ""
+
+
+def test_who_stood_idle_still_does_under_the_next_arbiter_unless_it_worked(pids: list[int]) -> None:
+    first, second, third = Observer({}, {}, {}), Observer({}, {}, {}), Observer({}, {}, {})
+    kept, now = Kept(), time.monotonic()
+
+    def look(at: float, utilization: int = 0, *, there: bool = True) -> Look:
+        named = tuple(GpuProcess(pid, 2 * GIB) for pid in (pids[0], os.getpid()))
+        sample = GpuSample("GPU-0", 0, "card", TOTAL, 4 * GIB, named if there else None, utilization)
+        return Look((sample,), at)
+
+    def idle(observer: Observer, at: Look) -> dict[int, int | None]:
+        observer.strangers.note(at)
+        observer.strangers.keep(kept)  # type: ignore[arg-type]
+        found = observer.outer_view(at, {}, frozenset(), Bounds()).gpus[0].foreign or ()
+        return {each.pid: round(each.idle_seconds) if each.idle_seconds else None for each in found}
+
+    idle(first, look(now - 4000.0))
+    assert idle(first, look(now - 2000.0)) == {pids[0]: 2000, os.getpid(): 2000}
+    second.strangers.recall(kept)  # type: ignore[arg-type]
+    second.strangers.note(Look((), now - 1.5, pending=True))
+    idle(second, look(now - 1.0, there=False))
+    assert idle(second, look(now)) == {pids[0]: 4000, os.getpid(): 4000}
+    words = kept.text.split()
+    kept.text = " ".join(word.rpartition(":")[0] + ":-100" if f":{os.getpid()}:" in word else word for word in words)
+    third.strangers.recall(kept)  # type: ignore[arg-type]
+    assert idle(third, look(now + 1.0)) == {pids[0]: 4001, os.getpid(): None}  # it has used 100 s of the processor since
+    assert idle(third, look(now + 2.0, 5)) == {pids[0]: None, os.getpid(): None}
+    assert kept.text == ""
