@@ -695,3 +695,38 @@ def test_an_entry_point_that_fails_makes_nothing_up(make_box: MakeBox, watch: Wa
             if found:
                 wrong[code, moment] = found
     assert not wrong
+
+
+MIG_FUNCTIONS = (
+    "nvmlDeviceGetMigMode",
+    "nvmlDeviceGetMaxMigDeviceCount",
+    "nvmlDeviceGetMigDeviceHandleByIndex",
+    "nvmlDeviceGetUUID",
+    "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetComputeRunningProcesses",
+)
+
+
+@pytest.mark.parametrize("function", MIG_FUNCTIONS)
+def test_a_divided_gpu_is_never_offered_whole_whatever_fails(make_box: MakeBox, watch: Watch, function: str) -> None:
+    box = make_box(Gpu(mig=[Instance("MIG-a", processes=[Process(7, GIB)]), Instance("MIG-b")]), Gpu())
+    probe = watch(box)
+    wrong = {}
+    for code in [*range(1, 31), ERROR_UNKNOWN]:
+        for moment in ("from the start", "later"):
+            never = moment == "from the start" and code in SILENT
+            if never and function == "nvmlDeviceGetMigMode":
+                continue  # as a driver that knows no MIG
+            probe.tell("new")
+            box.mend()
+            if moment == "later":
+                probe.look()
+            for where in (0, "0:0", "0:1"):
+                box.fail(function, code, where)
+            for sample in probe.look()["samples"]:
+                if sample["fault"] is None and (sample["uuid"] == uuid_of(0) or sample["total_bytes"] == 0):
+                    wrong[code, moment] = sample
+                untold = never and "Processes" in function and sample["processes"] is None
+                if sample["uuid"] == "MIG-a" and sample["fault"] is None and not sample["processes"] and not untold:
+                    wrong[code, moment] = sample
+    assert not wrong
