@@ -54,7 +54,7 @@ for number in given.get("catch", "").split(","):
 signal.signal(signal.SIGINT, caught if "2" in given.get("catch", "").split(",") else signal.SIG_DFL)
 take = given.get("take")
 if take:
-    granted = os.environ["GPURUN_GRANTED"].split(",")[0]
+    granted = min(os.environ["GPURUN_GRANTED"].split(","), key=int)  # beside paused jobs not the same on each
     take = granted if take == "granted" else str(min(int(take), int(granted)))
     rank = 2**30 if given.get("ranks") == "2" else 0
     if rank and not os.fork():
