@@ -24,7 +24,7 @@ from ..units import PRIORITY_STEP
 from .choosing import choose
 from .needs import share
 from .placement import Holder, Room, Shape
-from .returning import takes_back, takes_back_above
+from .returning import as_promised, takes_back, takes_back_above
 from .victims import Spared, Victims, Way
 
 # Which rule is told first when a job could not start even with all our jobs gone.
@@ -301,9 +301,9 @@ class _Pass:
             newcomers = (self._freed.get(room.gpu.uuid) for room in rooms)
             if any(newcomer and self.victims.may_stay_paused(newcomer, job.id) for newcomer in newcomers):
                 return []
-            shape = self._shape(job.request)
-            if not takes_back(job, rooms) and not takes_back_above(job, shape, rooms, self.victims):
-                return self._reclaim(job, shape, rooms)
+            shape, needy = self._shape(job.request), as_promised(job)
+            if not takes_back(job, rooms) and not takes_back_above(needy, shape, rooms, self.victims):
+                return self._reclaim(needy, shape, rooms)
         shares = {each.uuid: each for each in job.shares}
         for room in rooms:
             mine = shares[room.gpu.uuid]

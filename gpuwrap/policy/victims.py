@@ -30,6 +30,7 @@ MARGIN_SECONDS = 10.0
 TRIED = 32
 
 _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
+_COMPUTING = (JobState.GRANTED, JobState.RUNNING, JobState.STOPPING)
 _NOTHING = Yielding(no_pause="has only just started", no_evict="has only just started")
 
 
@@ -69,6 +70,7 @@ class Victims:
         self._now_at, self._bounds, self._yielding, self._patience = now_at, view.bounds, view.yielding, view.patience
         self._jobs = {job.id: job for job in view.jobs if job.shares}
         self._used = {gpu.uuid: gpu.used for gpu in view.gpus}
+        self._free = {gpu.uuid: gpu.free_bytes for gpu in view.gpus}
 
     # What one job may be made to do for another.
 
@@ -107,7 +109,25 @@ class Victims:
         if victim is None or victim.state not in (JobState.RUNNING, *_PAUSED) or not outranks(job, victim):
             return False
         allows = victim.request.give_way is GiveWay.REQUEUE and self._yielding.get(victim_id, _NOTHING).can_evict
-        return allows and self._ran(victim) >= self._bounds.min_run_seconds and self._waits_for(job, victim)
+        if not allows or self._ran(victim) < self._bounds.min_run_seconds or not self._waits_for(job, victim):
+            return False
+        return victim.state is JobState.RUNNING or self._may_wake(victim)
+
+    def _may_wake(self, victim: Job) -> bool:
+        """Whether a paused job may compute again while it ends: who computes beside it loses nothing of what it was promised.
+
+        It goes on to receive its signals, and may take what it was about to take when it was stopped.
+        """
+        for each in victim.shares:
+            used = self._used.get(each.uuid, {})
+            here = [(job, share) for job in self._jobs.values() for share in job.shares if share.uuid == each.uuid]
+            if not any(job.state in _COMPUTING for job, _ in here):
+                continue
+            free = self._free.get(each.uuid)
+            owed = sum(max(0, share.bytes - (used.get(job.id) or 0)) for job, share in here if job.state in _COMPUTING)
+            if free is None or each.bytes - (used.get(victim.id) or 0) > free - owed:
+                return False
+        return True
 
     def _waits_for(self, job: Job, victim: Job) -> bool:
         """Whether a job is still in line when another has had all its time to end: else that would end for nobody."""
@@ -335,6 +355,8 @@ class Victims:
             return f"is restarted only after {format_duration(self._bounds.min_run_seconds)} of running"
         if not self._waits_for(job, victim):
             return f"is given {format_duration(ending_seconds(victim))} to end, and job {job.id} gives up before"
+        if victim.state is not JobState.RUNNING and not self._may_wake(victim):
+            return "would need memory that is in use beside it while it ends"
         return "would make room for another job first" if victim.id in spared.not_evicted else None
 
     def _why_not_pause(

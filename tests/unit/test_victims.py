@@ -536,6 +536,18 @@ def test_a_job_paused_for_as_long_as_it_may_goes_on_beside_the_newcomer() -> Non
     assert actions(world(paused(holder(1), yields_to=None), newcomer(), ways={1: spent})) == ()
 
 
+def test_a_paused_job_is_not_evicted_where_it_could_take_what_others_were_promised_while_it_ends() -> None:
+    beside = sharer(2, 14, held=2, priority=60)
+
+    def with_promise(size: int) -> View:
+        victim = paused(replace(requeued(1, held=6), shares=sharer(1, size).shares))
+        return world(replace(victim, yields_to=None), beside, urgent(m=8), ways=BOTH)
+
+    assert actions(with_promise(8)) == (Evict(1, 50),)
+    assert actions(with_promise(20)) == ()
+    assert "would need memory that is in use beside it while it ends" in told(with_promise(20))
+
+
 def test_one_that_is_being_evicted_does_not_go_on_too() -> None:
     spent = Yielding(0.0, can_evict=True)
     assert actions(world(paused(requeued(1)), urgent(m=4), ways=spent)) == (Evict(1, 50),)
@@ -543,8 +555,10 @@ def test_one_that_is_being_evicted_does_not_go_on_too() -> None:
 
 def test_a_paused_job_that_outranks_by_now_who_computes_beside_it_takes_its_gpu_back() -> None:
     """As after `gpurun renice`, of the one or the other."""
-    raised = world(paused(holder(1, priority=100), yields_to=50), newcomer())
+    raised = world(paused(sharer(1, 18, held=8, priority=100), yields_to=50), newcomer())
     assert settle(raised) == [Pause(50, 1), Resume(1)]
+    all_of_it = world(paused(holder(1, priority=100), yields_to=50), newcomer())
+    assert settle(all_of_it) == []  # nobody knows what it needs, and it was told that it has the whole card
     lowered = world(paused(sharer(1, 18, held=8), yields_to=50), newcomer(priority=-20))
     assert settle(lowered) == [Pause(50, 1), Resume(1)]
     evicting = world(paused(holder(1, priority=20), yields_to=50), newcomer(priority=0, request=requeued(9).request), ways=BOTH)
@@ -555,8 +569,8 @@ def test_a_paused_job_that_outranks_by_now_who_computes_beside_it_takes_its_gpu_
 
 def test_equal_rank_or_less_than_a_step_leaves_a_paused_job_where_it_is() -> None:
     for rank in (50, 59):
-        assert actions(world(paused(holder(1, priority=rank), yields_to=50), newcomer())) == ()
-    assert actions(world(paused(holder(1, priority=60), yields_to=50), newcomer())) == (Pause(50, 1),)
+        assert actions(world(paused(sharer(1, 18, held=8, priority=rank), yields_to=50), newcomer())) == ()
+    assert actions(world(paused(sharer(1, 18, held=8, priority=60), yields_to=50), newcomer())) == (Pause(50, 1),)
 
 
 def test_a_paused_job_takes_back_only_what_those_beside_it_can_give() -> None:
@@ -645,12 +659,12 @@ def test_what_a_plan_does_to_a_running_job_is_told() -> None:
 
 def test_what_a_changed_rank_does_for_a_paused_job_is_told() -> None:
     def back(rank: int) -> Job:
-        return paused(holder(1, priority=rank), yields_to=50)
+        return paused(sharer(1, 18, held=8, priority=rank), yields_to=50)
 
-    assert said(world(back(100), newcomer()), 1) == "pauses job 50 (beside its 4G on GPU 0)"
+    assert said(world(back(100), newcomer()), 1) == "pauses job 50 (18G beside its 4G on GPU 0)"
     assert said(world(back(50), newcomer()), 1) == "stays paused"
-    beside = newcomer(priority=0)
-    assert said(world(back(20), beside), 1) == "stays paused: job 50 holds 4 of 24G and may not be restarted (-r)"
+    whole, beside = paused(holder(1, priority=100), yields_to=50), newcomer(priority=0)
+    assert said(world(whole, beside), 1) == "stays paused: job 50 holds 4 of 24G and may not be restarted (-r)"
 
 
 def test_only_an_urgent_job_of_unknown_need_is_told_what_is_free() -> None:

@@ -234,7 +234,6 @@ class Storm:
         self.needs: dict[int, int] = {}
         self.held: dict[int, int] = {}
         self.forced: set[int] = set()
-        self.raised: set[int] = set()
         self.paused_for: dict[int, float] = {}
         self.moved: dict[int, list[tuple[type, float]]] = {}
         self.number = 0
@@ -283,8 +282,7 @@ class Storm:
                 returns = [at for kind, at in before if kind is Resume]
                 assert not returns or self.now - returns[-1] >= 300, "paused again too soon"
             if isinstance(action, Resume):
-                # Nor is one that took its place back by a raised rank sure of all that it was promised.
-                if action.forced or action.job_id in self.raised:
+                if action.forced:
                     self.forced.add(action.job_id)
                 assert (Pause, self.now) not in before, "paused and resumed in one instant"
             before.append((type(action), self.now))
@@ -323,7 +321,6 @@ def test_in_a_storm_all_bounds_hold_and_in_the_end_everybody_has_run(count: int,
         if storm.random.random() < 0.1:
             waits = [job for job in storm.jobs.values() if job.state in (JobState.WAITING, RUNNING, PAUSED)]
             for job in storm.random.sample(waits, min(1, len(waits))):
-                storm.raised.add(job.id)
                 storm.jobs[job.id] = replace(job, priority=storm.random.choice((-10, 0, 10, 50)))
         storm.step()
     for _ in range(3000):
