@@ -14,39 +14,24 @@
    that compute there is a newcomer to its own GPUs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from operator import attrgetter
 
-from ..lifecycle import STARTED, JobState
-from ..model import Action, Evict, Grant, Job, Obstacle, Pause, Plan, Reason, Request, Resume, Rule, Share, View
+from ..lifecycle import JobState
+from ..model import Action, Evict, Grant, Job, Pause, Plan, Request, Resume, Rule, Share, View
 from ..units import PRIORITY_STEP
 from .choosing import choose
+from .explaining import InLine, Reasons
+from .limits import SweepLimits
 from .needs import share
 from .placement import Holder, Room, Shape
 from .returning import as_promised, takes_back, takes_back_above
 from .victims import Spared, Victims, Way
 
-# Which rule is told first when a job could not start even with all our jobs gone.
-_NOT_OURS = (
-    Rule.FOREIGN,
-    Rule.CLAIMED,
-    Rule.UNEXPLAINED,
-    Rule.UNHEALTHY,
-    Rule.UNKNOWN,
-    Rule.DRAINED,
-    Rule.COMPUTE_MODE,
-    Rule.JOBS_PER_GPU,
-    Rule.MEMORY,
-)
-
 # For so many kinds of jobs (request and rank) one plan looks for others to give way.
 MOST_SEARCHES = 8
 _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
-_UNDER_WAY = (JobState.GRANTED, *STARTED)
-
-# A job in line with its shape, or with the rule by which it is passed over; a paused one waits for its own place: None.
-InLine = tuple[Job, Rule | Shape | None]
 
 
 def plan(view: View, now_at: float) -> Plan:
@@ -87,7 +72,7 @@ class _Pass:
         self._searched: set[object] = set()
         self._has_newcomer = False
         self._evicted: frozenset[int] = frozenset()
-        self._sweeps = _Sweeps(view.jobs)
+        self._sweeps = SweepLimits(view.jobs)
         # Whoever stands below this outranks nobody who could give way.
         known = [job.priority for job in view.jobs if job.id in view.yielding] if view.yielding else []
         self._yield_from = min(known) + PRIORITY_STEP if known else inf
@@ -120,7 +105,7 @@ class _Pass:
                 if not entry.failed:
                     self._cannot_start(job, entry)
             staying[job.id] = in_line
-        return Plan(tuple(actions), _Reasons(self, staying), self.kept, self.stuck)
+        return Plan(tuple(actions), Reasons(self, staying), self.kept, self.stuck)
 
     def _take_shares(self) -> None:
         for job in self._view.jobs:
@@ -204,7 +189,7 @@ class _Pass:
         """Take GPUs for a job; None if they cannot be had now."""
         if shape.gpus == 0:
             return ()
-        slips = self._slips(shape)
+        slips = self.slips(shape)
         if not slips and not self._promising(shape):
             return None
         rooms = [room for room in self._open if room.fits(shape)]
@@ -346,7 +331,7 @@ class _Pass:
         self._most = max((room.available for room in self._open), default=-1)
         self._any_empty = any(room.empty for room in self._open)
 
-    def _slips(self, shape: Shape) -> bool:
+    def slips(self, shape: Shape) -> bool:
         """Whether jobs of this shape end before the kept GPUs can all be had: then they delay nobody."""
         limit, until = shape.limit_seconds, self._kept_until
         return limit is not None and until < inf and self._now_at + limit < until
@@ -396,120 +381,3 @@ class _Pass:
         self.kept_for, self._kept_shape = job.id, shape
         self._kept_until = ranked[-1][0][0]
         self._find_open()
-
-    def obstacles(self, shape: Shape) -> tuple[Obstacle, ...]:
-        """Say what stands on each GPU that a shape allows; one that it could have, were it not kept, is BEHIND."""
-        found = []
-        slips = self._slips(shape)
-        for room in self.rooms:
-            if not shape.allows(room.gpu):
-                continue
-            obstacle = room.obstacle(shape)
-            if obstacle is None and not slips and room.gpu.uuid in self.kept:
-                obstacle = Obstacle(room.gpu.index, Rule.BEHIND, (self.kept[room.gpu.uuid],))
-            if obstacle is not None:
-                found.append(obstacle)
-        return tuple(found)
-
-    def rule(self, shape: Shape, obstacles: tuple[Obstacle, ...]) -> Rule:
-        """Return the rule that matters most to a shape that cannot start."""
-        blocked = [room for room in self.rooms if not room.fits(shape)]
-        if len(self.rooms) - len(blocked) >= shape.gpus:
-            return Rule.BEHIND
-        rules = {obstacle.gpu_index: obstacle.rule for obstacle in obstacles}
-        possible = self.possible(shape)
-        if len(possible) < shape.gpus:
-            lasting = {found.rule for room in self.rooms if shape.allows(room.gpu) and (found := room.lasting(shape))}
-            # None of them: it may use fewer GPUs than it wants.
-            return next((rule for rule in _NOT_OURS if rule in lasting), Rule.UNHEALTHY)
-        awaited = [room for room in possible if room in blocked]
-        alike = {rules[room.gpu.index] for room in awaited}
-        if len(alike) == 1:  # whichever can be had first
-            return alike.pop()
-        return rules[min(room.frees_at(shape) for room in awaited)[2]]
-
-
-class _Sweeps:
-    """How many rows each sweep with a limit has under way, and which shapes its waiting ones have.
-
-    Rows beyond the limit wait for nothing that a GPU could give: nothing is kept for them, and nobody makes way.
-    """
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._under_way: dict[int, int] = {}
-        self._waiting: dict[int, dict[int, tuple[Shape, int]]] = {}
-        for job in jobs:
-            if job.row is not None and job.row.limit is not None and job.state in _UNDER_WAY:
-                self._under_way[job.row.sweep] = self._under_way.get(job.row.sweep, 0) + 1
-
-    def is_full(self, job: Job) -> bool:
-        """Whether no row more of a job's sweep may start."""
-        row = job.row
-        return row is not None and row.limit is not None and self._under_way.get(row.sweep, 0) >= row.limit
-
-    def wait(self, job: Job, shape: Shape) -> None:
-        """Note that a row waits."""
-        if job.row is not None and job.row.limit is not None:
-            self._count(job.row.sweep, shape, 1)
-
-    def start(self, job: Job, shape: Shape) -> None:
-        """Note that a job starts. Once its sweep is full, the rest of the rows no longer count as waiting for a GPU."""
-        if job.row is None or job.row.limit is None:
-            return
-        sweep = job.row.sweep
-        self._under_way[sweep] = self._under_way.get(sweep, 0) + 1
-        self._count(sweep, shape, -1)
-        if self.is_full(job):
-            for each, count in self._waiting.pop(sweep).values():
-                each.waiting -= count
-
-    def _count(self, sweep: int, shape: Shape, more: int) -> None:
-        waiting = self._waiting.setdefault(sweep, {})
-        waiting[id(shape)] = shape, waiting.get(id(shape), (shape, 0))[1] + more
-
-
-class _Reasons(Mapping[int, Reason]):
-    """The reasons of those that stay in line, in order, each made when it is asked for."""
-
-    def __init__(self, made: _Pass, staying: dict[int, InLine]) -> None:
-        self._pass, self._staying = made, staying
-        self._places: dict[int, int] = {}
-        self._verdicts: dict[int, tuple[Rule, tuple[Obstacle, ...]]] = {}
-
-    def __len__(self) -> int:
-        return len(self._staying)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._staying)
-
-    def __contains__(self, job_id: object) -> bool:
-        return job_id in self._staying
-
-    def __getitem__(self, job_id: int) -> Reason:
-        job, entry = self._staying[job_id]
-        if not self._places:
-            self._places = {each: place for place, each in enumerate(self._staying, 1)}
-        request, place = job.request, self._places[job_id]
-        if isinstance(entry, Rule):
-            own = tuple(Obstacle(share.index, entry, (job_id,)) for share in job.shares)
-            return Reason(entry, place, request.gpus, request.memory_bytes, own)
-        assert entry is not None, "paused jobs are not told why"
-        rule, obstacles = self._verdict(entry)
-        made = self._pass
-        leaving = tuple(sorted(made.leaving.get(job_id, ())))
-        ask = not leaving and made.outranks_somebody(job)
-        why_not = made.victims.why_not(job, entry, made.possible(entry), made.spared(job, entry)) if ask else ()
-        kept = tuple(room.gpu.index for room in made.rooms if made.kept.get(room.gpu.uuid) == job_id)
-        behind = None
-        if kept:
-            obstacles = tuple(each for each in obstacles if each.gpu_index not in kept or each.rule is not Rule.BEHIND)
-        elif rule is Rule.BEHIND:
-            behind = next((each.job_ids[0] for each in obstacles if each.rule is Rule.BEHIND), made.kept_for)
-        return Reason(rule, place, request.gpus, request.memory_bytes, obstacles, behind, kept, leaving, why_not)
-
-    def _verdict(self, shape: Shape) -> tuple[Rule, tuple[Obstacle, ...]]:
-        verdict = self._verdicts.get(id(shape))
-        if verdict is None:
-            obstacles = self._pass.obstacles(shape)
-            verdict = self._verdicts[id(shape)] = self._pass.rule(shape, obstacles), obstacles
-        return verdict

@@ -1,0 +1,124 @@
+"""Why each job that stays in line stays there: worked out from a finished plan, and only for those that are asked about."""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from ..model import Job, Obstacle, Reason, Rule
+from .placement import Room, Shape
+from .victims import Spared, Victims
+
+# Which rule is told first when a job could not start even with all our jobs gone.
+_NOT_OURS = (
+    Rule.FOREIGN,
+    Rule.CLAIMED,
+    Rule.UNEXPLAINED,
+    Rule.UNHEALTHY,
+    Rule.UNKNOWN,
+    Rule.DRAINED,
+    Rule.COMPUTE_MODE,
+    Rule.JOBS_PER_GPU,
+    Rule.MEMORY,
+)
+
+# A job in line with its shape, or with the rule by which it is passed over; a paused one waits for its own place: None.
+InLine = tuple[Job, Rule | Shape | None]
+
+
+class Decided(Protocol):
+    """What is looked at of a plan: what it kept for whom, who leaves for whom, and what it could have done."""
+
+    rooms: list[Room]
+    kept: dict[str, int]
+    kept_for: int | None
+    leaving: dict[int, frozenset[int]]
+    victims: Victims
+
+    def outranks_somebody(self, job: Job) -> bool:
+        """Whether somebody who could give way, or does, stands a step below."""
+
+    def possible(self, shape: Shape) -> list[Room]:
+        """Return the GPUs that a shape could have with all our jobs gone."""
+
+    def spared(self, job: Job, shape: Shape) -> Spared:
+        """Say who is left alone because of what is kept for others."""
+
+    def slips(self, shape: Shape) -> bool:
+        """Whether jobs of a shape end before the kept GPUs can all be had."""
+
+
+class Reasons(Mapping[int, Reason]):
+    """The reasons of those that stay in line, in order, each made when it is asked for."""
+
+    def __init__(self, made: Decided, staying: dict[int, InLine]) -> None:
+        self._pass, self._staying = made, staying
+        self._places: dict[int, int] = {}
+        self._verdicts: dict[int, tuple[Rule, tuple[Obstacle, ...]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._staying)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._staying)
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._staying
+
+    def __getitem__(self, job_id: int) -> Reason:
+        job, entry = self._staying[job_id]
+        if not self._places:
+            self._places = {each: place for place, each in enumerate(self._staying, 1)}
+        request, place = job.request, self._places[job_id]
+        if isinstance(entry, Rule):
+            own = tuple(Obstacle(share.index, entry, (job_id,)) for share in job.shares)
+            return Reason(entry, place, request.gpus, request.memory_bytes, own)
+        assert entry is not None, "paused jobs are not told why"
+        rule, obstacles = self._verdict(entry)
+        made = self._pass
+        leaving = tuple(sorted(made.leaving.get(job_id, ())))
+        ask = not leaving and made.outranks_somebody(job)
+        why_not = made.victims.why_not(job, entry, made.possible(entry), made.spared(job, entry)) if ask else ()
+        kept = tuple(room.gpu.index for room in made.rooms if made.kept.get(room.gpu.uuid) == job_id)
+        behind = None
+        if kept:
+            obstacles = tuple(each for each in obstacles if each.gpu_index not in kept or each.rule is not Rule.BEHIND)
+        elif rule is Rule.BEHIND:
+            behind = next((each.job_ids[0] for each in obstacles if each.rule is Rule.BEHIND), made.kept_for)
+        return Reason(rule, place, request.gpus, request.memory_bytes, obstacles, behind, kept, leaving, why_not)
+
+    def _verdict(self, shape: Shape) -> tuple[Rule, tuple[Obstacle, ...]]:
+        verdict = self._verdicts.get(id(shape))
+        if verdict is None:
+            obstacles = self._obstacles(shape)
+            verdict = self._verdicts[id(shape)] = self._rule(shape, obstacles), obstacles
+        return verdict
+
+    def _obstacles(self, shape: Shape) -> tuple[Obstacle, ...]:
+        """Say what stands on each GPU that a shape allows; one that it could have, were it not kept, is BEHIND."""
+        found = []
+        slips = self._pass.slips(shape)
+        for room in self._pass.rooms:
+            if not shape.allows(room.gpu):
+                continue
+            obstacle = room.obstacle(shape)
+            if obstacle is None and not slips and room.gpu.uuid in self._pass.kept:
+                obstacle = Obstacle(room.gpu.index, Rule.BEHIND, (self._pass.kept[room.gpu.uuid],))
+            if obstacle is not None:
+                found.append(obstacle)
+        return tuple(found)
+
+    def _rule(self, shape: Shape, obstacles: tuple[Obstacle, ...]) -> Rule:
+        """Return the rule that matters most to a shape that cannot start."""
+        blocked = [room for room in self._pass.rooms if not room.fits(shape)]
+        if len(self._pass.rooms) - len(blocked) >= shape.gpus:
+            return Rule.BEHIND
+        rules = {obstacle.gpu_index: obstacle.rule for obstacle in obstacles}
+        possible = self._pass.possible(shape)
+        if len(possible) < shape.gpus:
+            lasting = {found.rule for room in self._pass.rooms if shape.allows(room.gpu) and (found := room.lasting(shape))}
+            # None of them: it may use fewer GPUs than it wants.
+            return next((rule for rule in _NOT_OURS if rule in lasting), Rule.UNHEALTHY)
+        awaited = [room for room in possible if room in blocked]
+        alike = {rules[room.gpu.index] for room in awaited}
+        if len(alike) == 1:  # whichever can be had first
+            return alike.pop()
+        return rules[min(room.frees_at(shape) for room in awaited)[2]]
