@@ -225,11 +225,11 @@ def test_a_rehearsal_tells_who_would_give_way_and_changes_nothing(stage_of: Make
 
 def test_a_paused_job_takes_its_gpu_back_once_it_outranks_who_computes_there(stage_of: MakeStage) -> None:
     stage = stage_of()
-    stage.running("train", f"take={20 * GIB}")
+    stage.running("train", f"take={20 * GIB}", under=["-m", "40G", "--exclusive"])
     stage.running("infer", f"take={8 * GIB}", under=["-p", "urgent", "-m", "8G"])
     stage.until_state(1, "paused")
     assert stage.text("renice", "59", "1") == "job 1: priority 0 → 59, stays paused\n"
-    assert stage.text("renice", "100", "1") == "job 1: priority 59 → 100, pauses job 2 (beside its 8G on GPU 0)\n"
+    assert stage.text("renice", "100", "1") == "job 1: priority 59 → 100, pauses job 2 (40G beside its 8G on GPU 0)\n"
     stage.until_state(1, "running")
     stage.until_state(2, "paused")
     stage.beats.until_beats("train", 20)

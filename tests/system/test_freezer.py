@@ -499,8 +499,8 @@ def test_a_pause_that_cannot_be_written_down_leaves_nobody_frozen(small_disk: Wo
 
 
 @pytest.mark.needs("tmux")
-def test_a_tmux_of_the_job_in_which_others_run_is_left_alone(stage: Stage) -> None:
-    """The newcomer itself is one of them: it waits outside, and hangs below a daemon of its victim."""
+def test_what_is_asked_for_in_a_tmux_of_the_job_is_inside_it(stage: Stage) -> None:
+    """The tmux lives in a session that the job created: the newcomer shares the job's grant, and makes nobody give way."""
 
     def tmux(*words: str) -> "subprocess.CompletedProcess[str]":
         name = f"gpurun-spared-{os.getpid()}"
@@ -516,16 +516,13 @@ def test_a_tmux_of_the_job_in_which_others_run_is_left_alone(stage: Stage) -> No
             assert stage.world.run(verb, "1").returncode == 0
         tmux("send-keys", " ".join([stage.world.command, "-p", "urgent", "--", *stage.words("inside")]), "Enter")
         stage.until_running("inside")
-        stage.until_state(1, "paused")
-        stage.beats.until_still("train")
-        assert tmux("list-sessions").returncode == 0
-        assert stage.world.rows("SELECT parent_id FROM job WHERE id = 2") == [{"parent_id": None}]
-        # It is looked after, and stays so.
+        assert stage.world.rows("SELECT parent_id FROM job WHERE id = 2") == [{"parent_id": 1}]
+        assert stage.world.state(1) == "running"
         stage.beats.until_beats("inside", 100)
-        assert stage.world.state(1) == "paused"
-        stage.open("inside")
-        stage.until_state(1, "running")
         stage.beats.until_beats("train")
+        assert tmux("list-sessions").returncode == 0
+        stage.open("inside")
+        stage.until_state(2, "ended")
     finally:
         tmux("kill-server")
 
