@@ -37,7 +37,7 @@ int main(int argc, char **argv)
     return 0;
 }
 """
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
 class BenchWorld:
