@@ -38,8 +38,3 @@ def cut(text: str, width: int) -> str:
         if used > width:
             return text[:at].rstrip() + "…"
     return text
-
-
-def pad(text: str, width: int) -> str:
-    """Return a text with spaces behind it, so that it takes `width` columns."""
-    return text + " " * (width - columns(text))

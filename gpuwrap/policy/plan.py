@@ -23,10 +23,10 @@ from ..model import Action, Evict, Grant, Job, Pause, Plan, Request, Resume, Rul
 from ..units import PRIORITY_STEP
 from .choosing import choose
 from .explaining import InLine, Reasons
-from .limits import SweepLimits
 from .needs import share
 from .placement import Holder, Room, Shape
 from .returning import as_promised, takes_back, takes_back_above
+from .sweeps import SweepLimits
 from .victims import Spared, Victims, Way
 
 # For so many kinds of jobs (request and rank) one plan looks for others to give way.

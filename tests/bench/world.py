@@ -208,8 +208,9 @@ class BenchWorld:
     def fill(self, count: int) -> None:
         """Let many jobs wait, no two of them alike: each has a row and a reason of its own."""
         self.run("true")
-        self.start("-g", "4", "sleep", "600")
-        self.await_states(running=1, waiting=0)
+        holder = self.start("-g", "4", "sleep", "600")
+        # By its pid: the job before it may still be told as running.
+        self._await(lambda: holder.pid in self.pids("running"), "the GPUs to be held")
         for number in range(count):
             options = ("-q", "-N", f"run{number}x", "-p", str(number % 7), "-m", f"{2000 + number}M")
             self.start(*options, "sh", f"train{number}.sh", "--lr", f"0.{number}")
