@@ -10,7 +10,7 @@ from gpuwrap.model import Identity, Job, Request, Result, ResultKind, Share
 from gpuwrap.policy.words import safe
 from gpuwrap.render import fold, jobs_as_table
 from gpuwrap.tables import Screen, Table, draw
-from gpuwrap.widths import columns, cut, pad
+from gpuwrap.widths import columns, cut
 
 NOTE = "2 GPUs: GPU 1 is kept free for it, GPU 0 when job 1 ends"
 
@@ -107,7 +107,6 @@ def test_two_thousand_distinct_jobs_have_a_row_and_a_reason_each() -> None:
 )
 def test_columns_are_those_of_a_terminal(text: str, width: int) -> None:
     assert columns(text) == width
-    assert columns(pad(text, 20)) == 20
 
 
 @pytest.mark.parametrize("text", ["abcdefghij", "日本語日本語", "a日b本c語d", "กำลังฝึกอยู่ที่นี่", "one two three"])
