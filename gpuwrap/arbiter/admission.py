@@ -21,7 +21,6 @@ from ..units import GIB, format_size
 from .bell import Connection
 from .descent import can_give
 from .learning import fingerprint, needed_bytes, recall
-from .observe import marker
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -120,7 +119,7 @@ class Admission:
     def _job_of_session(self, pid: int, session: int) -> Job | None:
         """Find the job of an orphan by its marker, among those whose leaders are in its session."""
         for job in sorted(self._arbiter.store.holding.values(), key=lambda job: -job.id):
-            if can_give(job) and processes.has_marker(pid, marker(job)):
+            if can_give(job) and self._arbiter.markers.of(job).is_on(pid):
                 stat = processes.read_stat(job.identity.pid)
                 if stat is not None and stat.start_ticks == job.identity.start_ticks and stat.session == session:
                     return job

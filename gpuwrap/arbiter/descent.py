@@ -16,7 +16,7 @@ from ..host.processes import Stat
 from ..lifecycle import STARTED
 from ..model import Identity, Job
 from .kinship import identity_of
-from .observe import marker
+from .marker import Marker
 from .seats import Seat
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ class Descent:
         linked = self._living_kin(job, seat)
         others = self._arbiter.leaders
         parent = seat.reapers[0].pid if seat.reapers else 0
-        entries = marker(job)
+        marker = self._arbiter.markers.of(job)
         for reaper in {reaper.pid for reaper in seat.reapers} | {1}:
             for pid in processes.children(reaper):
                 if pid in linked or pid in others or pid == job.identity.pid:
                     continue
                 stat = processes.read_stat(pid)
-                if stat is not None and _is_linked(stat, job, seat, reaper == parent, entries):
+                if stat is not None and _is_linked(stat, job, seat, reaper == parent, marker):
                     linked[pid] = stat
         if linked:
             for stat in processes.descendants(list(linked), skip=self._is_no_kin):
@@ -153,7 +153,7 @@ class Descent:
             if any(stat.parent == reaper.pid for reaper in seat.reapers):
                 if environment is None:
                     environment = processes.environment(stat.pid)
-                if processes.has_entries(environment, marker(job)) and _was_adopted(stat, job, seat):
+                if self._arbiter.markers.of(job).is_in(environment) and _was_adopted(stat, job, seat):
                     return job
         return None
 
@@ -170,7 +170,7 @@ def _was_adopted(stat: Stat, job: Job, seat: Seat) -> bool:
     return stat.parent == 1 or stat.parent != seat.reapers[0].pid or processes.groups_of(stat.parent) != groups
 
 
-def _is_linked(stat: Stat, job: Job, seat: Seat, of_parent: bool, entries: tuple[bytes, ...]) -> bool:
+def _is_linked(stat: Stat, job: Job, seat: Seat, of_parent: bool, marker: Marker) -> bool:
     """Whether a process that an ancestor of the leader has as a child came from the job.
 
     Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
@@ -180,7 +180,7 @@ def _is_linked(stat: Stat, job: Job, seat: Seat, of_parent: bool, entries: tuple
     leader = job.identity.pid
     if stat.session == leader or (stat.group == leader and not of_parent) or _is_below_head(seat, stat):
         return True
-    return processes.has_marker(stat.pid, entries)
+    return marker.is_on(stat.pid)
 
 
 def _is_below_head(seat: Seat, stat: Stat) -> bool:

@@ -200,6 +200,9 @@ class Enforcer:
         if told is None and seat.pidfd is not None:
             told = processes.exit_status(seat.pidfd, job.identity)
         status = told
+        for inner in self._arbiter.store.inside(job_id):
+            if inner.identity == job.identity:  # a gpurun that a gpurun exec'd: they end together, the inner one first
+                self.leader_ended(inner.id, status)
         if job.state in STARTED:
             result = _result(status, seat.ended_by)
             if job.stub:

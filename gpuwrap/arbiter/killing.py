@@ -11,7 +11,6 @@ from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
 from ..model import Identity, Job, ResultKind
 from .log import log
-from .observe import marker
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -81,7 +80,7 @@ class Killing:
 
         Its marker in their environment is all that still links them to it, so this reads every process once.
         """
-        entries = marker(job)
+        marker = self._arbiter.markers.of(job)
         boot, namespace = job.identity.boot_id, job.identity.pid_namespace
         strays = [
             Identity(boot, namespace, stat.pid, stat.start_ticks)
@@ -89,7 +88,7 @@ class Killing:
             if stat.start_ticks >= job.identity.start_ticks
             and stat.state not in "ZX"
             and stat.pid not in self._arbiter.leaders
-            and processes.has_marker(stat.pid, entries)
+            and marker.is_on(stat.pid)
         ]
         if not strays or boot != processes.boot_id():
             return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..host import processes
 from ..host.census import Census
 from ..model import Identity, Job
-from .observe import marker
+from .marker import Marker
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -29,7 +29,7 @@ class Kinship:
         self._arbiter = arbiter
         self._jobs = {job.id: job for job in jobs}
         self._owners: dict[int, int] = {}
-        self._linkable: list[tuple[Job, int, tuple[bytes, ...]]] = []
+        self._linkable: list[tuple[Job, int, Marker]] = []
         for job in self._jobs.values():
             for each in family(arbiter, job):
                 for identity in roots(arbiter, each):
@@ -38,8 +38,7 @@ class Kinship:
                         self._owners[identity.pid] = job.id
                 seat = arbiter.seats.get(each.id)
                 parent = seat.reapers[0].pid if seat is not None and seat.reapers else 0
-                # Numbers are per world: without GPUs, whose names are not, another world's job has the same marker.
-                self._linkable.append((job, parent, marker(each) if each.shares else ()))
+                self._linkable.append((job, parent, arbiter.markers.of(each)))
         for pid, other_id in arbiter.leaders.items():
             if not is_inside(arbiter, other_id, self._owners.get(pid, NOBODY)):
                 self._owners[pid] = OTHERS
@@ -89,18 +88,16 @@ class Kinship:
         if stat.start_ticks < self._oldest or stat.state in "ZX":
             return NOBODY
         environment: bytes | None = None
-        for job, parent, entries in self._linkable:
+        for job, parent, marker in self._linkable:
             if stat.start_ticks < job.identity.start_ticks:
                 continue
             leader = job.identity.pid
             # Below the leader's own parent its group proves nothing: the rest of a shell's pipeline is in it.
             if stat.session == leader or (stat.group == leader and stat.parent != parent):
                 return self._found(job, stat)
-            if not entries:
-                continue
             if environment is None:
                 environment = processes.environment(stat.pid)
-            if processes.has_entries(environment, entries):
+            if marker.is_in(environment):
                 return self._found(job, stat)
         return NOBODY
 
@@ -160,9 +157,8 @@ def roots(arbiter: "Arbiter", job: Job) -> list[Identity]:
 def family(arbiter: "Arbiter", job: Job) -> list[Job]:
     """Return a job and those nested in it."""
     found = [job]
-    inner = [each for each in arbiter.store.live.values() if each.parent_id is not None]
     for outer in found:
-        found += [each for each in inner if each.parent_id == outer.id]
+        found += arbiter.store.inside(outer.id)
     return found
 
 

@@ -15,7 +15,6 @@ from ..model import Identity, Job, Leftover
 from ..policy.words import program
 from ..units import format_duration, format_size
 from .log import log
-from .observe import marker
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -72,7 +71,8 @@ class Leftovers:
 
     def search(self, job: Job) -> None:
         """After a restart: find what a job whose leader has ended left behind, whoever adopted it."""
-        seat, identity, entries = self._arbiter.seats[job.id], job.identity, marker(job)
+        seat, identity = self._arbiter.seats[job.id], job.identity
+        marker = self._arbiter.markers.of(job)
         reused = processes.read_stat(identity.pid)
         is_reused = reused is not None and reused.start_ticks != identity.start_ticks
         for stat in processes.everybody():
@@ -80,7 +80,7 @@ class Leftovers:
                 continue
             # Nobody can get a number that is still a group's or a session's: but they may all have gone, and it is new.
             linked = not is_reused and identity.pid in (stat.session, stat.group)
-            if linked or processes.has_marker(stat.pid, entries):
+            if linked or marker.is_on(stat.pid):
                 seat.kin[stat.pid] = Identity(identity.boot_id, identity.pid_namespace, stat.pid, stat.start_ticks)
 
     # --- naming and ending --------------------------------------------------------------------------------------

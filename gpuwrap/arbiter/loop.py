@@ -34,6 +34,7 @@ from .leftovers import Leftovers
 from .limits import Limits
 from .lines import Lines
 from .log import log
+from .marker import Markers
 from .memory import Memory
 from .observe import Observer
 from .order import Order
@@ -82,6 +83,7 @@ class Arbiter:
         """Jobs by the pid of their leader or waiting client: no such process is a leftover of another job."""
         self.leftovers: set[int] = set()
         self.lineages = processes.Lineages()
+        self.markers = Markers(sim_root)
         self.look: Look | None = None
         self.views: dict[int | None, View] = {}
         self.plans: dict[int | None, Plan] = {}
@@ -254,11 +256,9 @@ class Arbiter:
     def job_ended(self, job: Job) -> None:
         """Who waited inside a job that has ended waits outside now, and who outlives it holds its share there."""
         self.limits.job_ended(job)
-        for inner in [inner for inner in self.store.holding.values() if inner.parent_id == job.id]:
+        for inner in self.store.inside(job.id):
             self.store.change(inner, parent_id=job.parent_id)
-        for inner in [inner for inner in self.store.in_line.values() if inner.parent_id == job.id]:
-            self.store.change(inner, parent_id=job.parent_id)
-            if inner.id in self.seats:
+            if inner.state in IN_LINE and inner.id in self.seats:
                 self.seats[inner.id].validated = False
         self.order.cancel_failed()
         self.touch()
@@ -373,7 +373,7 @@ class Arbiter:
         """Plan the outer queue and the queue inside each job; false if it must be done again."""
         assert self.look is not None
         now_at = time.time()
-        parents = {job.parent_id for job in self.store.in_line.values()}
+        parents = {outer for outer, jobs in self.store.nested.items() if any(job.state in IN_LINE for job in jobs.values())}
         self.views.clear()
         self.plans.clear()
         for parent_id in sorted(parents | {None}, key=lambda it: it or 0):

@@ -15,6 +15,7 @@ from ..host.devices import Look
 from ..lifecycle import STARTED, JobState
 from ..model import Bounds, Claim, ComputeMode, ForeignProcess, Gpu, GpuSample, Identity, Job, Leftover, Share, View
 from ..policy.placement import unexplained_allowance, unexplained_bytes
+from .marker import marker_of_grant
 from .seats import Seat
 from .strangers import Ignored, Strangers, means_nothing_here
 
@@ -137,7 +138,7 @@ class Observer:
                 self._remember(stat, job_id)
                 return job_id
         for job in self._holding.values():
-            if job.shares and stat.start_ticks >= job.identity.start_ticks and processes.has_marker(stat.pid, marker(job)):
+            if stat.start_ticks >= job.identity.start_ticks and marker_of_grant(job).is_on(stat.pid):
                 self._remember(stat, job.id)
                 return job.id
         return None
@@ -311,12 +312,6 @@ def _room_inside(real: Gpu, inside: _Inside, taken: int, reserve: int) -> int | 
     if None in strangers:
         return real.free_bytes + sum(size or 0 for size in inside.own)
     return real.total_bytes - sum(size or 0 for size in strangers) - real.bystander_bytes - reserve - inside.others - taken
-
-
-def marker(job: Job) -> tuple[bytes, ...]:
-    """Return the environment entries that a job's processes inherit. Numbers are per world, GPUs' UUIDs are not."""
-    uuids = ",".join(share.uuid for share in job.shares)
-    return (f"GPURUN_JOB={job.id}".encode(), f"GPURUN_GPU_UUIDS={uuids}".encode())
 
 
 def _sum(known: int | None, more: int | None) -> int | None:

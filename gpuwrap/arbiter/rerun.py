@@ -30,7 +30,6 @@ from ..restarts import (
 from ..units import PRIORITY_WORDS
 from .bell import Connection
 from .log import log
-from .observe import marker
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -349,10 +348,10 @@ class Reruns:
     def _kill_strays(self, job: Job, known: list[Identity], again: tuple[float, ...]) -> None:
         alive = [identity for identity in known if processes.is_same_process(identity)]
         found = {identity.pid: identity for identity in alive}
-        entries = marker(job)
+        marker = self._arbiter.markers.of(job)
         for stat in processes.everybody():
             mine = stat.start_ticks >= job.identity.start_ticks and stat.state not in "ZX"
-            if mine and stat.pid not in self._arbiter.leaders and processes.has_marker(stat.pid, entries):
+            if mine and stat.pid not in self._arbiter.leaders and marker.is_on(stat.pid):
                 found.setdefault(stat.pid, *self._identities(job, [stat]))
         below = processes.descendants(list(found), skip=processes.is_arbiter)
         for identity in self._identities(job, below):

@@ -306,16 +306,6 @@ def environment(pid: int) -> bytes:
     return b"\0" + _read(f"/proc/{pid}/environ") + b"\0"
 
 
-def has_entries(environment: bytes, marker: tuple[bytes, ...]) -> bool:
-    """Whether all these entries (NAME=VALUE) are in an environment."""
-    return all(b"\0" + entry + b"\0" in environment for entry in marker)
-
-
-def has_marker(pid: int, marker: tuple[bytes, ...]) -> bool:
-    """Whether a process was started with these entries (NAME=VALUE) in its environment."""
-    return has_entries(environment(pid), marker)
-
-
 def age_seconds(stat: Stat) -> float:
     """Seconds since a process was started."""
     with open("/proc/uptime", "rb", buffering=0) as file:

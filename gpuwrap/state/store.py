@@ -3,8 +3,7 @@
 1. A job's state changes only through `move`, which names the state it expects and checks the row count.
 2. The arbiter is the only writer while it lives; no transaction spans a wait; every write is BEGIN IMMEDIATE, since a
    deferred one that turns into a write fails at once whatever the timeout [SQLite, BUSY_SNAPSHOT].
-3. `live` mirrors the rows in line or holding something; `in_line`, of these `ordered` (those with --after), and `holding`
-   are parts of it. After a failed commit it is read anew, so that memory never runs ahead of the disk.
+3. The mirror of the live rows (`mirror`) is read anew after a failed commit, so that memory never runs ahead of the disk.
 4. synchronous=NORMAL: consistent after power loss, though the last commits may be missing; every job is dead by then,
    since the boot id has changed.
 """
@@ -18,9 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import StoreError
-from ..lifecycle import IN_LINE, Event, IllegalMove, JobState, after
+from ..lifecycle import Event, IllegalMove, JobState, after
 from ..model import Job, Share
 from ..restarts import GAVE_WAY
+from .mirror import Mirror
 from .paths import DATABASE, Folder
 from .rows import JOB_COLUMNS, columns_of, job_from_row, row_from_job, shares_from_text
 from .schema import ADDED, TABLES, VERSION
@@ -39,10 +39,10 @@ class Store:
         self.path = folder.inside(DATABASE)
         self._shown = DATABASE
         self._db = _connect(self.path, f"file:{self.path}?mode=rwc")
-        self.live: dict[int, Job] = {}
-        self.in_line: dict[int, Job] = {}
-        self.holding: dict[int, Job] = {}
-        self.ordered: dict[int, Job] = {}
+        self._mirror = Mirror()
+        self.live, self.in_line = self._mirror.live, self._mirror.in_line
+        self.holding, self.ordered = self._mirror.holding, self._mirror.ordered
+        self.nested, self.inside = self._mirror.nested, self._mirror.inside
         with self._translated("open"):
             _refuse_newer(self._db)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -74,12 +74,9 @@ class Store:
             "SELECT job_id, uuid, gpu_index, bytes, whole FROM share ORDER BY job_id, gpu_index"
         ):
             shares.setdefault(job_id, []).append(Share(uuid, index, size, bool(whole)))
-        self.live.clear()
-        self.in_line.clear()
-        self.holding.clear()
-        self.ordered.clear()
+        self._mirror.clear()
         for row in rows:
-            self._mirror(job_from_row(row, tuple(shares.get(row[0], ()))))
+            self._mirror.put(job_from_row(row, tuple(shares.get(row[0], ()))))
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -108,7 +105,7 @@ class Store:
         )
         job = replace(job, id=row[0][0])
         self._record(job.id, None, job.state, "registered")
-        self._mirror(job)
+        self._mirror.put(job)
         return job
 
     def find_key(self, key: str) -> Job | None:
@@ -143,7 +140,7 @@ class Store:
         if not changed:
             raise IllegalMove(job.state, event)
         self._record(job.id, job.state, state, why)
-        self._mirror(moved)
+        self._mirror.put(moved)
         return moved
 
     def grant(self, job: Job, shares: tuple[Share, ...], why: str) -> Job:
@@ -165,7 +162,7 @@ class Store:
                 (job.id, share.uuid, share.index, share.bytes, int(share.whole)),
             )
         smaller = replace(smaller, shares=shares)
-        self._mirror(smaller)
+        self._mirror.put(smaller)
         return smaller
 
     def release(self, job: Job) -> Job:
@@ -173,7 +170,7 @@ class Store:
         if job.shares:
             self._write("DELETE FROM share WHERE job_id = ?", (job.id,))
         freed = replace(job, shares=())
-        self._mirror(freed)
+        self._mirror.put(freed)
         return freed
 
     def change(self, job: Job, **changes: Any) -> Job:
@@ -182,7 +179,7 @@ class Store:
         assignments = ", ".join(f"{column} = ?" for column in columns)
         self._write(f"UPDATE job SET {assignments} WHERE id = ?", (*columns.values(), job.id))
         changed = replace(job, **changes)
-        self._mirror(changed)
+        self._mirror.put(changed)
         return changed
 
     def record_arbiter(self, boot_id: str, pid: int, by_keeper: bool) -> None:
@@ -269,12 +266,6 @@ class Store:
         """Return the number that the next job will get."""
         rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'job'", ())
         return (int(rows[0][0]) if rows else 0) + 1
-
-    def _mirror(self, job: Job) -> None:
-        _keep(self.live, job, job.state is not JobState.ENDED or bool(job.shares))
-        _keep(self.in_line, job, job.state in IN_LINE)
-        _keep(self.holding, job, bool(job.shares))
-        _keep(self.ordered, job, bool(job.after_jobs) and job.state in IN_LINE)
 
     def _record(self, job_id: int, before: JobState | None, now: JobState, why: str) -> None:
         self._write(
@@ -369,13 +360,6 @@ class Reader:
             return []  # a word with bytes that are not UTF-8: nothing here is called that
         except sqlite3.Error as err:
             raise _translate(err, "read") from err
-
-
-def _keep(jobs: dict[int, Job], job: Job, belongs: bool) -> None:
-    if belongs:
-        jobs[job.id] = job
-    else:
-        jobs.pop(job.id, None)
 
 
 def _connect(path: str, uri: str) -> sqlite3.Connection:

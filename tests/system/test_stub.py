@@ -345,19 +345,38 @@ def test_kill_9_of_the_stub_leaves_nothing(world: World, tmp_path: Path, gpus: s
     folder = tmp_path / "tree"
     folder.mkdir()
     stub = world.start("-r", "-g", gpus, *python(TREE, str(folder)))
-    pids = tree(folder)
+    pids, unseen = tree(folder), []
     wait_until(lambda: world.state(1) == "running", "the job to run")
     if gpus == "1":
         # Two have no environment, no group and no session of the job's: the arbiter has seen them below the stub.
         begun = time.monotonic()
         wait_until(lambda: time.monotonic() > begun + 2.5, "a sample")
     else:
-        pids = [pid for pid in pids if psutil.Process(pid).environ()]
+        unseen = [psutil.Process(pid) for pid in pids if not psutil.Process(pid).environ()]
+        pids = [pid for pid in pids if pid not in {process.pid for process in unseen}]
     stub.kill()
     wait_until(lambda: not alive(pids), "all to be gone")
+    for process in unseen:
+        process.kill()
     wait_until(lambda: world.state(1) == "ended", "the job to end")
     assert world.job(1)["result"]["signal"] == 9
     assert world.run("-g", "2", "-w", "5s", "true").returncode == 0
+
+
+def test_kill_9_of_a_stub_leaves_the_job_of_that_number_in_another_world_alone(make_world: MakeWorld) -> None:
+    """Without GPUs, whose names are nobody else's, both have the same number and no more."""
+    here, there = make_world("1x24G"), make_world("1x24G")
+    words = ("-r", "-g", "0", "sh", "-c", "echo on; sleep 60 & wait")
+    mine, other = here.start(*words), there.start(*words)
+    assert [stub.stdout.readline() for stub in (mine, other)] == ["on\n"] * 2
+    theirs = below(other.pid)
+    mine.kill()
+    wait_until(lambda: here.state(1) == "ended", "the job to end")
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() > begun + 1.5, "who is looked for again to be found")
+    assert all(process.is_running() for process in theirs)
+    assert there.state(1) == "running"
+    assert other.poll() is None
 
 
 @pytest.mark.parametrize("words", [[], ["-9"]], ids=["TERM", "KILL"])
@@ -570,6 +589,7 @@ def test_ctrl_c_ends_one_with_retries_for_good(fresh: Callable[..., World], tmp_
 def test_only_a_running_restartable_job_can_be_requeued(make_world: MakeWorld) -> None:
     world = make_world("1x24G")
     world.start("sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the first to run")
     world.start("-r", "sleep", "600")
     wait_until(lambda: world.state(2) == "waiting", "the second to wait")
     for job, words in ((1, "-r"), (2, "waits already"), (3, "no such job")):

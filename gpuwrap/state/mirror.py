@@ -1,0 +1,54 @@
+"""The live jobs in memory: those in line or holding something, and the parts of them that are asked for all the time."""
+
+from ..lifecycle import IN_LINE, JobState
+from ..model import Job
+
+
+class Mirror:
+    """What the database says of live jobs; the store alone changes it, with what it has written.
+
+    `in_line`, of these `ordered` (those with --after), and `holding` are parts of `live`; `nested` has those inside a job,
+    by that job's number, so that the end of a job costs what hangs on it and nothing of the line.
+    """
+
+    def __init__(self) -> None:
+        self.live: dict[int, Job] = {}
+        self.in_line: dict[int, Job] = {}
+        self.holding: dict[int, Job] = {}
+        self.ordered: dict[int, Job] = {}
+        self.nested: dict[int, dict[int, Job]] = {}
+
+    def clear(self) -> None:
+        """Forget everything, to read it anew."""
+        for jobs in (self.live, self.in_line, self.holding, self.ordered, self.nested):
+            jobs.clear()
+
+    def put(self, job: Job) -> None:
+        """Take in a job as it is now."""
+        before = self.live.get(job.id)
+        lives = job.state is not JobState.ENDED or bool(job.shares)
+        if before is not None and before.parent_id is not None and before.parent_id != job.parent_id:
+            self._keep_nested(before, before.parent_id, belongs=False)
+        _keep(self.live, job, lives)
+        _keep(self.in_line, job, job.state in IN_LINE)
+        _keep(self.holding, job, bool(job.shares))
+        _keep(self.ordered, job, bool(job.after_jobs) and job.state in IN_LINE)
+        if job.parent_id is not None:
+            self._keep_nested(job, job.parent_id, belongs=lives)
+
+    def inside(self, job_id: int) -> list[Job]:
+        """Return the live jobs directly inside a job."""
+        return list(self.nested.get(job_id, {}).values())
+
+    def _keep_nested(self, job: Job, parent_id: int, *, belongs: bool) -> None:
+        jobs = self.nested.setdefault(parent_id, {})
+        _keep(jobs, job, belongs)
+        if not jobs:
+            del self.nested[parent_id]
+
+
+def _keep(jobs: dict[int, Job], job: Job, belongs: bool) -> None:
+    if belongs:
+        jobs[job.id] = job
+    else:
+        jobs.pop(job.id, None)
