@@ -133,7 +133,10 @@ class Pausing:
         self._census = None
         wanted: list[tuple[Job, Means]] = []
         for job in jobs:
-            found = self._found[job.id] = self._find_out(job)
+            found = self._find_out(job)
+            if found.means is Means.FREEZE and not self._stopping.scopes.prepare(job):
+                found = self._find_out(job)  # there may be another way
+            self._found[job.id] = found
             if found.means is None:
                 return found.yielding.no_pause
             wanted.append((job, found.means))

@@ -3,6 +3,7 @@
 1. The means is decided at that moment, from one look at the job's processes: a cgroup v2 group of its own, frozen; SIGSTOP
    where no terminal and no parent can see it; SIGSTOP behind a stub in the terminal's foreground; else not at all. A bare
    SIGSTOP is noticed by shells, and a stopped member of an orphaned process group is hung up by the kernel [run].
+   Where the user manager has to make way for the group, it is asked first (`scopes`).
 2. A stub is told before anything below it is stopped, whatever the reason why SIGSTOP may be used: it follows its child,
    and would take our stop for its owner's.
 3. Several jobs are stopped together, all or none, from one census of the machine, and within `STOP_SECONDS`: who cannot
@@ -24,6 +25,7 @@ from ..lifecycle import JobState
 from ..model import Identity, Job
 from .kinship import OTHERS, Kinship, family, identity_of, tree
 from .log import log
+from .scopes import Scopes, have_moved
 from .traces import Traces
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class Stopping:
         self._traces = traces
         self._spared: dict[int, set[int]] = {}
         self._stuck: dict[int, dict[int, int]] = {}
+        self.scopes = Scopes(traces)
 
     def forget(self, job_id: int) -> None:
         """The job has ended, or goes on."""
@@ -83,9 +86,13 @@ class Stopping:
 
     def means(self, job: Job, census: Callable[[], Census]) -> tuple[Means | None, str | None]:
         """Say how a job can be paused now; else why it cannot. A census is only taken where one is needed."""
-        leader = job.identity.pid
-        if may_have_group(leader):
+        if may_have_group(job.identity.pid) or self.scopes.may_help(job):
             return Means.FREEZE, None
+        means, why_not = self._means_without_group(job, census)
+        return means, None if why_not is None else why_not + self.scopes.words(job)
+
+    def _means_without_group(self, job: Job, census: Callable[[], Census]) -> tuple[Means | None, str | None]:
+        leader = job.identity.pid
         seat = self._arbiter.seats.get(job.id)
         if job.stub and (seat is None or seat.connection is None):
             return None, "its stub is just coming back"
@@ -121,7 +128,7 @@ class Stopping:
                 if refusal is not None:
                     return job, refusal
             for job, means in wanted:
-                halts.append(self._halt(job, means, kinship))
+                halts.append(self._halt(job, means, kinship, until))
             self._stop_all(halts, kinship, until)
         except Failed as failed:
             for halt in halts:
@@ -134,9 +141,9 @@ class Stopping:
         log("stop", f"{len(wanted)} together, {(time.monotonic() - begun) * 1000:.1f} ms")
         return None
 
-    def _halt(self, job: Job, means: Means, kinship: Kinship) -> Halt:
+    def _halt(self, job: Job, means: Means, kinship: Kinship, until: float) -> Halt:
         if means is Means.FREEZE:
-            return _Freezing(job, self._made_group(job, kinship), self._quiet_groups(job))
+            return _Freezing(job, self._made_group(job, kinship), self._quiet_groups(job), until)
         seat = self._arbiter.seats.get(job.id)
         if job.stub and seat is not None:
             self._arbiter.bell.send_now(seat.connection, "pausing")
@@ -276,18 +283,24 @@ class Stopping:
 class _Freezing:
     """A job whose processes are moved into a frozen group."""
 
-    def __init__(self, job: Job, group: Group, quiet: set[str]) -> None:
+    def __init__(self, job: Job, group: Group, quiet: set[str], until: float) -> None:
         self.job = job
-        self._group, self._quiet = group, quiet
+        self._group, self._quiet, self._until = group, quiet, until
 
     def take(self, stats: Iterable[processes.Stat]) -> None:
+        elsewhere = []
         for stat in stats:
             if self._quiet and folder_of(stat.pid) in self._quiet:
                 continue
             try:
                 self._group.take(stat)
+            except PermissionError:
+                elsewhere.append(stat)
             except OSError as err:
                 raise Failed(self.job, "could not be stopped") from err
+        why = have_moved(self._group, elsewhere, self._until) if elsewhere else None
+        if why is not None:
+            raise Failed(self.job, f"could not be frozen whole: {why}")
 
     def is_still(self) -> bool:
         return self._group.is_frozen()

@@ -71,7 +71,11 @@ class Traces:
     def group(self, job: Job) -> Group | None:
         """Return the group that was made for a job, else the one it could have; None if it can have none."""
         made = self._groups.get(job.id)
-        return Group(made) if made else Group.of(job.identity.pid, group_name(self._world, job.id))
+        return Group(made) if made else Group.of(job.identity.pid, self.group_name(job))
+
+    def group_name(self, job: Job) -> str:
+        """Name the group that a job has or could have."""
+        return group_name(self._world, job.id)
 
     def has_group(self, job_id: int) -> bool:
         """Whether the job's group is known to be of our making."""

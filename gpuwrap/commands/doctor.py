@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from .. import __version__
 from ..arbiter import strangers
 from ..arbiter.summon import knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
-from ..host import freezer, processes
+from ..host import freezer, processes, usermanager
 from ..host.devices import Devices, Look
 from ..model import GpuProcess
 from ..state import paths, settings
@@ -267,6 +268,14 @@ def _freezer() -> Iterator[Finding]:
     if freezer.may_have_group(os.getpid()):
         yield Finding("ok", "freezer", f"jobs started here can be frozen: {folder}")
         return
+    if usermanager.is_in_session(os.getpid()) and usermanager.lingers():
+        if shutil.which(usermanager.TOOL) is None:
+            help = f"install it (it comes with systemd), or use -r: {folder}"
+            yield Finding("note", "freezer", f"jobs started here cannot be frozen: no {usermanager.TOOL} is found", help)
+        else:
+            text = f"the user manager is asked to let jobs of this session be frozen, by {usermanager.TOOL}: {folder}"
+            yield Finding("unproven", "freezer", text)
+        return
     help = "have a cgroup delegated, or start it below the user manager (unproven): systemd-run --user --scope gpurun …; or -r"
     where = folder or "our cgroup is outside of what is mounted here"
     yield Finding("note", "freezer", f"jobs started here cannot be frozen: not ours to write: {where}", help)
@@ -276,8 +285,8 @@ def _linger() -> Iterator[Finding]:
     user = processes.user_name(os.getuid())
     if not os.path.isdir("/run/systemd/system"):
         yield Finding("unproven", "linger", "no systemd runs here")
-    elif os.path.exists(f"/var/lib/systemd/linger/{user}"):
+    elif usermanager.lingers():
         yield Finding("ok", "linger", "processes outlive the last logout, and their cgroups with them")
     else:
-        help = f"what runs below the user manager ends with the last logout: loginctl enable-linger {user}"
+        help = f"so jobs of a login session cannot be frozen (unproven: with it they can): loginctl enable-linger {user}"
         yield Finding("note", "linger", "not enabled", help)
