@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..host import processes
+from ..host.adopters import Adopters
 from ..host.processes import Stat
 from ..lifecycle import STARTED
 from ..model import Identity, Job
@@ -35,6 +36,7 @@ class Descent:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._rests_until_mono = 0.0
+        self._adopters = Adopters()
 
     # --- looking ------------------------------------------------------------------------------------------------
 
@@ -114,12 +116,10 @@ class Descent:
         parent = seat.reapers[0].pid if seat.reapers else 0
         marker = self._arbiter.markers.of(job)
         for reaper in {reaper.pid for reaper in seat.reapers} | {1}:
-            for pid in processes.children(reaper):
-                if pid in linked or pid in others or pid == job.identity.pid:
-                    continue
-                stat = processes.read_stat(pid)
-                if stat is not None and _is_linked(stat, job, seat, reaper == parent, marker):
-                    linked[pid] = stat
+            for stat in self._adopters.young(reaper, job.identity.start_ticks, others):
+                known = stat.pid in linked or stat.pid == job.identity.pid
+                if not known and _is_linked(stat, job, seat, reaper == parent, marker):
+                    linked[stat.pid] = stat
         if linked:
             for stat in processes.descendants(list(linked), skip=self._is_no_kin):
                 linked.setdefault(stat.pid, stat)
@@ -175,7 +175,7 @@ def _is_linked(stat: Stat, job: Job, seat: Seat, of_parent: bool, marker: Marker
 
     Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
     """
-    if stat.start_ticks < job.identity.start_ticks or stat.state in "ZX":
+    if stat.state in "ZX":
         return False
     leader = job.identity.pid
     if stat.session == leader or (stat.group == leader and not of_parent) or _is_below_head(seat, stat):
