@@ -89,9 +89,11 @@ class _Pass:
                 if job.id not in self._evicted:
                     actions += self._comes_back(job)
                 continue
-            if not isinstance(entry, Rule) and self._sweeps.is_full(job):
+            if isinstance(entry, Rule):
+                pass
+            elif job.row is not None and self._sweeps.is_full(job):
                 in_line = (job, Rule.SWEEP)
-            elif not isinstance(entry, Rule):
+            else:
                 shares = None if entry.failed else self._place(job, entry)
                 if shares is None and self.outranks_somebody(job):
                     shares = self._place_beside(job, entry)
@@ -102,8 +104,9 @@ class _Pass:
                     entry.waiting -= 1
                     self._sweeps.start(job, entry)
                     continue
-                if not entry.failed:
-                    self._cannot_start(job, entry)
+                if self.kept_for is None and not entry.failed:
+                    self._keep_for_first(job, entry)
+                entry.failed = True
             staying[job.id] = in_line
         return Plan(tuple(actions), Reasons(self, staying), self.kept, self.stuck)
 
@@ -151,12 +154,13 @@ class _Pass:
                 entry = Rule.ABSENT
             elif job.shares:
                 entry = Rule.LEFTOVER
-            elif self._sweeps.is_full(job):
+            elif job.row is not None and self._sweeps.is_full(job):
                 entry = Rule.SWEEP
             else:
                 entry = self._shape(job.request)
                 entry.waiting += 1
-                self._sweeps.wait(job, entry)
+                if job.row is not None:
+                    self._sweeps.wait(job, entry)
             entries.append((job, entry))
         if any(entry is None for _, entry in entries):
             entries.sort(key=lambda each: not self._goes_on_anyway(each))
@@ -189,7 +193,7 @@ class _Pass:
         """Take GPUs for a job; None if they cannot be had now."""
         if shape.gpus == 0:
             return ()
-        slips = self.slips(shape)
+        slips = shape.limit_seconds is not None and self.slips(shape)
         if not slips and not self._promising(shape):
             return None
         rooms = [room for room in self._open if room.fits(shape)]
@@ -368,11 +372,8 @@ class _Pass:
             self._possible[id(shape)] = found
         return found
 
-    def _cannot_start(self, job: Job, shape: Shape) -> None:
-        """Give up on a shape, and keep space for the job if it is the first that only has to wait for ours."""
-        shape.failed = True
-        if self.kept_for is not None:
-            return
+    def _keep_for_first(self, job: Job, shape: Shape) -> None:
+        """Keep space for a job that cannot start, if it is the first that only has to wait for ours."""
         possible = self.possible(shape)
         if len(possible) < shape.gpus:
             return
