@@ -10,7 +10,7 @@ Found = TypeVar("Found")
 PAUSE_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], Found], what: str, within: float = 10) -> Found:
+def wait_until(condition: Callable[[], Found], what: str, within: float = 30) -> Found:
     """Look until `condition()` is truthy and return what it gave; AssertionError naming `what` after `within` seconds.
 
     It always looks once more after the deadline: on a busy machine the sleep itself may be what took so long.

@@ -133,15 +133,15 @@ def test_what_was_asked_for_can_be_taken_back(blocked: World) -> None:
         (["-m", "auto"], "memory 50% → whole, exclusive yes → no"),  # this command was never seen
         (["-t", "1h"], "time limit none → 1h"),
         (["-t", "none"], "time limit 1h → none"),
-        (["-w", "3s"], "gives up after 3s from now"),
+        (["-w", "5s"], "gives up after 5s from now"),
         (["-w", "none"], "waits without a limit"),
     ]
     for words, told in steps:
         assert blocked.run("set", *words, "2").stdout == f"job 2: {told}\n"
-    assert blocked.run("set", "-t", "2s", "1").stdout == "job 1: time limit none → 2s\n"
-    assert blocked.run("set", "-t", "none", "1").stdout == "job 1: time limit 2s → none\n"
+    assert blocked.run("set", "-t", "4s", "1").stdout == "job 1: time limit none → 4s\n"
+    assert blocked.run("set", "-t", "none", "1").stdout == "job 1: time limit 4s → none\n"
     with pytest.raises(AssertionError):
-        wait_until(lambda: {job["state"] for job in blocked.jobs()} != {"running", "waiting"}, "one of them to end", 4)
+        wait_until(lambda: {job["state"] for job in blocked.jobs()} != {"running", "waiting"}, "one of them to end", 6)
     done = blocked.run("set", "--exclusive", "2")
     text = "gpurun: set: job 2: it has no -m: GPUs are never shared without\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", text)

@@ -249,12 +249,12 @@ def test_a_job_with_a_process_of_another_user_is_not_paused_and_nothing_of_it_st
 
 
 def test_a_tree_that_forks_all_the_time_is_stopped_or_left_within_a_bound(ordinary: Stage) -> None:
-    loops = "for i in 1 2 3 4 5 6; do (while :; do /bin/true; done) & done"
+    loops = "for i in 1 2 3 4; do (while :; do /bin/true; done) & done"
     line = f"{loops}; exec {' '.join(ordinary.words('train'))}"
     ordinary.world.start("sh", "-c", line, start_new_session=True)
     ordinary.until_running("train")
     answers = []
-    for _ in range(4):
+    for _ in range(3):
         done = ordinary.world.run("pause", "1")
         answers.append(done.stdout.strip() or done.stderr.strip())
         if done.returncode == 0:
@@ -265,7 +265,7 @@ def test_a_tree_that_forks_all_the_time_is_stopped_or_left_within_a_bound(ordina
     log = (ordinary.world.folder / "arbiter.log").read_text()
     took = [float(text) for text in re.findall(r"stop: .* ([0-9.]+) ms", log)]
     print(answers, took)
-    assert len(took) == 4
+    assert len(took) == 3
     assert max(took) < STOP_SECONDS * 1000 * SLACK
     assert "job 1: paused" in answers
     ordinary.world.run("kill", "-9", "1")

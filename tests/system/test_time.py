@@ -42,7 +42,7 @@ def test_a_job_that_ends_before_its_limit_is_left_alone(world: World) -> None:
 
 def test_the_signals_of_the_job_are_sent_one_after_the_other_and_then_kill(world: World, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    done = world.run("-t", "1s", "--signal", "USR1:1,TERM:1", "python3", "-c", STUBBORN, seen)
+    done = world.run("-t", "4s", "--signal", "USR1:1,TERM:1", "python3", "-c", STUBBORN, seen)
     assert done.returncode == -signal.SIGKILL
     assert seen.read_text().split() == ["ready", "SIGUSR1", "SIGTERM"]
 
