@@ -1,5 +1,6 @@
 """Why each job that stays in line stays there: worked out from a finished plan, and only for those that are asked about."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -52,7 +53,9 @@ class Reasons(Mapping[int, Reason]):
     def __init__(self, made: Decided, staying: dict[int, InLine]) -> None:
         self._pass, self._staying = made, staying
         self._places: dict[int, int] = {}
-        self._verdicts: dict[int, tuple[Rule, tuple[Obstacle, ...]]] = {}
+        self._verdicts: dict[tuple[object, ...], tuple[Rule, tuple[Obstacle, ...]]] = {}
+        self._steps: list[int] = []
+        self._kept: dict[int, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._staying)
@@ -66,7 +69,7 @@ class Reasons(Mapping[int, Reason]):
     def __getitem__(self, job_id: int) -> Reason:
         job, entry = self._staying[job_id]
         if not self._places:
-            self._places = {each: place for place, each in enumerate(self._staying, 1)}
+            self._look_once()
         request, place = job.request, self._places[job_id]
         if isinstance(entry, Rule):
             own = tuple(Obstacle(share.index, entry, (job_id,)) for share in job.shares)
@@ -77,7 +80,7 @@ class Reasons(Mapping[int, Reason]):
         leaving = tuple(sorted(made.leaving.get(job_id, ())))
         ask = not leaving and made.outranks_somebody(job)
         why_not = made.victims.why_not(job, entry, made.possible(entry), made.spared(job, entry)) if ask else ()
-        kept = tuple(room.gpu.index for room in made.rooms if made.kept.get(room.gpu.uuid) == job_id)
+        kept = self._kept.get(job_id, ())
         behind = None
         if kept:
             obstacles = tuple(each for each in obstacles if each.gpu_index not in kept or each.rule is not Rule.BEHIND)
@@ -85,11 +88,26 @@ class Reasons(Mapping[int, Reason]):
             behind = next((each.job_ids[0] for each in obstacles if each.rule is Rule.BEHIND), made.kept_for)
         return Reason(rule, place, request.gpus, request.memory_bytes, obstacles, behind, kept, leaving, why_not)
 
+    def _look_once(self) -> None:
+        """Look at what the reasons of all have in common."""
+        self._places = {each: place for place, each in enumerate(self._staying, 1)}
+        self._steps = sorted({step for room in self._pass.rooms for step in room.steps()})
+        for room in self._pass.rooms:
+            if room.gpu.uuid in self._pass.kept:
+                job_id = self._pass.kept[room.gpu.uuid]
+                self._kept[job_id] = (*self._kept.get(job_id, ()), room.gpu.index)
+
     def _verdict(self, shape: Shape) -> tuple[Rule, tuple[Obstacle, ...]]:
-        verdict = self._verdicts.get(id(shape))
+        """Return the rule and the obstacles: the same ones for all sizes between two steps of the rooms.
+
+        So of a thousand sizes a few are looked at.
+        """
+        size = shape.bytes if shape.bytes is None else bisect_left(self._steps, shape.bytes)
+        key = (size, shape.gpus, shape.percent, shape.whole, shape.allowed, self._pass.slips(shape))
+        verdict = self._verdicts.get(key)
         if verdict is None:
             obstacles = self._obstacles(shape)
-            verdict = self._verdicts[id(shape)] = self._rule(shape, obstacles), obstacles
+            verdict = self._verdicts[key] = self._rule(shape, obstacles), obstacles
         return verdict
 
     def _obstacles(self, shape: Shape) -> tuple[Obstacle, ...]:

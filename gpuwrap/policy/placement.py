@@ -6,7 +6,7 @@
    plan: otherwise the job for which GPUs are kept would change when the plan is made again.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -273,14 +273,23 @@ class Room:
         size, whole = self.need(shape)
         if self.strays and (whole or self.gpu.compute_mode is ComputeMode.EXCLUSIVE_PROCESS):
             return inf
-        leaving = sorted(self.holders, key=lambda holder: holder.ends_at)
         if not whole:
-            freed = 0
-            for gone, holder in enumerate(leaving, 1):
-                freed += self.gpu.used.get(holder.job_id) or 0
-                if size <= self._available(leaving[gone:], freed):
-                    return holder.ends_at
-        return leaving[-1].ends_at if leaving else inf
+            for ends_at, available in self._to_come():
+                if size <= available:
+                    return ends_at
+        return max((holder.ends_at for holder in self.holders), default=inf)
+
+    def _to_come(self) -> Iterator[tuple[float, int]]:
+        """What a sharing job may have after the end of each holder, in order of their ends."""
+        leaving, freed = sorted(self.holders, key=lambda holder: holder.ends_at), 0
+        for gone, holder in enumerate(leaving, 1):
+            freed += self.gpu.used.get(holder.job_id) or 0
+            yield holder.ends_at, self._available(leaving[gone:], freed)
+
+    def steps(self) -> Iterator[int]:
+        """Tell all figures that a size is compared with: whatever is said of a size here holds up to the next of them."""
+        yield from (self.usable - 1, self._ceiling, self.available, self._potential - self._margin)
+        yield from (available for _, available in self._to_come())
 
     def _available(self, holders: Sequence[Holder], freed: int) -> int:
         """Return what a sharing job may have beside these holders, once those that leave have freed that much."""

@@ -45,7 +45,7 @@ class Teller:
         self._view, self._now_at = view, now_at
         self._jobs = {job.id: job for job in view.jobs}
         self._gpus = {gpu.index: gpu for gpu in view.gpus}
-        self._told_parts: dict[tuple[object, ...], tuple[tuple[Obstacle, ...], list[str]]] = {}
+        self._told_parts: dict[tuple[int, int | None], tuple[Reason, list[str]]] = {}
         self._told_places: dict[tuple[frozenset[str] | None, bool], list[int]] = {}
         self._on_gpu: dict[Rule, Callable[[Obstacle], str]] = {
             Rule.FOREIGN: self._foreign,
@@ -80,12 +80,15 @@ class Teller:
         if len(places) < reason.gpus:
             there = "none" if not places else f"only {len(places)}"
             return f"{gpu_count(reason.gpus)}: {there} of those that it may use is there"
-        if free := self._kept_free(reason):
+        if reason.kept and (free := self._kept_free(reason)):
             return f"{_what(reason, job)}: " + ", ".join([free, *self._awaited(reason)])
         refused = reason.cannot_yield if reason.rule in _OURS and reason.rule is not Rule.BEHIND else ()
-        parts = self._refused(refused) + self._parts(reason, job, {job_id for job_id, _ in refused})
-        if refused and len(places) == reason.gpus:
-            return f"{gpu_list(places)}: " + ", ".join(parts)
+        if refused:
+            parts = self._refused(refused) + self._new_parts(reason, job, {job_id for job_id, _ in refused})
+            if len(places) == reason.gpus:
+                return f"{gpu_list(places)}: " + ", ".join(parts)
+        else:
+            parts = self._parts(reason, job)
         if len(places) == reason.gpus and all(each.rule not in _OURS for each in reason.obstacles):
             return ", ".join(parts)  # no other will do, and each part says which GPU it is about
         place = f", {ordinal(reason.place)} in line" if reason.rule in _OURS else ""
@@ -119,21 +122,23 @@ class Teller:
         more = len(refused) - DESCRIBED
         return [*parts, f"and {more} more {'job' if more == 1 else 'jobs'} cannot give way"] if more > 0 else parts
 
-    def _parts(self, reason: Reason, job: Job, told: Set[int] = frozenset()) -> list[str]:
-        """Say what stands on the GPUs, but for jobs that have been told of.
+    def _parts(self, reason: Reason, job: Job) -> list[str]:
+        """Say what stands on the GPUs.
 
         Most of a long line face the very same obstacles: those are told once. (They are kept beside what was told of them,
-        so that no other can have their id.)
+        so that no others can have their id.)
         """
-        if told or any(each.rule is Rule.MEMORY and not each.job_ids for each in reason.obstacles):
-            return self._new_parts(reason, job, told)
-        key = (reason.rule.value, reason.behind, *map(id, reason.obstacles))
+        key = (id(reason.obstacles), reason.behind)
         found = self._told_parts.get(key)
-        if found is None:
-            found = self._told_parts[key] = reason.obstacles, self._new_parts(reason, job, told)
-        return found[1]
+        if found is not None and found[0].rule is reason.rule:
+            return found[1]
+        parts = self._new_parts(reason, job, frozenset())
+        if not any(each.rule is Rule.MEMORY and not each.job_ids for each in reason.obstacles):  # these differ by job
+            self._told_parts[key] = reason, parts
+        return parts
 
     def _new_parts(self, reason: Reason, job: Job, told: Set[int]) -> list[str]:
+        """Say it anew, but for jobs that have been told of."""
         kept = [each.gpu_index for each in reason.obstacles if each.rule is Rule.BEHIND]
         if kept and reason.rule is Rule.BEHIND:
             return [f"{gpu_list(kept)} {be(kept)} kept for job {reason.behind}"]

@@ -1,5 +1,6 @@
 """What must hold for every view: nothing over-promised, settled after one plan, nobody waits for ever."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -11,7 +12,7 @@ from views import GIB, NOW, applied, foreign, gpu, running, share, waiting
 from gpuwrap.lifecycle import IN_LINE, JobState
 from gpuwrap.model import Bounds, Claim, ComputeMode, ForeignProcess, Gpu, Job, Plan, Rule, View
 from gpuwrap.policy.placement import Holder, Room, Shape
-from gpuwrap.policy.plan import plan
+from gpuwrap.policy.plan import ends_at, plan
 from gpuwrap.policy.reasons import Teller
 from gpuwrap.units import MIB
 
@@ -258,6 +259,28 @@ def test_a_job_is_told_the_same_alone_and_among_many(view: View) -> None:
     for job_id, reason in made.reasons.items():
         job = jobs[job_id]
         assert teller.sentence(reason, job) == Teller(view, NOW).sentence(plan(view, NOW).reasons[job_id], job)
+
+
+@given(views())
+@settings(max_examples=100, deadline=None)
+def test_what_is_said_of_a_size_holds_up_to_the_next_step(view: View) -> None:
+    """So that jobs of many sizes can share a verdict."""
+    for card in view.gpus:
+        room = Room(card, view.bounds)
+        for job in view.jobs:
+            for each in job.shares:
+                if each.uuid == card.uuid:
+                    room.hold(Holder(job.id, each.bytes, each.whole, ends_at=ends_at(job, NOW)))
+        room.settle()
+        going = sorted(room.holders, key=lambda holder: holder.ends_at)
+        left = [room.left([holder.job_id for holder in going[:count]]).bytes for count in range(len(going) + 1)]
+        figures = {room.usable, room._ceiling, room.available, room._potential - room._margin, room.total(), *left}
+        steps, said = sorted(room.steps()), dict[object, object]()
+        for size in sorted({max(1, figure + more) for figure in figures for more in (-1, 0, 1)}):
+            for whole in (False, True):
+                shape = Shape(1, size, None, whole, None, None)
+                words = room.need(shape)[1], room.lasting(shape), room.obstacle(shape), room.fits(shape), room.frees_at(shape)
+                assert said.setdefault((bisect_left(steps, size), whole), words) == words
 
 
 @given(
