@@ -157,6 +157,11 @@ class Job:
     output_asked: bool = False
     """Whether `output` is what it was asked to write to (-o), not what its gpurun's stdout led to."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended; its grant may still stand."""
+        return self.state is JobState.ENDED
+
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:

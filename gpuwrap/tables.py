@@ -6,10 +6,12 @@
 """
 
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
 
-from .widths import columns, cut
+from .widths import columns, columns_of_each, cut
+
+TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 INDENT = " " * 8
 GAP = "  "
@@ -18,11 +20,14 @@ LEAST_BESIDE, LEAST = 40, 20
 BOLD, DIM = "1", "2"
 
 
-class Screen(NamedTuple):
+class Screen:
     """Where a table goes: `width` None is a pipe, which is never cut; `colour` only ever adds."""
 
-    width: int | None = None
-    colour: bool = False
+    __slots__ = ("colour", "width")
+
+    def __init__(self, width: int | None = None, colour: bool = False) -> None:
+        self.width = width
+        self.colour = colour
 
     @classmethod
     def of_stdout(cls) -> "Screen":
@@ -32,37 +37,44 @@ class Screen(NamedTuple):
         return cls(width, width is not None and not plain)
 
 
-class Table(NamedTuple):
+class Table:
     """What to show. `colours` are of the second column's cells; `notes` stand beside or below the rows.
 
     `numeric` columns are aligned to the right; `spare` ones go where the terminal is narrow, in that order.
     """
 
-    header: list[str]
-    rows: list[list[str]]
-    colours: list[str]
-    numeric: tuple[str, ...] = ()
-    spare: tuple[str, ...] = ()
-    notes: Sequence[str] = ()
+    __slots__ = ("colours", "header", "notes", "numeric", "rows", "spare")
+
+    def __init__(
+        self,
+        header: list[str],
+        rows: list[list[str]],
+        colours: list[str],
+        numeric: tuple[str, ...] = (),
+        spare: tuple[str, ...] = (),
+        notes: "Sequence[str]" = (),
+    ) -> None:
+        self.header, self.rows, self.colours = header, rows, colours
+        self.numeric, self.spare, self.notes = numeric, spare, notes
 
 
 def draw(table: Table, screen: Screen) -> list[str]:
     """Return the lines of a table: its header, then its rows with their notes."""
     cells: list[Sequence[str]] = list(zip(table.header, *table.rows, strict=True))
-    sizes = [list(map(columns, column)) for column in cells]
+    sizes = [[columns(head), *columns_of_each(column)] for head, *column in cells]
     widths = [max(column) for column in sizes]
     shown = _that_fit(table, widths, screen.width)
     beside = any(table.notes)
     tight = False
     if screen.width is not None:
         room = screen.width - sum(widths[at] + len(GAP) for at in shown[:-1])
-        left = room - len(GAP) - max(map(columns, table.notes), default=0)
+        left = room - len(GAP) - max(columns_of_each(table.notes), default=0)
         beside = beside and left >= min(widths[-1], LEAST_BESIDE)
         room = left if beside else room
         tight = room < 1
         if widths[-1] > room:
             cells[-1] = [cut(cell, max(room, 1)) for cell in cells[-1]]
-            sizes[-1] = list(map(columns, cells[-1]))
+            sizes[-1] = columns_of_each(cells[-1])
             widths[-1] = max(sizes[-1])
     drawn = [_aligned(cells[at], sizes[at], widths[at], right=table.header[at] in table.numeric) for at in shown]
     if beside:
@@ -90,13 +102,13 @@ def _that_fit(table: Table, widths: list[int], width: int | None) -> list[int]:
     return shown
 
 
-def _aligned(cells: Sequence[str], sizes: list[int], width: int, *, right: bool) -> list[str]:
+def _aligned(cells: "Sequence[str]", sizes: list[int], width: int, *, right: bool) -> list[str]:
     if right:
         return [" " * (width - size) + cell for cell, size in zip(cells, sizes, strict=True)]
     return [cell + " " * (width - size) for cell, size in zip(cells, sizes, strict=True)]
 
 
-def _with_notes(lines: list[str], notes: Sequence[str], screen: Screen) -> list[str]:
+def _with_notes(lines: list[str], notes: "Sequence[str]", screen: Screen) -> list[str]:
     if not any(notes):
         return lines
     assert screen.width is not None
@@ -109,7 +121,7 @@ def _with_notes(lines: list[str], notes: Sequence[str], screen: Screen) -> list[
     return found
 
 
-def _paint_columns(drawn: list[list[str]], colours: Sequence[str], *, notes: bool) -> None:
+def _paint_columns(drawn: list[list[str]], colours: "Sequence[str]", *, notes: bool) -> None:
     """Colour the header, the second column's cells, and the notes beside."""
     drawn[1][1:] = [_paint(cell, code) for cell, code in zip(drawn[1][1:], colours, strict=True)]
     if notes:

@@ -196,12 +196,16 @@ class Verbs:
             self._arbiter.bell.queue(connection, "done", text="")
 
     def _explain(self, connection: Connection, values: Values) -> None:
+        job_ids = [int(text) for text in values["jobs"].split()]
         looked_at: set[int] = set()
-        for job_id in [int(text) for text in values["jobs"].split()]:
+        for job_id in job_ids:
             self._note_stop(job_id, looked_at)
-        listed = values.get("listed") == "1"
-        words = self._arbiter.lines.explain_all([int(text) for text in values["jobs"].split()], listed=listed)
-        self._arbiter.bell.queue_long(connection, json.dumps(words))
+        told = self._arbiter.lines.explain_all(job_ids, listed=values.get("listed") == "1")
+        if values.get("plain") == "1":  # so that who lists jobs need not import json
+            text = "\n".join(["\t".join((str(job_id), rule, line, *helps)) for job_id, (rule, line, helps) in told.items()])
+        else:
+            text = json.dumps(told)
+        self._arbiter.bell.queue_long(connection, text)
 
     def _why(self, connection: Connection, values: Values) -> None:
         job = self._arbiter.store.live.get(int(values["job"]))

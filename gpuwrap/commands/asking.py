@@ -4,21 +4,23 @@ A verb reads the database itself; it asks the arbiter only for what lives there.
 jobs were there, the first verb summons an arbiter, which repairs.
 """
 
-import json
 import os
-from collections.abc import Callable
-from fnmatch import fnmatchcase
-from typing import Any
 
 from ..arbiter.summon import Call, knock
 from ..errors import GpurunError, NoSuchJob, UsageError
-from ..lifecycle import JobState
-from ..model import Job
 from ..state.paths import Folder, open_folder
-from ..state.store import Reader
+from ..state.reading import Reader
 from ..units import parse_integer
 from ..wire import PROTOCOL, pack
 from .request import simulated
+
+TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from ..listed import Listed
+    from ..model import Job
 
 Given = dict[str, str | bool]
 # Why a job waits: the rule, the sentence, and what would help.
@@ -57,13 +59,8 @@ class World:
 
     def repair(self) -> None:
         """Summon an arbiter if jobs are there and none answers: they may all have ended meanwhile."""
-        if self.folder is None or self.reader is None or not self.reader.has_live():
-            return
-        sock = knock(self.folder, 5.0)
-        if sock is None:
+        if self.reader is not None and self.reader.has_live() and not self.has_arbiter():
             self.ask("ping")
-        else:
-            sock.close()
 
     def has_arbiter(self) -> bool:
         """Whether an arbiter answers the bell."""
@@ -77,8 +74,14 @@ class World:
             self._call.socket = sock
         return True
 
-    def ask(self, kind: str, **values: object) -> Any:
+    def ask(self, kind: str, **values: object) -> "Any":
         """Ask the arbiter and return its JSON answer, None if it had nothing to say. Raises GpurunError if it refuses."""
+        import json  # with what it imports it would cost every list
+
+        text = self._ask(kind, **values)
+        return json.loads(text) if text else None
+
+    def _ask(self, kind: str, **values: object) -> str:
         packet = pack(kind, version=PROTOCOL, **values)
         call, asked, self._asked_ahead = self._to_arbiter(), self._asked_ahead, None
         ahead = call.receive() if asked == packet else None
@@ -94,7 +97,7 @@ class World:
             text += found.get("text", "")
         if answer == "refused":
             raise GpurunError(found["text"], hint=found.get("hint"), status=1)
-        return json.loads(text) if text else None
+        return text
 
     def ask_ahead(self, kind: str, **values: object) -> None:
         """Send a question that `ask` will soon be called with: it is answered while we do something else."""
@@ -107,7 +110,7 @@ class World:
             self._call = Call(self.folder, self.sim)
         return self._call
 
-    def ask_about(self, kind: str, jobs: list[int], **values: object) -> list[Any]:
+    def ask_about(self, kind: str, jobs: list[int], **values: object) -> "list[Any]":
         """Ask about jobs by number, as many packets as it takes; the answers of a list are joined."""
         answers: list[Any] = []
         for at in range(0, len(jobs), AT_ONCE):
@@ -115,32 +118,31 @@ class World:
             answers += self.ask(kind, jobs=numbers, **values) or []
         return answers
 
-    def explain(self, jobs: list[Job], *, listed: bool = False) -> Callable[[], dict[int, Why]]:
+    def explain(self, jobs: "Sequence[Job | Listed]", *, listed: bool = False) -> "Callable[[], dict[int, Why]]":
         """Ask why jobs wait or stand still (rule, sentence, what would help); what is returned fetches the answer.
 
         It tells what an arbiter can tell: without one nobody waits. `listed`: briefly.
         """
         holding = self.reader.holding_ids() if self.reader is not None else frozenset()
-        numbers = [str(job.id) for job in jobs if job.state is not JobState.ENDED or job.id in holding]
+        numbers = [str(job.id) for job in jobs if not job.has_ended or job.id in holding]
         texts = [" ".join(numbers[at : at + AT_ONCE]) for at in range(0, len(numbers), AT_ONCE)]
         if not texts or not self.has_arbiter():
             return dict
-        self.ask_ahead("explain", jobs=texts[0], listed=listed)
+        self.ask_ahead("explain", jobs=texts[0], listed=listed, plain=True)
 
         def fetch() -> dict[int, Why]:
             found: dict[int, Why] = {}
             for text in texts:
-                for number, (rule, sentence, helps) in (self.ask("explain", jobs=text, listed=listed) or {}).items():
-                    found[int(number)] = (rule, sentence, helps)
+                found |= _read_reasons(self._ask("explain", jobs=text, listed=listed, plain=True))
             return found
 
         return fetch
 
-    def live(self) -> list[Job]:
+    def live(self) -> "list[Job]":
         """Return the jobs in line, running or holding."""
         return self.reader.jobs(ended=False) if self.reader is not None else []
 
-    def select(self, words: list[str], *, everything: bool) -> tuple[list[Job], list[NoSuchJob]]:
+    def select(self, words: list[str], *, everything: bool) -> "tuple[list[Job], list[NoSuchJob]]":
         """Find the jobs that words name: number, range, name or glob; with `everything` all of mine that live.
 
         A name is the live jobs of that name, else the latest that ended. Returns what was found, each once, and an error
@@ -150,7 +152,7 @@ class World:
         missing: list[NoSuchJob] = []
         live = self.live()
         if everything:
-            found = {job.id: job for job in live if job.state is not JobState.ENDED}
+            found = {job.id: job for job in live if not job.has_ended}
         for word in words:
             jobs = self._named(word, live)
             if not jobs:
@@ -159,7 +161,7 @@ class World:
                 found[job.id] = job
         return list(found.values()), missing
 
-    def _named(self, word: str, live: list[Job]) -> list[Job]:
+    def _named(self, word: str, live: "list[Job]") -> "list[Job]":
         if self.reader is None:
             return []
         number = parse_integer(word)
@@ -169,10 +171,25 @@ class World:
         low, high = parse_integer(first), parse_integer(last)
         if dash and low is not None and high is not None and first.isdigit() and last.isdigit():
             jobs = self.reader.by_number(low, high)
-            return [job for job in jobs if job.state is not JobState.ENDED] or jobs
+            return [job for job in jobs if not job.has_ended] or jobs
         if any(letter in word for letter in "*?["):
+            from fnmatch import fnmatchcase  # imports re
+
             return [job for job in live if job.name is not None and fnmatchcase(job.name, word)]
         return [job for job in live if job.name == word] or self.reader.latest_named(word)
+
+
+def _read_reasons(text: str) -> dict[int, Why]:
+    """Read an answer to `explain`: a line for each job, its fields between tabs, of which no sentence has any."""
+    if text.startswith("{"):  # of an arbiter that knows no `plain`
+        import json
+
+        return {int(number): (rule, sentence, helps) for number, (rule, sentence, helps) in json.loads(text).items()}
+    found: dict[int, Why] = {}
+    for line in text.split("\n") if text else ():
+        number, rule, sentence, *helps = line.split("\t")
+        found[int(number)] = (rule, sentence, helps)
+    return found
 
 
 def require_jobs(operands: list[str], given: Given, usage: str) -> None:

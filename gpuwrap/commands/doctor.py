@@ -22,7 +22,7 @@ from ..host import freezer, processes, usermanager
 from ..host.devices import Devices, Look
 from ..model import GpuProcess
 from ..state import paths, settings
-from ..state.store import Reader
+from ..state.reading import Reader
 from ..units import format_size
 from .asking import Given
 from .request import simulated

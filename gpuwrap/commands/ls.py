@@ -1,20 +1,24 @@
 """ls: jobs, and why they wait.
 
 Jobs named on the command line each have a row; otherwise alike ones share one, and only the first of them is explained.
+Two thousand rows are there before anybody wonders: what only --json and --watch need is imported for them alone.
 """
 
 import gc
-import json
 import os
 import sys
 import time
 
 from ..errors import NoSuchJob, UsageError
-from ..model import Job
-from ..render import fold, job_as_json, jobs_as_table
+from ..listed import Listed
+from ..listing import fold, jobs_as_table
 from ..tables import Screen
 from ..widths import cut
 from .asking import Given, World
+
+TYPE_CHECKING = False  # as type checkers read it
+if TYPE_CHECKING:
+    from ..model import Job
 
 
 def main(given: Given, operands: list[str]) -> int:
@@ -24,11 +28,10 @@ def main(given: Given, operands: list[str]) -> int:
         return _watch(world, given, operands)
     gc.disable()  # a third of the time with thousands of jobs, and we are gone in a moment
     world.repair()
-    jobs, missing = find(world, given, operands)
     if "json" in given:
-        why = world.explain(jobs)()
-        print(json.dumps({"jobs": [job_as_json(job, why.get(job.id)) for job in jobs]}))
+        missing = _print_json(world, given, operands)
     else:
+        jobs, missing = find(world, given, operands)
         lines = table(world, jobs, bool(operands), Screen.of_stdout())
         sys.stdout.write("".join(f"{line}\n" for line in lines))  # at once: a print for each is a write for each
     sys.stdout.flush()
@@ -37,26 +40,44 @@ def main(given: Given, operands: list[str]) -> int:
     return 1 if missing else 0
 
 
-def find(world: World, given: Given, operands: list[str]) -> tuple[list[Job], list[NoSuchJob]]:
+def find(world: World, given: Given, operands: list[str]) -> tuple[list[Listed], list[NoSuchJob]]:
     """Return the jobs asked for, and an error for each word that names none."""
-    missing: list[NoSuchJob] = []
     if operands:
-        jobs, missing = world.select(operands, everything=False)
-    elif world.reader is not None:
-        jobs = world.reader.jobs(ended="all" in given)
-    else:
-        jobs = []
-    user = given.get("user")
-    return [job for job in jobs if user is None or job.user == user], missing
+        named, missing = world.select(operands, everything=False)
+        return [Listed.of(job) for job in named if _is_wanted(job.user, given)], missing
+    jobs = world.reader.listed(ended="all" in given) if world.reader is not None else []
+    return [job for job in jobs if _is_wanted(job.user, given)], []
 
 
-def table(world: World, jobs: list[Job], named: bool, screen: Screen) -> list[str]:
+def _is_wanted(user: str, given: Given) -> bool:
+    return "user" not in given or user == given["user"]
+
+
+def table(world: World, jobs: list[Listed], named: bool, screen: Screen) -> list[str]:
     """Return the lines to show."""
     if not jobs:
         return [] if named else ["no jobs"]
     rows = [[job] for job in jobs] if named else fold(jobs)
     reasons = world.explain([row[0] for row in rows], listed=not named)
     return jobs_as_table(rows, reasons, time.time(), screen)
+
+
+def _print_json(world: World, given: Given, operands: list[str]) -> list[NoSuchJob]:
+    """Print whole records; returns an error for each word that names none."""
+    import json
+
+    from ..render import job_as_json
+
+    jobs: list[Job] = []
+    missing: list[NoSuchJob] = []
+    if operands:
+        jobs, missing = world.select(operands, everything=False)
+    elif world.reader is not None:
+        jobs = world.reader.jobs(ended="all" in given)
+    jobs = [job for job in jobs if _is_wanted(job.user, given)]
+    why = world.explain(jobs)()
+    print(json.dumps({"jobs": [job_as_json(job, why.get(job.id)) for job in jobs]}))
+    return missing
 
 
 def _watch(world: World, given: Given, operands: list[str]) -> int:

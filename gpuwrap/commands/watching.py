@@ -33,7 +33,7 @@ def watch(lines: Callable[[Screen], list[str]], title: str) -> None:
         while True:
             terminal.take()
             screen = Screen.of_stdout()
-            screen = screen._replace(width=(screen.width or 80) - 1)  # erasing beyond the last column takes it along
+            screen = Screen((screen.width or 80) - 1, screen.colour)  # erasing beyond the last column takes it along
             rows = os.get_terminal_size(1).lines or 24
             terminal.write(_frame(lines(screen), screen.width or 80, rows, title))
             if terminal.key_within(SECONDS) in (b"q", b"Q", b"\x04"):

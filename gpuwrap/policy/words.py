@@ -3,23 +3,34 @@
 What comes from outside (commands, users, faults) is written escaped: nothing that a terminal would obey.
 """
 
-from collections.abc import Iterable, Sequence
-
-from ..model import ForeignProcess, Leftover
 from ..widths import columns, cut
 
+TYPE_CHECKING = False  # as type checkers read it: lists of jobs wait for this module, and typing imports much
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..model import ForeignProcess, Leftover
+
 COMMAND_LENGTH = 40
+_ENDINGS = ("th", "st", "nd", "rd", "th", "th", "th", "th", "th", "th")
 
 
-def command(argv: Sequence[bytes]) -> str:
+def command(argv: "Sequence[bytes]") -> str:
     """Write a command for people: short, in one line, safe on any terminal."""
-    words = [argument.decode("utf-8", "surrogateescape") for argument in argv[:COMMAND_LENGTH]]
+    return command_line([argument.decode("utf-8", "surrogateescape") for argument in argv[:COMMAND_LENGTH]])
+
+
+def command_line(words: list[str]) -> str:
+    """Write the words of a command for people."""
     if not words:
         return "?"
+    words = words[:COMMAND_LENGTH]
     if words[0].startswith("/"):
         words[0] = words[0].rstrip("/").rpartition("/")[2] or "/"
-    # Quoted where the words would run together: this is for reading, not for pasting.
-    text = " ".join(f"'{word}'" if not word or " " in word else word for word in words)
+    text = " ".join(words)
+    if text.count(" ") >= len(words) or "" in words:
+        # Quoted where the words would run together: this is for reading, not for pasting.
+        text = " ".join(f"'{word}'" if not word or " " in word else word for word in words)
     return safe(text, COMMAND_LENGTH)
 
 
@@ -40,7 +51,7 @@ def safe(text: str, length: int = COMMAND_LENGTH) -> str:
     return shown
 
 
-def program(process: ForeignProcess | Leftover) -> str:
+def program(process: "ForeignProcess | Leftover") -> str:
     """Name what a process runs, without the folder of its program."""
     if not process.command:
         return "process"
@@ -49,7 +60,7 @@ def program(process: ForeignProcess | Leftover) -> str:
     return safe((name or path) + space + rest)
 
 
-def gpu_list(indices: Iterable[int]) -> str:
+def gpu_list(indices: "Iterable[int]") -> str:
     """Write `GPU 0`, `GPUs 0 and 2`, `GPUs 0-3, 5 and 7`."""
     runs: list[list[int]] = []
     for number in sorted(set(indices)):
@@ -61,7 +72,7 @@ def gpu_list(indices: Iterable[int]) -> str:
     return f"GPU{'s' if len(runs) > 1 or len(runs[0]) > 1 else ''} {joined(texts)}"
 
 
-def job_list(job_ids: Iterable[int]) -> str:
+def job_list(job_ids: "Iterable[int]") -> str:
     """Write `jobs 3, 4, 5 and 2 more`."""
     numbers = sorted(set(job_ids))
     if len(numbers) == 1:
@@ -76,20 +87,19 @@ def gpu_count(count: int) -> str:
     return "a GPU" if count == 1 else f"{count} GPUs"
 
 
-def joined(texts: Sequence[str]) -> str:
+def joined(texts: "Sequence[str]") -> str:
     """Write `a, b and c`."""
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
-def be(indices: Sequence[int]) -> str:
+def be(indices: "Sequence[int]") -> str:
     """Write `is` or `are`."""
     return "is" if len(indices) == 1 else "are"
 
 
 def ordinal(place: int) -> str:
     """Write `1st`, `22nd`."""
-    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
-    return f"{place}{ending}"
+    return f"{place}{'th' if 10 < place % 100 < 14 else _ENDINGS[place % 10]}"
 
 
 def _escaped(character: str) -> str:

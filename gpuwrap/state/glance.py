@@ -1,15 +1,16 @@
 """A glance at the jobs, for completions: a Tab waits for it.
 
-The full reader costs four times as much (dataclasses, enum and json); this is the one place beside the store that reads the
-database, and it takes the C module bare.
+A few columns of a few rows: less than a list of all shows, and whatever goes wrong shows nothing.
 """
 
-import _sqlite3
 import os
 
+from ..errors import StoreError
 from .paths import DATABASE, Folder
+from .reading import Error, connect
 
 MOST, MOST_ENDED = 200, 50
+BUSY_SECONDS = 0.2
 _COLUMNS = "id, name, state, argv"
 _LIVE = f"SELECT {_COLUMNS} FROM job WHERE state != 'ended' ORDER BY id LIMIT {MOST}"
 _ENDED = f"SELECT {_COLUMNS} FROM job WHERE state = 'ended' ORDER BY id DESC LIMIT {MOST_ENDED}"
@@ -24,10 +25,10 @@ def glance(folder: Folder, *, live: bool, ended: bool) -> list[tuple[int, str | 
     if not os.path.exists(path):
         return []
     try:
-        database = _sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0.2)
+        database = connect(path, f"file:{path}?mode=ro", BUSY_SECONDS)
         found: list[tuple[int, str | None, str, bytes]] = []
         for sql in [_LIVE] * live + [_ENDED] * ended:
             found += database.execute(sql).fetchall()
         return found
-    except _sqlite3.Error:
+    except (StoreError, Error):
         return []

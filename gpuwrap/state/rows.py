@@ -1,6 +1,6 @@
 """Rows of the job table and records, one made of the other: beyond the store nobody sees a row.
 
-`JOB_COLUMNS`, `row_from_job` and `job_from_row` name the same columns in the same order.
+`JOB_COLUMNS` of the schema, `row_from_job` and `job_from_row` name the same columns in the same order.
 """
 
 import json
@@ -9,14 +9,6 @@ from typing import Any
 from ..lifecycle import JobState
 from ..model import GiveWay, Identity, Job, Request, Result, ResultKind, Row, Share
 
-JOB_COLUMNS = (
-    "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
-    "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
-    "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
-    "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
-    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep, sweep_index, sweep_limit, "
-    "output_asked, devices"
-)  # fmt: skip
 _REQUEST_COLUMNS = (
     "gpus", "memory_bytes", "memory_percent", "exclusive", "allowed", "give_way", "time_limit_seconds",
 )  # fmt: skip

@@ -3,7 +3,7 @@
 `job` holds every job ever registered; `share` the grants that stand, gone as soon as nothing of the job holds them;
 `event` every move; `peak` what commands were seen to need, by fingerprint;
 `arbiter` when arbiters started (a few rows); `setting` what must outlive an arbiter (drained GPUs, a job's processes).
-Reasons for waiting are never stored.
+Reasons for waiting are never stored. Lists of jobs read this module: it imports nothing.
 """
 
 VERSION = 3
@@ -13,6 +13,18 @@ ADDED = {
     2: ("sweep INTEGER", "sweep_index INTEGER", "sweep_limit INTEGER"),
     3: ("output_asked INTEGER NOT NULL DEFAULT 0",),
 }
+
+JOB_COLUMNS = (
+    "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
+    "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
+    "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
+    "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
+    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep, sweep_index, sweep_limit, "
+    "output_asked, devices"
+)  # fmt: skip
+
+# A union, not an "or", which would read every row there ever was.
+LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS job (

@@ -1,4 +1,4 @@
-"""Every SQL statement of gpurun, and the only importer of sqlite3.
+"""Every SQL statement of the arbiter, the only writer, and the only importer of sqlite3; what verbs read is in `reading`.
 
 1. A job's state changes only through `move`, which names the state it expects and checks the row count.
 2. The arbiter is the only writer while it lives; no transaction spans a wait; every write is BEGIN IMMEDIATE, since a
@@ -16,18 +16,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ..errors import StoreError
 from ..lifecycle import Event, IllegalMove, JobState, after
 from ..model import Job, Share
 from ..restarts import GAVE_WAY
 from .mirror import Mirror
 from .paths import DATABASE, Folder
-from .rows import JOB_COLUMNS, columns_of, job_from_row, row_from_job, shares_from_text
-from .schema import ADDED, TABLES, VERSION
+from .reading import connect, refuse_newer, translate
+from .rows import columns_of, job_from_row, row_from_job, shares_from_text
+from .schema import ADDED, JOB_COLUMNS, LIVE, TABLES, VERSION
 
-# A union, not an "or", which would read every row there ever was.
-_LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
-_BUSY_SECONDS = 5.0
 _ARBITER_ROWS_KEPT = 20
 
 
@@ -38,13 +35,13 @@ class Store:
         """Open the database of a state folder, made on first use. Raises StoreError."""
         self.path = folder.inside(DATABASE)
         self._shown = DATABASE
-        self._db = _connect(self.path, f"file:{self.path}?mode=rwc")
+        self._db = connect(self.path, f"file:{self.path}?mode=rwc")
         self._mirror = Mirror()
         self.live, self.in_line = self._mirror.live, self._mirror.in_line
         self.holding, self.ordered = self._mirror.holding, self._mirror.ordered
         self.nested, self.inside = self._mirror.nested, self._mirror.inside
         with self._translated("open"):
-            _refuse_newer(self._db)
+            refuse_newer(self._db)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -67,7 +64,7 @@ class Store:
     def reload(self) -> None:
         """Read the mirror anew."""
         rows = self._db.execute(
-            f"SELECT {JOB_COLUMNS} FROM job WHERE {_LIVE}"
+            f"SELECT {JOB_COLUMNS} FROM job WHERE {LIVE}"
         ).fetchall()
         shares: dict[int, list[Share]] = {}
         for job_id, uuid, index, size, whole in self._db.execute(
@@ -288,119 +285,10 @@ class Store:
         try:
             yield
         except sqlite3.Error as err:
-            raise _translate(err, doing) from err
-
-
-class Reader:
-    """A verb's connection: reads only, works without an arbiter."""
-
-    def __init__(self, folder: Folder) -> None:
-        """Open read-only. Raises StoreError; FileNotFoundError if nothing was ever registered, or the first job just is."""
-        path = folder.inside(DATABASE)
-        os.stat(path)
-        self._db = _connect(path, f"file:{path}?mode=ro")
-        self._columns = JOB_COLUMNS
-        try:
-            version = _refuse_newer(self._db)
-            if version == 0:
-                raise FileNotFoundError(path)
-            self._columns = _known_columns(version)
-        except sqlite3.Error:
-            # A full disk refuses the shared memory file that WAL needs; what was folded back can still be read.
-            self._db = _connect(path, f"file:{path}?immutable=1")
-            try:
-                self._columns = _known_columns(_refuse_newer(self._db))
-            except sqlite3.Error as err:
-                raise _translate(err, "open") from err
-
-    @property
-    def version(self) -> int:
-        """The database's version."""
-        return int(self._fetch("PRAGMA user_version", ())[0][0])
-
-    def jobs(self, *, ended: bool) -> list[Job]:
-        """Return jobs by number: the live ones and those whose grant still stands, with `ended` all."""
-        where = "" if ended else f"WHERE {_LIVE}"
-        return self._jobs(f"SELECT {self._columns} FROM job {where} ORDER BY id", ())
-
-    def history(self, since_at: float | None, user: str | None, most: int | None) -> list[Job]:
-        """Return ended jobs by number: those that ended since a wall-clock time, of one user, the latest `most`."""
-        found = self._jobs(
-            f"SELECT {self._columns} FROM job WHERE state = 'ended' AND (? IS NULL OR ended_at >= ?)"
-            " AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?",
-            (since_at, since_at, user, user, -1 if most is None else most),
-        )
-        return found[::-1]
-
-    def has_live(self) -> bool:
-        """Whether any job is in line, running or holding a grant."""
-        row = self._fetch("SELECT EXISTS (SELECT 1 FROM job WHERE state != 'ended') OR EXISTS (SELECT 1 FROM share)", ())
-        return bool(row[0][0])
-
-    def holding_ids(self) -> frozenset[int]:
-        """Return the jobs whose grant stands, ended ones too."""
-        return frozenset(row[0] for row in self._fetch("SELECT DISTINCT job_id FROM share", ()))
-
-    def by_number(self, first: int, last: int) -> list[Job]:
-        """Return the jobs with numbers from `first` to `last`."""
-        return self._jobs(f"SELECT {self._columns} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
-
-    def latest_named(self, name: str) -> list[Job]:
-        """Return the latest job of a name, if any."""
-        sql = f"SELECT {self._columns} FROM job WHERE name = ? ORDER BY id DESC LIMIT 1"
-        return self._jobs(sql, (name,))
-
-    def _jobs(self, sql: str, values: tuple[object, ...]) -> list[Job]:
-        return [job_from_row(row, shares_from_text(row[-1])) for row in self._fetch(sql, values)]
-
-    def _fetch(self, sql: str, values: tuple[object, ...]) -> list[Any]:
-        try:
-            return self._db.execute(sql, values).fetchall()
-        except UnicodeEncodeError:
-            return []  # a word with bytes that are not UTF-8: nothing here is called that
-        except sqlite3.Error as err:
-            raise _translate(err, "read") from err
-
-
-def _connect(path: str, uri: str) -> sqlite3.Connection:
-    try:
-        return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-    except sqlite3.Error as err:
-        raise _translate(err, "open") from err
+            raise translate(err, doing) from err
 
 
 def _changes_since(version: int) -> str:
     """Return the statements that bring a database up to date."""
     added = [f"ALTER TABLE job ADD COLUMN {column};" for made in ADDED if version < made for column in ADDED[made]]
     return TABLES if version == 0 else " ".join(added)
-
-
-def _known_columns(version: int) -> str:
-    """Return what to read of a database that no arbiter has brought up to date yet: what it has not is NULL."""
-    missing = {column.split()[0] for made in ADDED if version < made for column in ADDED[made]}
-    return ", ".join("NULL" if column in missing else column for column in JOB_COLUMNS.split(", "))
-
-
-def _refuse_newer(db: sqlite3.Connection) -> int:
-    version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
-        raise StoreError("open", DATABASE, f"made by a newer gpurun (version {version})", hint="update gpuwrap here")
-    return version
-
-
-_CAUSES = {
-    "SQLITE_FULL": ("no space left on device", "running jobs are not affected; free some space, or run it without gpurun"),
-    "SQLITE_CORRUPT": ("not a sound database", "move it away; the next gpurun makes a new one"),
-    "SQLITE_NOTADB": ("not a database", "move it away; the next gpurun makes a new one"),
-    "SQLITE_READONLY": ("read-only", None),
-    "SQLITE_CANTOPEN": ("cannot be opened", None),
-    "SQLITE_BUSY": ("locked by another program", None),
-}
-
-
-def _translate(err: sqlite3.Error, doing: str) -> StoreError:
-    name = getattr(err, "sqlite_errorname", "")
-    for known, (cause, hint) in _CAUSES.items():
-        if name.startswith(known):
-            return StoreError(doing, DATABASE, cause, hint=hint)
-    return StoreError(doing, DATABASE, str(err))

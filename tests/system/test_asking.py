@@ -8,6 +8,8 @@ from waiting import wait_until
 from world import World
 
 from gpuwrap.commands.asking import World as Asking
+from gpuwrap.commands.asking import _read_reasons
+from gpuwrap.listed import Listed
 
 
 @pytest.fixture
@@ -46,3 +48,30 @@ def test_reasons_are_fetched_after_they_were_asked_for(asking: Asking) -> None:
     fetch = asking.explain(asking.live(), listed=True)
     assert fetch()[2][1] == "a GPU, 1st in line: job 1 has GPUs 0 and 1"
     assert asking.explain([])() == {}
+
+
+def test_reasons_come_as_lines_and_from_an_older_arbiter_as_json(asking: Asking) -> None:
+    lines, as_json = (asking._ask("explain", jobs="1 2", listed=True, plain=plain) for plain in (True, None))
+    assert as_json.startswith("{")
+    assert _read_reasons(lines) == _read_reasons(as_json) == {2: ("busy", "a GPU, 1st in line: job 1 has GPUs 0 and 1", [])}
+    assert _read_reasons(asking._ask("explain", jobs="1", plain=True)) == {}
+
+
+def test_a_list_shows_what_the_records_say(asking: Asking, world: World) -> None:
+    world.run("-g", "0", "-N", "gone", "sh", "-c", "exit 3")
+    world.start("-q", "-i", "1", "-m", "50%", "--exclusive", "-t", "1h", "--give-way", "never", b"/bin/echo", b"\xff  x", b"")
+    wait_until(lambda: world.state(4) == "waiting", "job 4 to wait")
+    world.start("-q", "--array", "1-2%1", "true", "--seed")
+    wait_until(lambda: world.state(6) == "waiting", "all to wait")
+    reader = asking.reader
+    assert reader is not None
+    records, listed = reader.jobs(ended=True), reader.listed(ended=True)
+    assert len(records) == len(listed) == 6
+    for record, each in zip(records, listed, strict=True):
+        other = Listed.of(record)
+        assert {name: getattr(each, name) for name in Listed.__slots__ if name != "shares"} == {
+            name: getattr(other, name) for name in Listed.__slots__ if name != "shares"
+        }
+        assert each.has_ended == record.has_ended
+        assert each.devices == {share.uuid: share.index for share in record.shares}
+    assert [each.words[1] for each in listed if each.id == 4] == ["\udcff  x"]

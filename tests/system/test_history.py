@@ -16,7 +16,7 @@ from waiting import wait_until
 from world import World
 
 from gpuwrap.commands.history import since_when
-from gpuwrap.state.store import _LIVE
+from gpuwrap.state.schema import LIVE
 
 
 def fill(world: World, rows: int) -> None:
@@ -167,7 +167,7 @@ def test_ls_is_quick_beside_ten_thousand_ended_jobs(world: World) -> None:
     world.run("true")
     wait_until(lambda: world.state(1) == "ended", "the job to end")
     fill(world, 9_999)  # of more the arbiter forgets the oldest
-    plan = [row["detail"] for row in world.rows(f"EXPLAIN QUERY PLAN SELECT id FROM job WHERE {_LIVE}")]
+    plan = [row["detail"] for row in world.rows(f"EXPLAIN QUERY PLAN SELECT id FROM job WHERE {LIVE}")]
     assert not [line for line in plan if line.startswith("SCAN job") and "job_live" not in line], plan
     assert len(json.loads(world.run("history", "--json").stdout)["jobs"]) == 10_000
 

@@ -17,17 +17,21 @@ LAYERS = [
     {"errors"},
     {"units", "wire", "lifecycle", "widths"},
     {"options", "model", "restarts", "outputs", "sweeps"},
+    {"listed"},
     {"policy"},
     {"state", "host"},
     {"arbiter"},
     {"tables"},
+    {"listing"},
     {"render"},
     {"commands"},
     {"cli", "block"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names} | {"__init__": -1}
-PURE = {"errors", "units", "wire", "lifecycle", "widths", "options", "model", "restarts", "outputs", "sweeps", "policy"}
+PURE = {
+    "errors", "units", "wire", "lifecycle", "widths", "options", "model", "restarts", "outputs", "sweeps", "listed", "policy",
+}  # fmt: skip
 # What may be imported upwards, and why.
 ALLOWED = {
     # only for a mistake: which priority was meant
@@ -42,7 +46,7 @@ ONE_IMPORTER = {
     "platformdirs": {"state.settings"},
     "sqlite3": {"state.store"},
     # the C half alone: a Tab waits for it
-    "_sqlite3": {"state.glance"},
+    "_sqlite3": {"state.reading"},
     "tomllib": {"state.settings"},
 }
 STANDARD = set(sys.stdlib_module_names)
@@ -112,6 +116,12 @@ HEAVY = {
 }  # fmt: skip
 
 
+def loaded_by(world: World, *words: str) -> set[str]:
+    done = world.run(*words, extra={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
 LAUNCHES = [
     ["true"],
     ["-m", "1G", "-p", "high", "-N", "x", "-w", "1m", "--", "true"],
@@ -125,14 +135,22 @@ LAUNCHES = [
 def test_a_launch_loads_next_to_nothing_while_an_arbiter_is_up(world: World, words: list[str]) -> None:
     world.run("true")
     wait_until(lambda: world.arbiter_pid() is not None, "an arbiter")
-    done = world.run(*words, extra={"PYTHONPROFILEIMPORTTIME": "1"})
-    assert done.returncode == 0
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    loaded = loaded_by(world, *words)
     assert "gpuwrap.commands.run" in loaded, "the launch was looked at"
     assert not loaded & HEAVY
 
 
+def test_a_list_of_jobs_loads_hardly_more_than_a_launch(world: World) -> None:
+    world.start("-g", "2", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    world.start("-q", "true")
+    wait_until(lambda: world.state(2) == "waiting", "job 2 to wait")
+    loaded = loaded_by(world, "ls")
+    assert "gpuwrap.state.reading" in loaded
+    by_sqlite = {"collections"}
+    assert not loaded & (HEAVY - by_sqlite | {"datetime", "gpuwrap.model", "gpuwrap.lifecycle"})
+
+
 def test_the_test_sees_what_a_verb_loads(world: World) -> None:
-    done = world.run("ls", extra={"PYTHONPROFILEIMPORTTIME": "1"})
-    assert {"enum", "dataclasses"} <= {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"enum", "dataclasses", "json"} <= loaded_by(world, "ls", "--json")
     assert os.path.exists(world.command)

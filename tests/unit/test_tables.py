@@ -6,18 +6,23 @@ from time import process_time
 import pytest
 
 from gpuwrap.lifecycle import JobState
+from gpuwrap.listed import Listed
+from gpuwrap.listing import fold, jobs_as_table
 from gpuwrap.model import Identity, Job, Request, Result, ResultKind, Share
 from gpuwrap.policy.words import safe
-from gpuwrap.render import fold, jobs_as_table
 from gpuwrap.tables import Screen, Table, draw
 from gpuwrap.widths import columns, cut
 
 NOTE = "2 GPUs: GPU 1 is kept free for it, GPU 0 when job 1 ends"
 
 
-def job(number: int, name: str | None, *argv: str) -> Job:
+def record(number: int, name: str | None, *argv: str) -> Job:
     words = tuple(word.encode() for word in argv)
     return Job(number, str(number), name, "anna", JobState.WAITING, 0, Request(), Identity("b", 1, number, 1), words, b"/", 0.0)
+
+
+def job(number: int, name: str | None, *argv: str) -> Listed:
+    return Listed.of(record(number, name, *argv))
 
 
 MIXED = [
@@ -125,10 +130,12 @@ def test_names_are_cut_by_columns_not_letters() -> None:
 
 
 def test_ended_jobs_are_folded_whatever_gpu_they_had() -> None:
-    def ended(number: int, gpu: int) -> Job:
+    def ended(number: int, gpu: int) -> Listed:
         share = Share(f"GPU-{gpu}", gpu, 0, True)
         result = Result(ResultKind.EXIT, 0, None, None)
-        return replace(job(number, None, "python", "t.py"), state=JobState.ENDED, shares=(share,), result=result)
+        return Listed.of(
+            replace(record(number, None, "python", "t.py"), state=JobState.ENDED, shares=(share,), result=result)
+        )
 
     rows = fold([ended(number, number % 2) for number in range(1, 6)])
     assert [len(row) for row in rows] == [5]

@@ -1,0 +1,199 @@
+"""Tables of jobs: alike ones in one row, each with its state, what it asks for and why it waits.
+
+1. Nothing of a user's text reaches the terminal raw.
+2. Thousands of rows are drawn while somebody waits: jobs come as `Listed`, and nothing heavy is imported.
+"""
+
+from time import localtime, strftime
+
+from .listed import IN_LINE, Listed
+from .policy.words import command_line, safe
+from .tables import Screen, Table, draw
+from .units import format_duration, format_size
+
+TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    Why = tuple[str, str, list[str]]
+
+# As many alike rows are shown as one.
+FOLDED = 3
+# Programs whose first script, module or code says what is run.
+INTERPRETERS = frozenset((
+    "python", "pypy", "bash", "sh", "dash", "zsh", "perl", "ruby", "node", "julia", "Rscript", "torchrun", "accelerate",
+    "deepspeed", "env", "uv", "conda", "srun", "mpirun", "nice", "timeout", "time",
+))  # fmt: skip
+# Where jobs stand that are on no GPU, or no longer.
+_NOWHERE = (*IN_LINE, "ended")
+SCRIPTS = (".py", ".sh", ".pl", ".rb", ".js", ".jl", ".R", ".r", ".pyz")
+RED, GREEN, YELLOW, CYAN = "31", "32", "33", "36"
+_COLOURS = {
+    "running": GREEN,
+    "granted": GREEN,
+    "waiting": YELLOW,
+    "held": CYAN,
+    "paused": CYAN,
+    "suspended": CYAN,
+    "stopping": RED,
+}
+
+
+def jobs_as_table(
+    rows: "Sequence[list[Listed]]", fetch_why: "Callable[[], Mapping[int, Why]]", now_at: float, screen: Screen
+) -> list[str]:
+    """Lines of `ls`: a header and each row, alike jobs in one; reasons beside them or below.
+
+    The reasons are fetched when the rest is made: who tells them may need as long.
+    """
+    several = len({row[0].user for row in rows}) > 1 or len({job.user for row in rows for job in row}) > 1
+    cells = [_cells(row, now_at, several_users=several) for row in rows]
+    header = ["JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["USER"] if several else []), "COMMAND"]
+    colours = [colour_of(row[0]) for row in rows]
+    why = fetch_why()
+    spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU")
+    return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, [_reason(row, why) for row in rows]), screen)
+
+
+def fold(jobs: "Iterable[Listed]") -> list[list[Listed]]:
+    """Put alike jobs together, where there are at least `FOLDED` of them; in order of the first of each row."""
+    alike: dict[object, list[Listed]] = {}
+    for job in jobs:
+        key: object
+        if job.sweep is not None:
+            key = job.sweep, state_words(job), job.priority
+        else:
+            how = (job.result_kind, job.result_code, job.result_signal, job.result_text)
+            where = () if job.state in _NOWHERE else tuple(job.devices)
+            who = job.user, job.parent_id
+            key = job.state, job.priority, job.asked, where, how, who, _stem(job.name), _head(job.words)
+        alike.setdefault(key, []).append(job)
+    rows = [row for group in alike.values() for row in ([group] if _folds(group) else [[job] for job in group])]
+    return sorted(rows, key=lambda row: row[0].id)
+
+
+def _folds(alike: list[Listed]) -> bool:
+    return len(alike) >= FOLDED or alike[0].sweep is not None
+
+
+def _stem(name: str | None) -> str:
+    """What the names of a sweep have in common: `lr` of `lr-1e-3`."""
+    for at, letter in enumerate(name or ""):
+        if letter in "-_.=:0123456789":
+            return (name or "")[:at]
+    return name or ""
+
+
+def _head(words: list[str]) -> tuple[str, ...]:
+    """A command up to its arguments: the program, and what an interpreter is given to run."""
+    if words[0].rpartition("/")[2].rstrip("0123456789.") in INTERPRETERS:
+        for at, word in enumerate(words):
+            if not at:
+                continue
+            if word in ("-m", "-c"):
+                return tuple(words[: at + 2])
+            if word.endswith(SCRIPTS):
+                return tuple(words[: at + 1])
+    return (words[0],)
+
+
+def _cells(row: list[Listed], now_at: float, *, several_users: bool) -> list[str]:
+    job = row[0]
+    number = str(job.id) if len(row) == 1 else f"{job.id}-{row[-1].id}"
+    what = command_of(job) if len(row) == 1 else _command_of_all(row)
+    if several_users:
+        user = safe(job.user, 16)
+        return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now_at), user, what]
+    return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now_at), what]
+
+
+def command_of(job: Listed) -> str:
+    """A job's command, and its name before it."""
+    if not job.name:
+        return command_line(job.words)
+    index = "" if job.sweep is None else f"[{job.sweep_index}]"
+    return f"{safe(job.name, 30)}{index}: {command_line(job.words)}"
+
+
+def _command_of_all(row: list[Listed]) -> str:
+    """What the commands of alike jobs have in common."""
+    same = row[0].words
+    for other in row[1:]:
+        end = min(len(same), len(other.words))
+        if same[:end] != other.words[:end]:
+            end = next(at for at, (a, b) in enumerate(zip(same, other.words, strict=False)) if a != b)
+        same = same[:end]
+    text = command_line(same) if same else "…"
+    if any(len(other.words) != len(same) for other in row) and not text.endswith("…"):
+        text += " …"
+    name = _name_of(row)
+    return f"{len(row)}×  " + (f"{name}: {text}" if name else text)
+
+
+def _name_of(row: list[Listed]) -> str:
+    """The name of alike jobs: one, or a glob that `kill` and others take; none if they have no beginning in common."""
+    names = [job.name for job in row if job.name]
+    if len(names) < len(row):
+        return ""
+    least, most = min(names), max(names)
+    same = next((at for at, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), len(least))
+    first: str = least[:same]
+    return safe(first, 30) + ("" if len(set(names)) == 1 else "*") if first else ""
+
+
+def state_words(job: Listed) -> str:
+    """A job's state in a word; of one that ended, how."""
+    if job.state != "ended" or job.result_kind is None:
+        return job.state
+    if job.result_kind == "signal" and job.result_signal is not None:
+        return f"signal {job.result_signal}"
+    return f"exit {job.result_code}" if job.result_kind == "exit" else job.result_kind
+
+
+def _reason(row: list[Listed], why: "Mapping[int, Why]") -> str:
+    job = row[0]
+    if job.state == "ended" and job.id in why:
+        return why[job.id][1]
+    if job.state == "ended":
+        text = job.result_text
+        at = strftime("%H:%M ", localtime(job.ended_at)) if job.ended_at and text else ""
+        return at + safe(text, 80) if text else ""
+    told = why.get(job.id)
+    if told is None:
+        return ""
+    return f"first: {told[1]}" if len(row) > 1 and told[0] not in ("held", "stopped") else told[1]
+
+
+def colour_of(job: Listed) -> str:
+    """The colour of a job's state, if it has one."""
+    if job.state != "ended":
+        return _COLOURS.get(job.state, "")
+    return "" if job.result_code == 0 else RED
+
+
+def _gpus(row: list[Listed]) -> str:
+    """The GPUs of a row, all of them if it is a sweep's, or what it asks for; nothing where ended ones had different GPUs."""
+    job = row[0]
+    if not job.gpus:
+        return "none"
+    if job.devices and job.state not in IN_LINE:
+        if job.state == "ended" and any(other.shares != job.shares for other in row[1:]):
+            return ""
+        return ",".join(map(str, sorted({index for each in row for index in each.devices.values()})))
+    if job.allowed is not None:
+        return f"{job.gpus} of {job.allowed}"
+    return "any" if job.gpus == 1 else f"any {job.gpus}"
+
+
+def _memory(job: Listed) -> str:
+    if job.memory_bytes is not None:
+        return format_size(job.memory_bytes)
+    if job.memory_percent is not None:
+        return f"{job.memory_percent:g}%"
+    return "whole" if job.gpus else ""
+
+
+def _time(job: Listed, now_at: float) -> str:
+    if job.state == "ended":
+        return format_duration((job.ended_at or 0) - job.started_at) if job.started_at else ""
+    return format_duration(now_at - (job.started_at or job.submitted_at))

@@ -1,0 +1,139 @@
+"""What those read who do not write: verbs and completions, with an arbiter or without, and the only importer of _sqlite3.
+
+Lists of jobs wait for this module, and so does a Tab: it takes the C module bare, and loads what whole records need
+(dataclasses, enum, json) only where they are asked for.
+"""
+
+import _sqlite3
+import os
+
+from ..errors import StoreError
+from ..listed import FIELDS, Listed
+from .paths import DATABASE, Folder
+from .schema import ADDED, JOB_COLUMNS, LIVE, VERSION
+
+TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..model import Job
+
+Error = _sqlite3.Error
+BUSY_SECONDS = 5.0
+
+
+class Reader:
+    """A verb's connection: reads only, works without an arbiter."""
+
+    def __init__(self, folder: Folder) -> None:
+        """Open read-only. Raises StoreError; FileNotFoundError if nothing was ever registered, or the first job just is."""
+        path = folder.inside(DATABASE)
+        os.stat(path)
+        self._db = connect(path, f"file:{path}?mode=ro")
+        try:
+            self._version = refuse_newer(self._db)
+            if self._version == 0:
+                raise FileNotFoundError(path)
+        except Error:
+            # A full disk refuses the shared memory file that WAL needs; what was folded back can still be read.
+            self._db = connect(path, f"file:{path}?immutable=1")
+            try:
+                self._version = refuse_newer(self._db)
+            except Error as err:
+                raise translate(err, "open") from err
+
+    @property
+    def version(self) -> int:
+        """The database's version."""
+        return self._version
+
+    def jobs(self, *, ended: bool) -> "list[Job]":
+        """Return jobs by number: the live ones and those whose grant still stands, with `ended` all."""
+        where = "" if ended else f"WHERE {LIVE}"
+        return self._jobs(f"SELECT {self._known(JOB_COLUMNS)} FROM job {where} ORDER BY id", ())
+
+    def listed(self, *, ended: bool) -> list[Listed]:
+        """Return the same jobs as a list shows them."""
+        where = "" if ended else f"WHERE {LIVE}"
+        sql = f"SELECT {self._known(', '.join(FIELDS))} FROM job {where} ORDER BY id"
+        return [Listed(*row) for row in self._fetch(sql, ())]
+
+    def history(self, since_at: float | None, user: str | None, most: int | None) -> "list[Job]":
+        """Return ended jobs by number: those that ended since a wall-clock time, of one user, the latest `most`."""
+        found = self._jobs(
+            f"SELECT {self._known(JOB_COLUMNS)} FROM job WHERE state = 'ended' AND (? IS NULL OR ended_at >= ?)"
+            " AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?",
+            (since_at, since_at, user, user, -1 if most is None else most),
+        )
+        return found[::-1]
+
+    def has_live(self) -> bool:
+        """Whether any job is in line, running or holding a grant."""
+        row = self._fetch("SELECT EXISTS (SELECT 1 FROM job WHERE state != 'ended') OR EXISTS (SELECT 1 FROM share)", ())
+        return bool(row[0][0])
+
+    def holding_ids(self) -> frozenset[int]:
+        """Return the jobs whose grant stands, ended ones too."""
+        return frozenset(row[0] for row in self._fetch("SELECT DISTINCT job_id FROM share", ()))
+
+    def by_number(self, first: int, last: int) -> "list[Job]":
+        """Return the jobs with numbers from `first` to `last`."""
+        return self._jobs(f"SELECT {self._known(JOB_COLUMNS)} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
+
+    def latest_named(self, name: str) -> "list[Job]":
+        """Return the latest job of a name, if any."""
+        sql = f"SELECT {self._known(JOB_COLUMNS)} FROM job WHERE name = ? ORDER BY id DESC LIMIT 1"
+        return self._jobs(sql, (name,))
+
+    def _jobs(self, sql: str, values: tuple[object, ...]) -> "list[Job]":
+        from .rows import job_from_row, shares_from_text  # whole records cost as much as a list of a thousand
+
+        return [job_from_row(row, shares_from_text(row[-1])) for row in self._fetch(sql, values)]
+
+    def _known(self, columns: str) -> str:
+        """Return what to read of a database that no arbiter has brought up to date yet: what it has not is NULL."""
+        missing = {column.split()[0] for made in ADDED if self._version < made for column in ADDED[made]}
+        return ", ".join("NULL" if column in missing else column for column in columns.split(", "))
+
+    def _fetch(self, sql: str, values: tuple[object, ...]) -> "list[Any]":
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except UnicodeEncodeError:
+            return []  # a word with bytes that are not UTF-8: nothing here is called that
+        except Error as err:
+            raise translate(err, "read") from err
+
+
+def connect(path: str, uri: str, busy_seconds: float = BUSY_SECONDS) -> _sqlite3.Connection:
+    """Open a database by its URI; `path` is shown. Raises StoreError."""
+    try:
+        return _sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)
+    except Error as err:
+        raise translate(err, "open") from err
+
+
+def refuse_newer(db: _sqlite3.Connection) -> int:
+    """Return the version of a database, 0 of a new one. Raises StoreError."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise StoreError("open", DATABASE, f"made by a newer gpurun (version {version})", hint="update gpuwrap here")
+    return version
+
+
+_CAUSES = {
+    "SQLITE_FULL": ("no space left on device", "running jobs are not affected; free some space, or run it without gpurun"),
+    "SQLITE_CORRUPT": ("not a sound database", "move it away; the next gpurun makes a new one"),
+    "SQLITE_NOTADB": ("not a database", "move it away; the next gpurun makes a new one"),
+    "SQLITE_READONLY": ("read-only", None),
+    "SQLITE_CANTOPEN": ("cannot be opened", None),
+    "SQLITE_BUSY": ("locked by another program", None),
+}
+
+
+def translate(err: Error, doing: str) -> StoreError:
+    """Say in our words what SQLite refused."""
+    name = getattr(err, "sqlite_errorname", "")
+    for known, (cause, hint) in _CAUSES.items():
+        if name.startswith(known):
+            return StoreError(doing, DATABASE, cause, hint=hint)
+    return StoreError(doing, DATABASE, str(err))
