@@ -47,6 +47,8 @@ class Answers:
         self._put_off_since: dict[Connection, float] = {}
         self.limited: set[int] = set()
         """Jobs in line that give up after a while."""
+        self.unjudged: set[int] = set()
+        """Jobs whose requests were not judged against the machine yet, or must be once more."""
         self.rehearsals: list[tuple[Connection, Job, float | None]] = []
         """Who asks what would be, and for how long it would wait."""
         self._kinds: dict[str, Callable[[Connection, Values], None]] = {
@@ -165,9 +167,10 @@ class Answers:
         if self.machine_unknown(connection, "register", values):
             return
         job = arbiter.store.register(self.admission.read_job(connection, values, key))
-        seat = arbiter.adopt(job, connection, connection.give_pidfd())
+        arbiter.adopt(job, connection, connection.give_pidfd())
         self._note_wishes(job, values)
-        seat.validated = arbiter.look is not None and not arbiter.look.pending
+        if arbiter.look is not None and not arbiter.look.pending:
+            self.unjudged.discard(job.id)
         arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))  # before it can take an offer
         arbiter.bell.queue(connection, "job", id=job.id, **self.admission.visible(values))
         arbiter.touch()
@@ -271,11 +274,13 @@ class Answers:
         look = self._arbiter.look
         if look is None or look.pending:
             return
-        for job in list(self._arbiter.store.in_line.values()):
-            seat = self._arbiter.seats.get(job.id)
-            if seat is None or seat.validated:
+        for job_id in sorted(self.unjudged):
+            job = self._arbiter.store.in_line.get(job_id)
+            if job is None and job_id in self._arbiter.seats:
+                continue  # it may come back into the line
+            self.unjudged.discard(job_id)
+            if job is None:
                 continue
-            seat.validated = True
             try:
                 self.admission.judge(job.request, job.parent_id)
             except Refused as refused:

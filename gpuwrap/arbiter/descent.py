@@ -36,7 +36,7 @@ class Descent:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._rests_until_mono = 0.0
-        self._adopters = Adopters()
+        self.adopters = Adopters()
 
     # --- looking ------------------------------------------------------------------------------------------------
 
@@ -115,8 +115,8 @@ class Descent:
         others = self._arbiter.leaders
         parent = seat.reapers[0].pid if seat.reapers else 0
         marker = self._arbiter.markers.of(job)
-        for reaper in {reaper.pid for reaper in seat.reapers} | {1}:
-            for stat in self._adopters.young(reaper, job.identity.start_ticks, others):
+        for reaper in self.adopters.among(seat.reapers):
+            for stat in self.adopters.young(reaper, job.identity.start_ticks, others):
                 known = stat.pid in linked or stat.pid == job.identity.pid
                 if not known and _is_linked(stat, job, seat, reaper == parent, marker):
                     linked[stat.pid] = stat

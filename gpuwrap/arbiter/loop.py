@@ -205,7 +205,10 @@ class Arbiter:
 
     def adopt(self, job: Job, connection: Connection | None, pidfd: int | None) -> Seat:
         """Give a job its seat, or its new connection."""
-        seat = self.seats.setdefault(job.id, Seat(job.identity.pid))
+        if job.id not in self.seats:
+            self.seats[job.id] = Seat(job.identity.pid)
+            self.answers.unjudged.add(job.id)
+        seat = self.seats[job.id]
         self.leaders[job.identity.pid] = job.id
         if connection is not None:
             if seat.connection is not None and seat.connection is not connection:
@@ -258,8 +261,8 @@ class Arbiter:
         self.limits.job_ended(job)
         for inner in self.store.inside(job.id):
             self.store.change(inner, parent_id=job.parent_id)
-            if inner.state in IN_LINE and inner.id in self.seats:
-                self.seats[inner.id].validated = False
+            if inner.state in IN_LINE:
+                self.answers.unjudged.add(inner.id)
         self.order.cancel_failed()
         self.touch()
 
@@ -334,7 +337,7 @@ class Arbiter:
             self._dirty_since = None
             self.views.clear()
             self.plans.clear()
-            self.lines.refresh_soon()
+            self.afterwards(self.lines.refresh_soon)
             return
         for _ in range(MOST_PLANS):
             if self.look is None or self.look.begun_mono < self._dirty_since:
@@ -347,7 +350,7 @@ class Arbiter:
             if self._dirty_since is None:
                 break
         self.answers.planned()
-        self.lines.refresh_soon()
+        self.afterwards(self.lines.refresh_soon)
 
     def await_clients(self) -> None:
         """After a restart: let the clients known to wait come back first, or a later one might be served before them."""

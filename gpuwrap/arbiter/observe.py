@@ -34,7 +34,7 @@ class Observer:
 
     def outer_view(self, look: Look, others: Mapping[str, Claim], drained: frozenset[str], bounds: Bounds) -> View:
         """Build the view of the outer queue."""
-        jobs = tuple(job for job in self._jobs.values() if job.parent_id is None)
+        jobs = tuple([job for job in self._jobs.values() if job.parent_id is None])
         stopped, absent = self._passed_over(jobs)
         owners = self._owners_of(look)
         gpus = tuple(self._gpu(sample, owners, others, drained) for sample in look.samples)
@@ -92,7 +92,10 @@ class Observer:
     def _passed_over(self, jobs: Iterable[Job]) -> tuple[frozenset[int], frozenset[int]]:
         stopped, absent = set(), set()
         waiting, seats = JobState.WAITING, self._seats
-        for job, seat in [(job, seats.get(job.id)) for job in jobs if job.state is waiting]:
+        for job in jobs:
+            if job.state is not waiting:
+                continue
+            seat = seats.get(job.id)
             if seat is None or seat.connection is None or seat.mute:
                 absent.add(job.id)
             elif seat.stopped:

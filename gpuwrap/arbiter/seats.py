@@ -31,8 +31,6 @@ class Seat:
     """Stopped at its terminal (Ctrl-Z) while it waits: passed over until it reports its SIGCONT."""
     mute: bool = False
     """Did not take its last offer, and has not said a word since: passed over until it does."""
-    validated: bool = False
-    """Whether the request was judged against the machine."""
     visible: str | None = None
     """The CUDA_VISIBLE_DEVICES of its gpurun, which limits the choice of GPUs whatever else is asked for."""
     limit_mono: float | None = None

@@ -42,12 +42,15 @@ RECORDS_BETWEEN_COLLECTIONS = 50_000
 
 
 def main(words: list[str]) -> NoReturn:
-    """Be the arbiter of a state folder. `words`: the folder's path, the simulated GPUs' spec or "", "keeper" if it was one."""
-    path, sim, *rest = words
-    pouch = _inherited_pouch() if rest == ["keeper"] else None
+    """Be the arbiter of a state folder.
+
+    `words`: the folder's path, the simulated GPUs' spec or "", and "keeper" if it was one, else the pid of who summoned it.
+    """
+    path, sim, start = words
+    pouch = _inherited_pouch() if start == "keeper" else None
     _settle_process()
     try:
-        serve(path, sim or None, pouch)
+        serve(path, sim or None, pouch, [] if start == "keeper" else list(processes.ancestors(int(start))))
     except GpurunError as err:
         log("start", err.text)
         _report(pack("failed", text=err.text, hint=err.hint))
@@ -55,10 +58,11 @@ def main(words: list[str]) -> NoReturn:
     sys.exit(0)
 
 
-def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
+def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: list[processes.Stat]) -> None:
     """Take the lock, recover, serve, leave. Raises GpurunError if it cannot even begin.
 
-    `pouch`: what a keeper kept of its arbiter's claims, None if a client summoned us.
+    `pouch`: what a keeper kept of its arbiter's claims, None if a client summoned us: the first of `summoners`, its
+    ancestors after it.
     """
     by_keeper = pouch is not None
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -72,6 +76,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None) -> None:
     command = [*arbiter_command(path, sim), "keeper"]
     arbiter = Arbiter(folder, store, devices, read_settings(), command, sim_root)
     arbiter.on_retire = lock.release
+    arbiter.descent.adopters.note_birth(summoners)
     if pouch is not None:
         arbiter.claims.inherit(pouch)
     with store.batch():

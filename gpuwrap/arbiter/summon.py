@@ -250,6 +250,7 @@ def arbiter_environment() -> dict[str, str]:
 
 def _become_arbiter(folder: paths.Folder, sim: str | None, report: int) -> None:
     """In the first child: fork the arbiter and leave. Never returns."""
+    summoner = os.getppid()
     try:
         if os.fork():
             os._exit(0)
@@ -274,7 +275,7 @@ def _become_arbiter(folder: paths.Folder, sim: str | None, report: int) -> None:
             except (OSError, ValueError):
                 continue  # the C library keeps two of the real-time signals for itself
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        os.execve(command[0], command, environment)
+        os.execve(command[0], [*command, str(summoner)], environment)
     finally:
         os._exit(127)
 

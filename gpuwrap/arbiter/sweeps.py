@@ -178,7 +178,8 @@ class Sweeps:
             seat.close(self._arbiter)
             seat.sweep, seat.pid = sweep, sweep.identity.pid
             look = self._arbiter.look
-            seat.validated = look is not None and not look.pending
+            if look is None or look.pending:
+                self._arbiter.answers.unjudged.add(job.id)
         seat.connection = sweep.connection
         sweep.rows[job.id] = None
         if self._arbiter.leaders.setdefault(sweep.identity.pid, job.id) == job.id:

@@ -48,8 +48,12 @@ def bounds_of(settings: Settings) -> Bounds:
 def _yielding(arbiter: "Arbiter", asking: Job | None) -> dict[int, Yielding]:
     """Find out what jobs could be made to do, where one that waits outranks them by a step, and for the paused ones."""
     holding = [job for job in arbiter.store.holding.values() if job.parent_id is None]
-    waiting = [job for job in arbiter.store.in_line.values() if job.parent_id is None and job.state is JobState.WAITING]
-    highest = max((job.priority for job in [*waiting, *([asking] if asking else [])]), default=None)
+    if not holding:
+        return {}
+    waiting = [
+        job.priority for job in arbiter.store.in_line.values() if job.parent_id is None and job.state is JobState.WAITING
+    ]
+    highest = max([*waiting, *([asking.priority] if asking else [])], default=None)
     back = [job for job in holding if job.state in _PAUSED and job.yields_to is not None]
 
     def is_outranked(job: Job) -> bool:

@@ -1,6 +1,8 @@
 """Who came since is found among many children, whoever has gone and whatever pid was taken again."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,42 @@ def test_the_kernel_appends_those_it_adds() -> None:
         for pid in pids:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
+
+
+PASSED_ON = """
+import ctypes, os, sys
+from gpuwrap.host import adopters, processes
+from gpuwrap.model import Identity
+if sys.argv[1] == "adopts":
+    assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+reading, writing = os.pipe()
+parent = os.fork()
+if parent == 0:
+    summoner = os.fork()
+    if summoner == 0:
+        seen = list(processes.ancestors(os.getpid()))
+        if os.fork() == 0:
+            if os.fork():
+                os._exit(0)
+            found = adopters.Adopters()
+            found.note_birth(seen)
+            while os.getppid() not in (seen[2].pid, 1):
+                pass
+            ids = [Identity("", 0, stat.pid, stat.start_ticks) for stat in seen]
+            left = found.among(ids)
+            os.write(writing, repr([stat.pid in left for stat in seen[:3]]).encode())
+            os._exit(0)
+        os.wait()
+    os.wait()
+    os._exit(0)
+os.wait()
+os.close(writing)
+print(os.read(reading, 100).decode())
+"""
+
+
+@pytest.mark.parametrize(("form", "told"), [("adopts", [True, False, True]), ("not", [True, False, False])])
+def test_who_passed_us_on_adopts_nobody(form: str, told: list[bool]) -> None:
+    """The summoner, its parent and its grandparent, of which one may adopt."""
+    done = subprocess.run([sys.executable, "-c", PASSED_ON, form], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == str(told)
