@@ -275,7 +275,7 @@ class World:
             return not left
 
         try:
-            wait_until(nothing_left, f"the processes of {self.directory} to end", within=20)
+            wait_until(nothing_left, f"the processes of {self.directory} to end", within=60)
         finally:
             for child in self._children:
                 for stream in (child.stdin, child.stdout, child.stderr):

@@ -35,7 +35,7 @@ def test_a_job_starts_when_the_others_have_ended_though_gpus_are_free(world: Wor
     assert world.run("-n", "true").returncode == 0  # it keeps nothing from anybody
     assert after.poll() is None
     path.touch()
-    assert first.wait(10) == 3
+    assert first.wait(30) == 3
     assert after.communicate(timeout=10)[0] == "after\n"
     assert world.job(2)["started_at"] >= world.job(1)["ended_at"]
 
@@ -45,7 +45,7 @@ def test_ok_starts_after_success_and_is_cancelled_after_a_failure_down_the_line(
     glad = world.start("-a", "ok:1", "true")
     wait_until(lambda: world.state(2) == "waiting", "the second to wait")
     path.touch()
-    assert (good.wait(10), glad.wait(10)) == (0, 0)
+    assert (good.wait(30), glad.wait(10)) == (0, 0)
     path.unlink()
     bad, path = gate(world, tmp_path, 3, "-N", "bad")
     second = world.start("-a", "ok:bad", "true")
@@ -53,8 +53,8 @@ def test_ok_starts_after_success_and_is_cancelled_after_a_failure_down_the_line(
     third = world.start("-a", "any:4,ok:4", "true")
     wait_until(lambda: world.state(5) == "waiting", "the third to wait")
     path.touch()
-    assert bad.wait(10) == 3
-    assert second.wait(10) == third.wait(10) == 125
+    assert bad.wait(30) == 3
+    assert second.wait(30) == third.wait(10) == 125
     assert second.stderr is not None
     assert second.stderr.read() == "gpurun: job 4: cancelled: job 3 failed (exit 3)\n"
     assert third.stderr is not None
@@ -78,8 +78,8 @@ def test_it_is_known_to_the_next_arbiter(world: World, tmp_path: Path) -> None:
     for pid in pids:
         assert pid is not None
         psutil.Process(pid).kill()
-    assert first.wait(10) == 4
-    ended = [(child.wait(20), child.communicate()[1]) for child in after]
+    assert first.wait(30) == 4
+    ended = [(child.wait(30), child.communicate()[1]) for child in after]
     assert ended[0] == (0, "")
     # Nobody of ours lived to see the status, except where the kernel keeps it.
     assert (ended[1][0], ended[1][1].partition(": job 1 ")[0]) == (125, "gpurun: job 3: cancelled")
@@ -90,7 +90,7 @@ def test_ranges_names_and_globs_name_the_jobs(world: World, tmp_path: Path) -> N
     children = [world.start("-a", text, "true") for text in ("1-3", "lr-*", "lr-1,1")]
     wait_until(lambda: len(world.jobs(all=False)) == 4, "all to wait")
     path.touch()
-    assert [child.wait(15) for child in [first, *children]] == [0, 0, 0, 0]
+    assert [child.wait(30) for child in [first, *children]] == [0, 0, 0, 0]
     assert world.run("-a", "lr-1", "true").returncode == 0  # the latest of that name
 
 
@@ -115,7 +115,7 @@ def test_a_job_without_gpus_waits_too_and_a_wait_limit_holds(world: World, tmp_p
     assert "would wait for job 1" in world.run("--dry-run", "-a", "1", "true").stdout
     assert note.poll() is None
     path.touch()
-    assert first.wait(10) == 0
+    assert first.wait(30) == 0
     assert note.communicate(timeout=10)[0] == "told\n"
 
 
@@ -124,8 +124,8 @@ def test_an_interrupted_or_killed_job_has_not_succeeded(world: World, tmp_path: 
     after = world.start("-a", "ok:1", "true")
     wait_until(lambda: world.state(2) == "waiting", "the second to wait")
     world.run("kill", "1")
-    first.wait(10)
-    assert after.wait(10) == 125
+    first.wait(30)
+    assert after.wait(30) == 125
 
 
 def end_arbiters(world: World) -> None:
@@ -146,7 +146,7 @@ def test_nobody_waits_for_a_job_that_waits_for_the_one_around_him(world: World, 
     go.touch()
     assert outer.communicate(timeout=15)[0] == "125\n"
     assert said.read_text() == "gpurun: after 3: job 3 waits for job 1, inside which it runs\n"
-    assert [child.wait(15) for child in along] == [0, 0]
+    assert [child.wait(30) for child in along] == [0, 0]
 
 
 def test_the_failure_of_the_first_goes_down_the_longest_line(world: World, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_the_failure_of_the_first_goes_down_the_longest_line(world: World, tmp_p
     first.wait()
     second.send_signal(signal.SIGCONT)
     assert world.run("ls").returncode == 0
-    assert second.wait(15) == 125
+    assert second.wait(30) == 125
     wait_until(lambda: not world.jobs(all=False), "all of them to be cancelled", 20)
     (last,) = world.rows("SELECT result_kind, result_text FROM job WHERE id = 400")
     assert last["result_kind"] == "cancelled"
@@ -188,7 +188,7 @@ def test_what_is_awaited_is_not_forgotten(world: World, tmp_path: Path) -> None:
     assert world.run("ls").returncode == 0
     wait_until(lambda: not world.rows("SELECT 1 FROM job WHERE id = 5"), "those beyond the latest to be forgotten", 15)
     path.touch()
-    assert [child.wait(15) for child in (second, third)] == [0, 0]
+    assert [child.wait(30) for child in (second, third)] == [0, 0]
 
 
 def test_a_stub_killed_while_it_waits_for_another_has_failed_and_never_starts(world: World, tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_a_stub_killed_while_it_waits_for_another_has_failed_and_never_starts(wo
     last = world.start("-a", "ok:2", "true")
     wait_until(lambda: world.state(3) == "waiting", "all to wait")
     psutil.Process(world.rows("SELECT pid FROM job WHERE id = 2")[0]["pid"]).kill()
-    assert last.wait(10) == 125
+    assert last.wait(30) == 125
     assert world.state(2) == "ended"
     path.touch()
-    assert first.wait(10) == 0
+    assert first.wait(30) == 0
     assert world.run("-w", "5s", "-g", "2", "true").returncode == 0
     assert not ran.exists()

@@ -458,10 +458,10 @@ def test_of_several_targets_those_that_can_be_done_are_done(ended: World) -> Non
     done = ended.run("kill", "99", "3", "1", "4")
     assert done.returncode == 1, done
     assert "job 99: no such job" in done.stderr
-    assert [child.wait(10) for child in waiting] == [-15, -15]
+    assert [child.wait(30) for child in waiting] == [-15, -15]
     assert holder.poll() is None
     assert ended.run("kill", "2").returncode == 0
-    assert holder.wait(15) == -15
+    assert holder.wait(30) == -15
     assert_nothing_left(ended, rows=4)
 
 

@@ -524,7 +524,7 @@ def test_an_arbiter_killed_before_it_is_ready_is_replaced(world: World) -> None:
     while (newborn := being_born()) is None:  # looked for without any pause: it is ready in a tenth of a second
         assert client.poll() is None
     newborn.kill()
-    assert client.wait(20) == 0
+    assert client.wait(30) == 0
     assert client.communicate()[1] == ""
 
 

@@ -97,7 +97,7 @@ def test_a_restartable_training_makes_way_for_an_urgent_job_and_comes_back_from_
     time.sleep(1)
     assert len(runs(stage)) == 1, "it waits while the urgent job runs"
     stage.open("infer")
-    assert urgent.wait(20) == 0
+    assert urgent.wait(30) == 0
     stage.beats.until_beats("train", 3)
     ended = beats.last("infer", "end").at_ns
     second = runs(stage)[1]

@@ -330,7 +330,7 @@ def test_a_signal_sent_to_the_pid_of_gpurun_reaches_the_program(warm: World, cou
         wait_until(sign.exists, "the program to run")
         wait_until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n", "sleep to run in the same pid")
         child.send_signal(number)
-        return child.wait(20), int(sign.read_text()) == child.pid
+        return child.wait(30), int(sign.read_text()) == child.pid
 
     bare = [end([], number) for number in numbers]
     under = [end([warm.command], number) for number in numbers]
@@ -1517,7 +1517,7 @@ def test_a_signal_ends_the_wait_as_it_would_end_the_program(
     wait_until(lambda: in_line() == everybody, f"{len(everybody)} jobs to wait")
     for number, child in (*ending.items(), *staying.items()):
         child.send_signal(number)
-    assert {number: child.wait(20) for number, child in ending.items()} == {number: -number for number in numbers}
+    assert {number: child.wait(30) for number, child in ending.items()} == {number: -number for number in numbers}
     left = {child.pid for child in staying.values()}
     wait_until(lambda: in_line() == left, "the ended ones to leave the line")
     ended = [job for job in world.jobs() if job["state"] == "ended"]
@@ -1525,7 +1525,7 @@ def test_a_signal_ends_the_wait_as_it_would_end_the_program(
     assert [child.poll() for child in staying.values()] == [None] * len(staying)
     # Those that ignored it run in their turn.
     holder.kill()
-    assert [child.wait(20) for child in staying.values()] == [0] * len(staying)
+    assert [child.wait(30) for child in staying.values()] == [0] * len(staying)
     record_property("counted", f"{len(numbers)} of {len(numbers)} equal")
 
 

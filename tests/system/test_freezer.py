@@ -124,7 +124,7 @@ def test_workers_threads_and_those_in_sessions_of_their_own_stand_still_together
     # Once more, from the group that it has by now.
     tree.pause_and_resume()
     tree.until.touch()
-    assert tree.client.wait(10) == 7
+    assert tree.client.wait(30) == 7
     no_group_left(stage.world)
 
 
@@ -174,7 +174,7 @@ def test_kill_of_a_paused_job_ends_all_of_it(stage: Stage, tree_program: Path, h
     tree.pause()
     wait_until(tree.is_still, "the tree to stand still", 5)
     assert stage.world.run("kill", *how, "1").returncode == 0
-    assert tree.client.wait(10) == (-9 if how else -15)
+    assert tree.client.wait(30) == (-9 if how else -15)
     wait_until(tree.is_gone, "its workers to end too", 15)
     no_group_left(stage.world)
 
@@ -184,7 +184,7 @@ def test_kill_lets_a_paused_job_do_what_it_does_on_term(stage: Stage) -> None:
     stage.world.run("pause", "1")
     stage.until_state(1, "paused")
     stage.world.run("kill", "1")
-    assert job.wait(10) == 3
+    assert job.wait(30) == 3
     assert [line.value for line in stage.beats.lines("train", "signal")] == ["15"]
 
 
@@ -193,7 +193,7 @@ def test_workers_of_a_paused_job_whose_leader_is_killed_do_not_stay_frozen(stage
     tree.pause()
     wait_until(tree.is_still, "the tree to stand still", 5)
     os.kill(tree.client.pid, signal.SIGKILL)
-    assert tree.client.wait(10) == -9
+    assert tree.client.wait(30) == -9
     # As if it had not been paused: they run on.
     tree.tags.remove("leader")
     tree.until_all_go_on(time.monotonic_ns())
@@ -224,7 +224,7 @@ def test_a_handled_signal_reaches_a_frozen_job_soon(stage: Stage, number: signal
     assert int(line.value) == number
     assert line.at_ns - sent < THAW_SECONDS * 1e9
     if number == signal.SIGTERM:
-        assert job.wait(10) == 0
+        assert job.wait(30) == 0
         assert stage.world.state(2) == "running"
     else:
         # It goes on, and that is said.

@@ -83,7 +83,7 @@ def test_an_urgent_job_runs_at_once_beside_a_small_training_which_then_goes_on(
     beats.until_beats("train", 20)
     assert world.state(1) == "running"
     stage.open("train")
-    assert training.wait(20) == 0
+    assert training.wait(30) == 0
     started, ended = beats.first("infer", "start").at_ns, beats.last("infer", "end").at_ns
     back = next(line.at_ns for line in beats.lines("train", "beat") if line.at_ns > ended)
     first, again = (started - submitted) / 1e9, (back - ended) / 1e9
@@ -115,7 +115,7 @@ def test_a_training_that_fills_the_card_is_left_alone_and_both_screens_say_what_
     assert stage.world.job(1)["times_given_way"] == 0
     stage.beats.until_beats("train", 10)
     stage.open("train")
-    assert training.wait(20) == 0
+    assert training.wait(30) == 0
     stage.until_running("infer")
     stage.open("infer")
     screen.expect(pexpect.EOF)
@@ -242,7 +242,7 @@ def test_a_wide_newcomer_takes_several_victims_or_none(stage_of: MakeStage) -> N
     stage.beats.until_beats("small", 10)
     assert [stage.world.state(job) for job in (1, 2, 3)] == ["running", "running", "waiting"]
     stage.open("full")
-    assert full.wait(20) == 0
+    assert full.wait(30) == 0
     stage.until_running("wide")
     assert stage.world.state(1) == "paused"
     started = stage.beats.first("wide", "start").at_ns
@@ -286,7 +286,7 @@ def test_a_request_inside_a_paused_job_waits_until_it_goes_on(stage: Stage) -> N
     for tag in ("outer", "inner"):
         stage.beats.until_beats(tag)
         stage.open(tag)
-    assert outer.wait(20) == 0
+    assert outer.wait(30) == 0
     assert stage.beats.lost_steps("outer") + stage.beats.lost_steps("inner") == []
 
 
@@ -392,4 +392,4 @@ def test_of_several_victims_none_is_paused_if_one_cannot_be(stage_of: MakeStage)
         assert [job["times_given_way"] for job in stage.world.jobs() if job["id"] < 4] == [0, 0, 0]
     finally:
         stranger.kill()
-        stranger.wait(10)
+        stranger.wait(30)

@@ -61,7 +61,7 @@ def test_a_sick_gpu_gets_no_job_and_comes_back(
     assert machine.job_of(first)["state"] == "running"
     make_well(machine.box)
     machine.end(first.pid)
-    assert pinned.wait(20) == 0
+    assert pinned.wait(30) == 0
 
 
 @pytest.mark.parametrize(("fact", "reason"), [("retired_pending", "wait for a reset"), ("remap_failure", "must be replaced")])
@@ -71,7 +71,7 @@ def test_memory_trouble_keeps_new_jobs_away(make_machine: MakeMachine, fact: str
     assert reason in machine.why(waiting, "unhealthy")
     assert machine.gpu()["free_bytes"]
     machine.box.set(0, facts={})
-    assert waiting.wait(15) == 0
+    assert waiting.wait(30) == 0
 
 
 def test_an_xid_that_matters_keeps_new_jobs_away_and_others_do_not(make_machine: MakeMachine) -> None:
@@ -95,9 +95,9 @@ def test_a_driver_that_hangs_for_good_leaves_the_verbs_alone(make_machine: MakeM
     text = machine.why(waiting, within=20)
     assert "does not answer" in text or "sleep" in text
     assert machine.world.run("kill", "1", timeout=5).returncode == 0
-    assert runs.wait(15) != 0
+    assert runs.wait(30) != 0
     machine.box.mend()
-    assert waiting.wait(20) == 0
+    assert waiting.wait(30) == 0
 
 
 def test_a_driver_that_was_never_there_is_asked_again(make_machine: MakeMachine) -> None:
@@ -137,7 +137,7 @@ def test_a_stranger_is_never_taken_for_nobody_whatever_fails(make_machine: MakeM
         machine.box.mend()
     assert machine.world.arbiter_pid() == arbiter
     machine.end(pid)
-    assert machine.start("--", "true").wait(20) == 0
+    assert machine.start("--", "true").wait(30) == 0
 
 
 def test_a_stranger_on_a_gpu_whose_processes_cannot_be_listed_this_time_is_waited_for(make_machine: MakeMachine) -> None:
@@ -152,7 +152,7 @@ def test_a_stranger_on_a_gpu_whose_processes_cannot_be_listed_this_time_is_waite
     machine.box.mend()
     assert f"pid {pid}" in machine.why(whole, "foreign")
     machine.end(pid)
-    assert (whole.wait(15), shared.wait(15)) == (0, 0)
+    assert (whole.wait(30), shared.wait(15)) == (0, 0)
 
 
 def test_a_compute_mode_that_cannot_be_read_this_time_is_not_the_default(make_machine: MakeMachine) -> None:
@@ -163,7 +163,7 @@ def test_a_compute_mode_that_cannot_be_read_this_time_is_not_the_default(make_ma
     machine.box.mend()
     assert "prohibits" in machine.why(waiting, "compute-mode")
     machine.box.set(0, compute_mode=0)
-    assert waiting.wait(15) == 0
+    assert waiting.wait(30) == 0
 
 
 def test_while_the_whole_driver_is_gone_gpus_are_shown_and_jobs_wait_with_the_reason(make_machine: MakeMachine) -> None:

@@ -44,7 +44,7 @@ def test_it_tells_how_long_a_job_waited_and_ran_and_how_it_ended(world: World, t
     wait_until(lambda: world.state(3) == "running", "the GPUs to be taken")
     assert world.run("-w", "1s", "true").returncode == 124
     world.run("kill", "-9", "3")
-    blocker.wait(10)
+    blocker.wait(30)
     wait_until(lambda: world.state(3) == "ended", "the end to be known")
     done = world.run("history")
     header, *lines = done.stdout.splitlines()
@@ -154,7 +154,7 @@ def test_old_rows_and_old_logs_go_and_the_latest_stay(world: World) -> None:
     other = logs / "mine.txt"
     other.write_text("kept")
     child = world.start("-d", "sleep", "60")
-    assert child.wait(10) == 0
+    assert child.wait(30) == 0
     wait_until(lambda: len(world.rows("SELECT id FROM job WHERE state = 'ended'")) == 100, "old rows to go")
     assert [row["id"] for row in world.rows("SELECT max(id) AS id FROM job")] == [5002]
     assert world.rows("SELECT count(*) AS n FROM event WHERE job_id = 1") == [{"n": 0}]

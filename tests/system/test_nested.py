@@ -161,8 +161,8 @@ def test_a_stale_marker_is_ignored(world: World, tmp_path: Path) -> None:
     (row,) = world.rows("SELECT parent_id FROM job WHERE id = 2")
     assert row["parent_id"] is None
     gate.touch()
-    assert first.wait(20) == 0
-    assert following.wait(20) == 0
+    assert first.wait(30) == 0
+    assert following.wait(30) == 0
 
 
 def test_a_marker_of_a_job_that_has_ended_is_ignored(world: World) -> None:
@@ -175,12 +175,12 @@ def test_an_inner_job_that_outlives_the_outer_keeps_the_gpu(world: World, tmp_pa
     gate = tmp_path / "gate"
     outer = shell(world, f"{world.command} sh -c 'while ! test -e {gate}; do sleep 0.1; done' & sleep 0.5; exit 0")
     wait_until(lambda: world.state(2) == "running", "the inner job to run")
-    assert outer.wait(20) == 0
+    assert outer.wait(30) == 0
     following = world.start("--", "true")
     wait_until(lambda: world.state(3) == "waiting", "the next job to wait")
     assert world.state(2) == "running"
     gate.touch()
-    assert following.wait(20) == 0
+    assert following.wait(30) == 0
     wait_until(lambda: world.state(2) == "ended", "the inner job to be over")
 
 
@@ -192,7 +192,7 @@ def test_an_inner_job_that_waits_when_the_outer_ends_goes_outside(world: World, 
         f"sleep 0.5; {world.command} true & sleep 0.5; exit 0",
     )
     wait_until(lambda: world.state(3) == "waiting", "the second inner job to wait")
-    assert outer.wait(20) == 0
+    assert outer.wait(30) == 0
     gate.touch()
     wait_until(lambda: world.state(3) == "ended", "the second inner job to run", 20)
     assert world.run("--", "true").returncode == 0

@@ -87,7 +87,7 @@ class Probe:
         """Close its standard input, upon which it leaves; returns its exit status."""
         assert self.child.stdin
         self.child.stdin.close()
-        return self.child.wait(5)
+        return self.child.wait(30)
 
     def kill(self) -> None:
         self.child.kill()

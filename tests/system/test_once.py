@@ -26,8 +26,8 @@ def test_a_key_is_held_while_its_job_waits_and_while_it_runs(world: World) -> No
     assert world.run("-v", "--once", "other", "true").stderr == "gpurun: not started: job 2 of key other is waiting\n"
     assert world.run("-d", "--once", "other", "true").returncode == 124
     world.run("kill", "1")
-    holder.wait(15)
-    assert waiting.wait(10) == 0
+    holder.wait(30)
+    assert waiting.wait(30) == 0
     for key in ("nightly", "other"):
         assert world.run("--once", key, "true").returncode == 0
 

@@ -471,7 +471,7 @@ def test_below_su_a_pause_changes_nothing(stage: Stage) -> None:
     stage.until_running("su")
     pause_and_resume(stage, "1", "su")
     stage.open("su")
-    assert child.wait(20) == 3
+    assert child.wait(30) == 3
 
 
 def pause_and_resume(stage: Stage, job: str, tag: str) -> None:
@@ -552,7 +552,7 @@ def test_without_terminal_and_parent_an_ordinary_users_job_is_stopped_and_goes_o
     faults = ordinary.beats.steps_between("train", started, ordinary.beats.last("infer", "end").at_ns)
     assert faults + ordinary.beats.lost_steps("train") == []
     ordinary.open("train")
-    assert job.wait(20) == 0
+    assert job.wait(30) == 0
 
 
 def test_a_stopped_job_that_others_continue_is_stopped_once_more_and_then_left(ordinary: Stage) -> None:
@@ -578,7 +578,7 @@ def test_a_stopped_job_whose_leader_is_killed_leaves_nobody_stopped(ordinary: St
     for tag in ("leader", "worker"):
         ordinary.beats.until_still(tag)
     job.kill()
-    job.wait(10)
+    job.wait(30)
     ordinary.beats.until_beats("worker")
 
 
@@ -587,7 +587,7 @@ def test_kill_of_a_stopped_job_ends_it(ordinary: Stage) -> None:
     assert ordinary.world.run("pause", "1").returncode == 0
     ordinary.beats.until_still("train")
     assert ordinary.world.run("kill", "1").returncode == 0
-    assert job.wait(10) == 3
+    assert job.wait(30) == 3
 
 
 def cannot(stage: Stage, job: int, because: str) -> None:
@@ -600,7 +600,7 @@ def cannot(stage: Stage, job: int, because: str) -> None:
     wait_until(lambda: because in stage.text("why", str(job + 1)), "the reason to be told")
     assert stage.world.state(job) == "running"
     urgent.kill()
-    urgent.wait(10)
+    urgent.wait(30)
 
 
 IN_A_TERMINAL = "runs in a terminal: no pause goes unnoticed there (-r can be, in the foreground)"
@@ -647,7 +647,7 @@ def test_a_script_with_job_control_would_notice_and_is_left_alone(ordinary: Stag
     ordinary.beats.until_beats("train")
     # The script ends: the job runs on as it would have, and now it can be paused.
     script.kill()
-    script.wait(10)
+    script.wait(30)
     ordinary.beats.until_beats("train")
 
     def paused() -> bool:

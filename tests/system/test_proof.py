@@ -62,7 +62,7 @@ def test_the_program_says_its_end_when_it_is_asked_to_end(tmp_path: Path) -> Non
     try:
         wait_until(lambda: log.exists() and log.read_text(), "the program to start")
         child.terminate()
-        assert child.wait(10) == -15
+        assert child.wait(30) == -15
     finally:
         child.kill()
         child.wait()

@@ -77,7 +77,7 @@ time.sleep(60)
     assert world.run("-n", "-i", "0", "-m", "20G", "true").returncode == 0  # beside it: yes
     assert world.run("-n", "-i", "0", "-m", "23G", "true").returncode == 124
     child.kill()
-    child.wait(5)
+    child.wait(30)
     assert child.stderr is not None
     assert child.stderr.read() == "gpurun: job 1 ended; this process still holds 2G until it ends or lets go\n"
     assert world.run("-w", "5s", "-i", "0", "true").returncode == 0
@@ -109,10 +109,10 @@ def test_it_is_freed_on_death_and_errors_count(world: World) -> None:
     child = script(world, "with gpuwrap.gpu(gpus=2):\n    time.sleep(60)")
     wait_until(lambda: world.state(1) == "running", "the block to begin")
     child.kill()
-    child.wait(5)
+    child.wait(30)
     assert world.run("-w", "5s", "-g", "2", "true").returncode == 0
     child = script(world, "with gpuwrap.gpu():\n    raise SystemExit(4)")
-    assert child.wait(10) == 4
+    assert child.wait(30) == 4
     assert world.job(3)["result"]["code"] == 1
 
 
@@ -292,5 +292,5 @@ for wait in (0, "1h"):
 
 def test_leaving_the_block_with_success_is_success(world: World) -> None:
     for word in ("0", "", "3"):
-        script(world, f"with gpuwrap.gpu():\n    sys.exit({word})").wait(10)
+        script(world, f"with gpuwrap.gpu():\n    sys.exit({word})").wait(30)
     assert [job["result"]["code"] for job in world.jobs()] == [0, 0, 1]

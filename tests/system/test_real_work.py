@@ -226,7 +226,7 @@ def prepare_cron(folder: Path, crontab: str) -> None:
 def end(child: "subprocess.Popen[Any]") -> None:
     child.send_signal(signal.SIGTERM)
     try:
-        child.wait(10)
+        child.wait(30)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

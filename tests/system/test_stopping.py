@@ -41,7 +41,7 @@ def test_a_stub_does_not_take_our_stop_for_its_owners(ordinary: Stage, form: lis
     ordinary.beats.until_beats("train")
     assert ordinary.beats.lost_steps("train") == []
     ordinary.open("train")
-    assert client.wait(20) == 0
+    assert client.wait(30) == 0
     ordinary.until_state(1, "ended")
     assert ordinary.world.job(1)["result"]["code"] == 0
 
@@ -73,7 +73,7 @@ def test_a_stub_below_a_script_with_job_control_is_left_alone(ordinary: Stage) -
     done = ordinary.world.run("pause", "1")
     assert (done.returncode, "below a shell with job control no pause goes unnoticed\n" in done.stderr) == (1, True), done
     gate.touch()
-    assert script.wait(10) == 0
+    assert script.wait(30) == 0
     ordinary.beats.until_beats("train")
     wait_until(lambda: ordinary.world.run("pause", "1").returncode == 0, "the orphaned job to be paused", 5)
     ordinary.beats.until_still("train")
@@ -200,7 +200,7 @@ def test_a_signal_reaches_a_stopped_job_soon(ordinary: Stage, number: signal.Sig
     paused_for_another(ordinary)
     sent = time.monotonic()
     job.send_signal(number)
-    assert job.wait(20) == -number
+    assert job.wait(30) == -number
     assert time.monotonic() - sent < 1 * SLACK
     ordinary.until_state(1, "ended")
 

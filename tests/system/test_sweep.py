@@ -260,7 +260,7 @@ def test_after_holds_for_every_row_and_a_sweep_can_be_awaited(make_world: MakeWo
     until(world, "waiting", 2)
     assert world.state(4) == "waiting"
     gate.touch()
-    assert (first.wait(20), second.wait(20)) == (0, 0)
+    assert (first.wait(30), second.wait(20)) == (0, 0)
     done = world.run("-a", "ok:1-5", "--array", "1-2", "false")
     assert done.returncode == 1
     done = world.run("-a", "ok:6", "--array", "1-2", "true")
@@ -390,7 +390,7 @@ def test_verbs_take_the_whole_and_single_rows(make_world: MakeWorld) -> None:
     assert world.run("resume", "3").returncode == 0
     done = world.run("kill", "-y", "sweep-1")
     assert done.returncode == 0
-    assert sweep.wait(20) == 143
+    assert sweep.wait(30) == 143
     assert "gpurun: job 2: cancelled by" in sweep.stderr.read()
     assert [row["result_kind"] for row in rows(world)] == ["signal", *["cancelled"] * 2, "signal", *["cancelled"] * 2]
 
@@ -434,7 +434,7 @@ def test_a_request_to_end_is_passed_on_and_gives_the_rest_up(make_world: MakeWor
     sweep = world.start("--array", "1-5", sys.executable, "-c", code)
     assert [sweep.stdout.readline() for _ in range(2)] == ["on\n"] * 2
     sweep.terminate()
-    assert sweep.wait(20) == -signal.SIGTERM
+    assert sweep.wait(30) == -signal.SIGTERM
     assert sweep.stdout.read() == "asked\n" * 2
     until(world, "ended", 5)
     assert [(row["result_kind"], row["result_code"]) for row in rows(world)][:2] == [("exit", 3)] * 2
@@ -552,7 +552,7 @@ def test_the_arbiter_killed_again_and_again_loses_no_row_and_runs_none_twice(
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: count(world, "ended") == 120, "all rows to end", 60)
-    assert sweep.wait(20) == 0, world.last_words()
+    assert sweep.wait(30) == 0, world.last_words()
     assert signed(ran) == Counter(dict.fromkeys(map(str, range(1, 121)), 1))
     each_ran_once(world)
     assert most_at_once(world, 1) <= 3

@@ -133,7 +133,7 @@ def test_a_job_is_moved_when_it_is_paused_and_not_before(stage: Stage, manager: 
     assert len(manager.calls) == calls
     assert stage.world.run("resume", "1").returncode == 0
     stage.open("train")
-    assert job.wait(15) == 0
+    assert job.wait(30) == 0
     wait_until(lambda: not job_groups(stage), "its group to be removed")
     manager.collect()
     assert not [path for path in (session.service / "app.slice").iterdir() if path.is_dir()]
@@ -416,7 +416,7 @@ def test_the_manager_of_systemd_understands_what_it_is_asked(real: Stage, sessio
     real.beats.until_beats("train")
     assert real.beats.lost_steps("train") == []
     real.open("train")
-    assert job.wait(15) == 0
+    assert job.wait(30) == 0
     wait_until(lambda: not groups_of(real.world), "its group and its scope to be removed", 20)
 
 

@@ -47,7 +47,7 @@ def test_a_box_with_one_divided_gpu_offers_three_gpus_and_seven_instances(make_m
     eighth = machine.start("-i", "MIG", "--", "true")
     machine.why(eighth, "busy")
     machine.end(jobs[3].pid)
-    assert eighth.wait(15) == 0
+    assert eighth.wait(30) == 0
 
 
 def test_wide_jobs_get_whole_gpus_and_never_instances(make_machine: MakeMachine) -> None:
@@ -65,7 +65,7 @@ def test_wide_jobs_get_whole_gpus_and_never_instances(make_machine: MakeMachine)
     assert "job 4" in machine.why(wide, "busy")
     assert shown(machine, "-m", "1G")[0].startswith("MIG-")
     machine.end(holder.pid)
-    assert wide.wait(15) == 0
+    assert wide.wait(30) == 0
 
 
 def test_half_of_a_box_of_eight_is_one_island_of_links(make_machine: MakeMachine) -> None:
@@ -98,7 +98,7 @@ def test_while_the_driver_is_opened_what_depends_on_it_waits(
     machine.box.mend()
     assert child.communicate(timeout=20)[0].split()[0] == expected
     assert child.returncode == 0
-    assert plain.wait(15) == 0
+    assert plain.wait(30) == 0
 
 
 def test_wide_jobs_get_linked_gpus_and_gpus_shows_the_links(make_machine: MakeMachine) -> None:
