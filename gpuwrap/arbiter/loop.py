@@ -263,7 +263,7 @@ class Arbiter:
             self.store.change(inner, parent_id=job.parent_id)
             if inner.state in IN_LINE:
                 self.answers.unjudged.add(inner.id)
-        self.order.cancel_failed()
+        self.order.job_ended(job)
         self.touch()
 
     def holders(self, job: Job) -> list[tuple[int, int | None]]:

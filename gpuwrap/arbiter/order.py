@@ -4,22 +4,23 @@
    one of those: there are no cycles.
 2. `ok:JOB` that did not succeed cancels the job at once, also if nobody saw how it ended; this goes on down the line.
 3. What is awaited stands in the row by number; whether it has ended is looked up, so a new arbiter knows it too.
+4. An end costs what hangs on that one job, and a view the jobs that wait: never those times the jobs they wait for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..errors import FAILED
 from ..lifecycle import JobState
 from ..model import Job, ResultKind
+from ..state.awaiting import OK, Awaited, from_row, in_row
 from ..units import parse_integer
 from .log import log
 
 if TYPE_CHECKING:
     from .loop import Arbiter
 
-OK = "ok:"
 ANY = "any:"
 MOST_AWAITED = 10_000
 _CANCELLED = " did not succeed ("
@@ -30,95 +31,118 @@ class Order:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
-        self._cancels = False
+        self._ended: list[int] = []
 
     def read(self, text: str, parent: Job | None) -> tuple[str, str | None]:
         """Read `7,ok:lr-*,any:3-5`: the jobs as the row has them, and why they can never be waited for, if so."""
-        words: list[str] = []
+        store = self._arbiter.store
+        found: dict[bool, dict[int, None]] = {False: {}, True: {}}
         for part in text.split(","):
             prefix = next((each for each in (OK, ANY) if part.startswith(each)), "")
-            found = self._named(part.removeprefix(prefix))
-            if not found:
+            numbers = self._named(part.removeprefix(prefix))
+            if not numbers:
                 return "", f"after {part}: no such job"
-            words += [(OK if prefix == OK else "") + str(job.id) for job in found]
-        if len(words) > MOST_AWAITED:
+            found[prefix == OK] |= dict.fromkeys(numbers)
+        if len([number for number in found[False] | found[True] if not store.has_ended(number)]) > MOST_AWAITED:
             return "", f"after {text}: more than {MOST_AWAITED} jobs"
-        after = " ".join(dict.fromkeys(words))
-        inside = {job.id for job in self._around(parent)}
-        for job_id, must_succeed in awaited(after):
-            if job_id in inside:
-                return "", f"after {job_id}: it runs inside job {job_id}, which would wait for it"
-            outer = next((each for each in self._awaited_along(job_id) if each in inside), None)
-            if outer is not None:
-                return "", f"after {job_id}: job {job_id} waits for job {outer}, inside which it runs"
-            fault = self._fault(job_id) if must_succeed else None
-            if fault is not None:
-                return "", fault
-        return after, None
+        after = in_row(found[False], found[True])
+        fault = self._goes_in_circles(after, parent)
+        if fault is None:
+            failed = self._first_failed(word.removeprefix(OK) for word in after.split() if word.startswith(OK))
+            fault = self._fault(failed) if failed is not None else None
+        return ("", fault) if fault is not None else (after, None)
 
-    def _awaited_along(self, job_id: int) -> Iterator[int]:
-        """Yield what a job waits for, and what that waits for, and so on."""
-        pending, seen = [job_id], {job_id}
+    def _goes_in_circles(self, after: str, parent: Job | None) -> str | None:
+        """Say which of some jobs is one around `parent`, or waits for such a one, however far along."""
+        inside = {job.id for job in self._around(parent)}
+        seen: set[Awaited] = set()
+        for job_id, _ in from_row(after) if inside else ():
+            if job_id in inside:
+                return f"after {job_id}: it runs inside job {job_id}, which would wait for it"
+            outer = next((each for each in self._awaited_along(job_id, seen) if each in inside), None)
+            if outer is not None:
+                return f"after {job_id}: job {job_id} waits for job {outer}, inside which it runs"
+        return None
+
+    def _awaited_along(self, job_id: int, seen: set[Awaited]) -> Iterator[int]:
+        """Yield what a job waits for, and what that waits for, and so on, but for what was seen."""
+        pending = [job_id]
         while pending:
-            job = self._arbiter.store.ordered.get(pending.pop())
-            for each, _ in awaited(job.after_jobs or "") if job is not None else ():
-                if each not in seen:
-                    seen.add(each)
-                    pending.append(each)
-                    yield each
+            job = self._arbiter.store.in_line.get(pending.pop())
+            record = self._arbiter.store.awaiting.by(job) if job is not None else None
+            if record is not None and record not in seen:
+                seen.add(record)
+                pending += record.missing
+                yield from record.missing
 
     def blocked(self) -> dict[int, tuple[int, ...]]:
         """Return the jobs in line that must not start yet, with those they wait for."""
         found: dict[int, tuple[int, ...]] = {}
-        for job in self._arbiter.store.ordered.values():
-            found |= self.awaited_by(job)
+        for record in self._arbiter.store.awaiting.records():
+            if record.missing:
+                found |= dict.fromkeys(record.waiting, record.missing)
         return found
 
     def awaited_by(self, job: Job) -> dict[int, tuple[int, ...]]:
-        """Return the same of one job: nothing if it may start."""
-        missing = tuple(job_id for job_id, _ in awaited(job.after_jobs or "") if not self._has_ended(job_id))
+        """Return the same of one job that is in no line: nothing if it may start."""
+        missing = Awaited(job.after_jobs or "", self._arbiter.store.has_ended).missing
         return {job.id: missing} if missing else {}
 
     def awaited_by_anybody(self) -> set[int]:
         """Return the jobs that some job in line names: how they ended is still asked for."""
-        return {
-            job_id for job in self._arbiter.store.ordered.values() for job_id, _ in awaited(job.after_jobs or "")
-        }
+        return {number for record in self._arbiter.store.awaiting.records() for number in record.everything}
 
-    def cancel_failed(self) -> None:
+    def job_ended(self, job: Job) -> None:
         """Cancel the jobs in line that wait for the success of one that did not succeed, and those that wait for them.
 
-        One walk in the order of their numbers does, since a job waits only for earlier ones. The end of each asks for it
-        again; a walk within the walk would go as deep as the line is long.
+        Each of these ends too and comes here again, where it is noted only: a walk within the walk would go as deep as the
+        line is long.
         """
-        if self._cancels:
+        self._ended.append(job.id)
+        if len(self._ended) > 1:
             return
-        self._cancels = True
         try:
-            for _, job in sorted(self._arbiter.store.ordered.items()):
-                fault = self._first_fault(job)
-                if fault is not None and job.id in self._arbiter.store.ordered:
-                    log("after", f"job {job.id}: {fault}")
-                    self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, fault, FAILED)
+            for job_id in self._ended:
+                records = [each for each in self._arbiter.store.awaiting.of(job_id) if job_id in each.must_succeed]
+                fault = self._fault(job_id) if records else None
+                if fault is not None:
+                    self._cancel({each for record in records for each in record.waiting}, fault)
         finally:
-            self._cancels = False
+            self._ended.clear()
 
-    def _first_fault(self, job: Job) -> str | None:
-        words = awaited(job.after_jobs or "")
-        return next((fault for job_id, must_succeed in words if must_succeed and (fault := self._fault(job_id))), None)
+    def cancel_failed(self) -> None:
+        """After a restart: cancel those that wait for the success of one that has ended without."""
+        for record in self._arbiter.store.awaiting.records():
+            text = in_row((), record.must_succeed)
+            failed = self._first_failed(word.removeprefix(OK) for word in text.split())
+            fault = self._fault(failed) if failed is not None else None
+            if fault is not None:
+                self._cancel(set(record.waiting), fault)
+
+    def _cancel(self, job_ids: set[int], fault: str) -> None:
+        for job_id in sorted(job_ids):
+            job = self._arbiter.store.in_line.get(job_id)
+            if job is not None:
+                log("after", f"job {job.id}: {fault}")
+                self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, fault, FAILED)
+
+    def _first_failed(self, runs: Iterable[str]) -> int | None:
+        """Return the first of some jobs that has ended without success."""
+        for run in runs:
+            first, _dash, last = run.partition("-")
+            failed = self._arbiter.store.failed(int(first), int(last or first))
+            if failed is not None:
+                return failed
+        return None
 
     def holder(self, key: str) -> Job | None:
         """Return the job that holds a `--once` key."""
         live = self._arbiter.store.live.values()
         return next((job for job in live if job.once == key and job.state is not JobState.ENDED), None)
 
-    def _has_ended(self, job_id: int) -> bool:
-        job = self._arbiter.store.live.get(job_id)
-        return job is None or job.state is JobState.ENDED
-
     def _fault(self, job_id: int) -> str | None:
         """Say why a job that has ended did not succeed; None if it did, or has not ended."""
-        if not self._has_ended(job_id):
+        if not self._arbiter.store.has_ended(job_id):
             return None
         job = self._arbiter.store.find(job_id)
         result = job.result if job is not None else None
@@ -141,25 +165,26 @@ class Order:
             parent = self._arbiter.store.find(parent.parent_id) if parent.parent_id is not None else None
         return found
 
-    def _named(self, word: str) -> list[Job]:
-        """Find jobs as verbs do: number, range, name or glob."""
+    def _named(self, word: str) -> list[int]:
+        """Find jobs as `wait` does: number, range, name or glob. What it is does not depend on who has ended by now."""
         store = self._arbiter.store
         number = parse_integer(word)
         if number is not None:
-            job = store.find(number) if number > 0 else None
-            return [job] if job is not None else []
+            return store.numbers(number, number)
         first, dash, last = word.partition("-")
-        if dash and first.isascii() and first.isdigit() and last.isascii() and last.isdigit() and len(word) < 30:
-            low, high = int(first), min(int(last), store.next_id() - 1)
-            ranged = [store.find(job_id) for job_id in range(low, min(high, low + MOST_AWAITED) + 1)]
-            jobs = [job for job in ranged if job is not None]
-            return [job for job in jobs if job.state is not JobState.ENDED] or jobs
+        low, high = parse_integer(first), parse_integer(last)
+        if dash and low is not None and high is not None and first.isdigit() and last.isdigit():
+            return store.numbers(low, high)
+        return self._called(word)
+
+    def _called(self, word: str) -> list[int]:
+        store = self._arbiter.store
         live = [job for job in store.live.values() if job.state is not JobState.ENDED and job.name is not None]
         if any(letter in word for letter in "*?["):
-            return [job for job in live if fnmatchcase(job.name or "", word)]
-        return [job for job in live if job.name == word] or store.latest_named(word)
-
-
-def awaited(after: str) -> list[tuple[int, bool]]:
-    """Read what a row says: each job, and whether it must have succeeded."""
-    return [(int(word.removeprefix(OK)), word.startswith(OK)) for word in after.split()]
+            found = [job for job in live if fnmatchcase(job.name or "", word)]
+        else:
+            found = [job for job in live if job.name == word]
+            if not found:
+                return store.latest_named(word)
+        sweeps = {(job.row.sweep, job.name): None for job in found if job.row is not None and job.name is not None}
+        return [job.id for job in found] + [number for sweep in sweeps for number in store.rows_named(*sweep)]

@@ -46,6 +46,7 @@ class Teller:
         self._jobs = {job.id: job for job in view.jobs}
         self._gpus = {gpu.index: gpu for gpu in view.gpus}
         self._told_parts: dict[tuple[int, int | None], tuple[Reason, list[str]]] = {}
+        self._told_awaited: dict[int, str] = {}
         self._told_places: dict[tuple[frozenset[str] | None, bool], list[int]] = {}
         self._on_gpu: dict[Rule, Callable[[Obstacle], str]] = {
             Rule.FOREIGN: self._foreign,
@@ -113,8 +114,11 @@ class Teller:
         job_ids = self._view.after.get(job.id, ())
         if not job_ids:
             return "its turn"
-        holders = [self._holder(job_id) for job_id in job_ids] if len(job_ids) <= DESCRIBED else [job_list(job_ids)]
-        return f"{joined(holders)} to end"
+        told = self._told_awaited.get(id(job_ids))  # of the view, which the rows of a sweep share
+        if told is None:
+            holders = [self._holder(job_id) for job_id in job_ids] if len(job_ids) <= DESCRIBED else [job_list(job_ids)]
+            told = self._told_awaited[id(job_ids)] = f"{joined(holders)} to end"
+        return told
 
     def _refused(self, refused: Sequence[tuple[int, str]]) -> list[str]:
         """Say which lower jobs cannot give way, and why not."""

@@ -2,12 +2,13 @@
 
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
+from .awaiting import Awaiting
 
 
 class Mirror:
     """What the database says of live jobs; the store alone changes it, with what it has written.
 
-    `in_line`, of these `ordered` (those with --after), and `holding` are parts of `live`; `nested` has those inside a job,
+    `in_line` and `holding` are parts of `live`; `awaiting` has those in line with --after, and `nested` those inside a job,
     by that job's number, so that the end of a job costs what hangs on it and nothing of the line.
     """
 
@@ -15,13 +16,14 @@ class Mirror:
         self.live: dict[int, Job] = {}
         self.in_line: dict[int, Job] = {}
         self.holding: dict[int, Job] = {}
-        self.ordered: dict[int, Job] = {}
+        self.awaiting = Awaiting()
         self.nested: dict[int, dict[int, Job]] = {}
 
     def clear(self) -> None:
         """Forget everything, to read it anew."""
-        for jobs in (self.live, self.in_line, self.holding, self.ordered, self.nested):
+        for jobs in (self.live, self.in_line, self.holding, self.nested):
             jobs.clear()
+        self.awaiting.clear()
 
     def put(self, job: Job) -> None:
         """Take in a job as it is now."""
@@ -32,9 +34,17 @@ class Mirror:
         _keep(self.live, job, lives)
         _keep(self.in_line, job, job.state in IN_LINE)
         _keep(self.holding, job, bool(job.shares))
-        _keep(self.ordered, job, bool(job.after_jobs) and job.state in IN_LINE)
+        if job.after_jobs:
+            self.awaiting.keep(job, job.state in IN_LINE, self.has_ended)
+        if job.state is JobState.ENDED and before is not None and before.state is not JobState.ENDED:
+            self.awaiting.ended(job.id)
         if job.parent_id is not None:
             self._keep_nested(job, job.parent_id, belongs=lives)
+
+    def has_ended(self, job_id: int) -> bool:
+        """Whether a job that was registered has ended."""
+        job = self.live.get(job_id)
+        return job is None or job.state is JobState.ENDED
 
     def inside(self, job_id: int) -> list[Job]:
         """Return the live jobs directly inside a job."""

@@ -10,7 +10,7 @@ import os
 from ..errors import StoreError
 from ..listed import FIELDS, Listed
 from .paths import DATABASE, Folder
-from .schema import ADDED, JOB_COLUMNS, LIVE, VERSION
+from .schema import ADDED, JOB_COLUMNS, LATEST_NAMED, LIVE, VERSION
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
 if TYPE_CHECKING:
@@ -81,9 +81,15 @@ class Reader:
         return self._jobs(f"SELECT {self._known(JOB_COLUMNS)} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
 
     def latest_named(self, name: str) -> "list[Job]":
-        """Return the latest job of a name, if any."""
-        sql = f"SELECT {self._known(JOB_COLUMNS)} FROM job WHERE name = ? ORDER BY id DESC LIMIT 1"
-        return self._jobs(sql, (name,))
+        """Return the latest job of a name, if any; of a sweep all rows of that name."""
+        return self._jobs(LATEST_NAMED.format("known.*", self._every_column()), (name, name))
+
+    def rows_named(self, sweep: int, name: str) -> "list[Job]":
+        """Return the rows of a sweep that have a name, ended or not."""
+        return self._jobs(f"SELECT * FROM {self._every_column()} WHERE sweep = ? AND name = ? ORDER BY id", (sweep, name))
+
+    def _every_column(self) -> str:
+        return f"(SELECT {self._known(JOB_COLUMNS)} FROM job) AS known"
 
     def _jobs(self, sql: str, values: tuple[object, ...]) -> "list[Job]":
         from .rows import job_from_row, shares_from_text  # whole records cost as much as a list of a thousand
@@ -93,7 +99,7 @@ class Reader:
     def _known(self, columns: str) -> str:
         """Return what to read of a database that no arbiter has brought up to date yet: what it has not is NULL."""
         missing = {column.split()[0] for made in ADDED if self._version < made for column in ADDED[made]}
-        return ", ".join("NULL" if column in missing else column for column in columns.split(", "))
+        return ", ".join(f"NULL AS {column}" if column in missing else column for column in columns.split(", "))
 
     def _fetch(self, sql: str, values: tuple[object, ...]) -> "list[Any]":
         try:

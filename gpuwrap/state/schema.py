@@ -6,12 +6,13 @@
 Reasons for waiting are never stored. Lists of jobs read this module: it imports nothing.
 """
 
-VERSION = 3
+VERSION = 4
 
 # What each version after the first added, by the version it makes.
 ADDED = {
     2: ("sweep INTEGER", "sweep_index INTEGER", "sweep_limit INTEGER"),
     3: ("output_asked INTEGER NOT NULL DEFAULT 0",),
+    4: (),  # after_jobs holds runs of numbers
 }
 
 JOB_COLUMNS = (
@@ -25,6 +26,11 @@ JOB_COLUMNS = (
 
 # A union, not an "or", which would read every row there ever was.
 LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
+# What of the jobs (a table) that have a name: the latest, and if that is a row, all rows of its sweep.
+LATEST_NAMED = (
+    "SELECT {0} FROM {1}, (SELECT id AS latest, sweep AS its_sweep FROM {1} WHERE name = ? ORDER BY id DESC LIMIT 1)"
+    " WHERE id = latest OR (sweep = its_sweep AND name = ?) ORDER BY id"
+)
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS job (

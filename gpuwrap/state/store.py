@@ -23,7 +23,7 @@ from .mirror import Mirror
 from .paths import DATABASE, Folder
 from .reading import connect, refuse_newer, translate
 from .rows import columns_of, job_from_row, row_from_job, shares_from_text
-from .schema import ADDED, JOB_COLUMNS, LIVE, TABLES, VERSION
+from .schema import ADDED, JOB_COLUMNS, LATEST_NAMED, LIVE, TABLES, VERSION
 
 _ARBITER_ROWS_KEPT = 20
 
@@ -38,7 +38,8 @@ class Store:
         self._db = connect(self.path, f"file:{self.path}?mode=rwc")
         self._mirror = Mirror()
         self.live, self.in_line = self._mirror.live, self._mirror.in_line
-        self.holding, self.ordered = self._mirror.holding, self._mirror.ordered
+        self.holding, self.awaiting = self._mirror.holding, self._mirror.awaiting
+        self.has_ended = self._mirror.has_ended
         self.nested, self.inside = self._mirror.nested, self._mirror.inside
         with self._translated("open"):
             refuse_newer(self._db)
@@ -64,7 +65,7 @@ class Store:
     def reload(self) -> None:
         """Read the mirror anew."""
         rows = self._db.execute(
-            f"SELECT {JOB_COLUMNS} FROM job WHERE {LIVE}"
+            f"SELECT {JOB_COLUMNS} FROM job WHERE {LIVE} ORDER BY id"
         ).fetchall()
         shares: dict[int, list[Share]] = {}
         for job_id, uuid, index, size, whole in self._db.execute(
@@ -118,11 +119,27 @@ class Store:
         rows = self._read(f"SELECT {JOB_COLUMNS} FROM job WHERE id = ?", (job_id,))
         return job_from_row(rows[0], shares_from_text(rows[0][-1])) if rows else None
 
-    def latest_named(self, name: str) -> list[Job]:
-        """Return the latest job of a name, ended or not, if any."""
-        rows = self._read("SELECT id FROM job WHERE name = ? ORDER BY id DESC LIMIT 1", (name,))
-        job = self.find(rows[0][0]) if rows else None
-        return [job] if job is not None else []
+    def numbers(self, first: int, last: int) -> list[int]:
+        """Return which numbers from `first` to `last` are those of jobs, ended or not."""
+        return [row[0] for row in self._read("SELECT id FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))]
+
+    def failed(self, first: int, last: int) -> int | None:
+        """Return the first job from `first` to `last` that has ended without success."""
+        rows = self._read(
+            "SELECT id FROM job WHERE id BETWEEN ? AND ? AND state = 'ended'"
+            " AND (result_kind IS NOT 'exit' OR result_code IS NOT 0) ORDER BY id LIMIT 1",
+            (first, last),
+        )
+        return int(rows[0][0]) if rows else None
+
+    def latest_named(self, name: str) -> list[int]:
+        """Return the latest job of a name, ended or not, if any; of a sweep all rows of that name."""
+        return [row[0] for row in self._read(LATEST_NAMED.format("id", "job"), (name, name))]
+
+    def rows_named(self, sweep: int, name: str) -> list[int]:
+        """Return the rows of a sweep that have a name, ended or not."""
+        rows = self._read("SELECT id FROM job WHERE sweep = ? AND name = ? ORDER BY id", (sweep, name))
+        return [row[0] for row in rows]
 
     def move(self, job: Job, event: Event, why: str, **changes: Any) -> Job:
         """Move a job, guarded by the state it is in, and write the event. Raises IllegalMove."""

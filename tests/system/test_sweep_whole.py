@@ -1,0 +1,91 @@
+"""A sweep as a whole: awaited, asked about and shown together with the rows of it that have ended."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from waiting import wait_until
+from world import World
+
+MakeWorld = Callable[..., World]
+
+
+def live(world: World) -> int:
+    return int(world.rows("SELECT count(*) AS live FROM job WHERE state != 'ended'")[0]["live"])
+
+
+# Waiting for it
+
+
+@pytest.mark.parametrize("end", ["killed", "gpurun kill", "first failed"])
+def test_two_thousand_behind_two_thousand_cost_next_to_nothing(world: World, end: str) -> None:
+    """Each end was looked at by each row for each row it waits for: 3 s an end, and no other request in between."""
+    holder = world.start("-g", "2", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    sweeps = [world.start("--array", "1-2000", "true")]
+    wait_until(lambda: live(world) == 2001, "the first sweep to wait")
+    sweeps.append(world.start("--array", "1-2000", "-a", "ok:sweep-2" if end == "first failed" else "sweep-2", "true"))
+    wait_until(lambda: live(world) == 4001, "the second sweep to wait")
+    pid = world.arbiter_pid()
+    assert pid is not None
+    arbiter = psutil.Process(pid)
+    used, begun = sum(arbiter.cpu_times()[:2]), time.monotonic()
+    assert world.run("-g", "0", "true").returncode == 0
+    assert world.run("ls", "--json").returncode == 0
+    assert "jobs 2, 3, 4 and 1997 more to end" in world.job(2002)["why"]["text"]
+    if end == "killed":
+        for sweep in sweeps:
+            sweep.kill()
+    elif end == "gpurun kill":
+        assert world.run("kill", "-y", "sweep-2", "sweep-2002").returncode == 0
+    else:
+        assert world.run("kill", "3").returncode == 0
+        assert sweeps[1].wait(20) == 125
+        (last,) = world.rows("SELECT result_text FROM job WHERE id = 4001")
+        assert last["result_text"].startswith("job 3 did not succeed (cancelled by ")
+        sweeps[0].kill()
+    wait_until(lambda: live(world) == 1, "all rows to have ended", 20)
+    spent = sum(arbiter.cpu_times()[:2]) - used
+    assert spent < 5 + 0.05 * (time.monotonic() - begun), f"the arbiter computed for {spent:.1f} s"
+    assert world.database.stat().st_size < 8 << 20
+    assert holder.poll() is None
+
+
+@pytest.fixture
+def half(make_world: MakeWorld, tmp_path: Path) -> tuple[World, Path]:
+    """A sweep of three rows: 1 has failed with 5, 2 has succeeded, 3 runs until a file is there. Each said its index."""
+    world, gate = make_world("4x24G"), tmp_path / "gate"
+    script = f"echo row $GPURUN_INDEX; case $GPURUN_INDEX in 1) exit 5;; 3) until [ -e {gate} ]; do sleep 0.05; done; esac"
+    assert world.run("-d", "-m", "1G", "--array", "1-3", "sh", "-c", script).stdout == "1-3\n"
+    wait_until(lambda: [world.state(number) for number in (1, 2, 3)] == ["ended", "ended", "running"], "row 3 to be left")
+    return world, gate
+
+
+def let_end(world: World, gate: Path) -> None:
+    gate.touch()
+    wait_until(lambda: world.state(3) == "ended", "row 3 to end")
+
+
+@pytest.mark.parametrize("word", ["sweep-1", "1-3", "sweep-*"])
+def test_success_of_a_sweep_is_that_of_rows_that_have_ended_too(half: tuple[World, Path], word: str) -> None:
+    world, gate = half
+    done = world.run("-a", f"ok:{word}", "-n", "echo", "ran")
+    assert (done.returncode, done.stdout, done.stderr) == (125, "", "gpurun: job 1 failed (exit 5)\n")
+    after = world.start("-a", word, "echo", "ran")
+    wait_until(lambda: world.state(4) == "waiting", "it to wait")
+    assert world.job(4)["why"]["text"].startswith("job 3 (sh -c")
+    let_end(world, gate)
+    assert after.communicate(timeout=15)[0] == "ran\n"
+    if "*" not in word:  # a glob names who is there
+        done = world.run("-a", f"ok:{word}", "echo", "ran")
+        assert (done.returncode, done.stdout, done.stderr) == (125, "", "gpurun: job 1 failed (exit 5)\n")
+
+
+def test_of_jobs_of_one_name_the_latest_is_awaited(world: World) -> None:
+    assert world.run("-N", "lr", "--array", "1-2", "false").returncode == 1
+    assert world.run("-N", "lr", "true").returncode == 0
+    assert world.run("-a", "ok:lr", "true").returncode == 0
+    assert world.run("-N", "lr", "--array", "1-2", "sh", "-c", "[ $GPURUN_INDEX = 2 ]").returncode == 1
+    assert "job 5 failed" in world.run("-a", "ok:lr", "true").stderr
