@@ -64,7 +64,8 @@ class Limits:
     def job_ended(self, job: Job) -> None:
         """Remember of a job that has ended how long it stood still, for those inside that outlive it."""
         store = self._arbiter.store
-        store.unset(_stood_key(job.id))
+        if job.request.time_limit_seconds is not None:
+            store.unset(_stood_key(job.id))
         for inner in [inner for inner in store.holding.values() if inner.parent_id is not None and inner.state in STARTED]:
             around = [each.id for each in self._around(inner)]
             if job.id not in around or inner.request.time_limit_seconds is None or inner.started_at is None:

@@ -65,6 +65,8 @@ class Memory:
         """Remember what a run has taught of its command; returns the peak that is remembered now, None if it taught nothing."""
         if self._told.pop(job.id, None) is not None:
             self._arbiter.store.unset(f"{TOLD} {job.id}")
+        if not job.peak_bytes and job.learned_bytes is None:
+            return None
         store, known_as = self._arbiter.store, job.fingerprint or ""
         known, doubt = store.learned_peak(known_as), f"peak before {known_as}"
         before = store.setting(doubt)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from ..lifecycle import Event, IllegalMove, JobState, after
@@ -33,9 +34,9 @@ class Store:
 
     def __init__(self, folder: Folder) -> None:
         """Open the database of a state folder, made on first use. Raises StoreError."""
-        self.path = folder.inside(DATABASE)
-        self._shown = DATABASE
-        self._db = connect(self.path, f"file:{self.path}?mode=rwc")
+        self._folder = folder
+        path = folder.inside(DATABASE)
+        self._db = connect(path, f"file:{path}?mode=rwc")
         self._mirror = Mirror()
         self.live, self.in_line = self._mirror.live, self._mirror.in_line
         self.holding, self.awaiting = self._mirror.holding, self._mirror.awaiting
@@ -48,7 +49,7 @@ class Store:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version < VERSION:
                 self._db.executescript(f"BEGIN IMMEDIATE; {_changes_since(version)} PRAGMA user_version={VERSION}; COMMIT;")
-            self.inode = os.stat(self.path).st_ino
+            self._inode = os.stat(path).st_ino
             self.reload()
 
     def close(self) -> None:
@@ -58,7 +59,7 @@ class Store:
     def is_in_place(self) -> bool:
         """Whether the path still leads to the open database: writes to a deleted one succeed silently [run]."""
         try:
-            return os.stat(self.path).st_ino == self.inode
+            return os.stat(DATABASE, dir_fd=self._folder.fd).st_ino == self._inode
         except OSError:
             return False
 
@@ -160,21 +161,13 @@ class Store:
     def grant(self, job: Job, shares: tuple[Share, ...], why: str) -> Job:
         """Move a waiting job to granted, with its grant."""
         granted = self.move(job, Event.GRANT, why, shares=shares, granted_at=time.time())
-        for share in shares:
-            self._write(
-                "INSERT INTO share (job_id, uuid, gpu_index, bytes, whole) VALUES (?, ?, ?, ?, ?)",
-                (job.id, share.uuid, share.index, share.bytes, int(share.whole)),
-            )
+        self._write_shares(job.id, shares)
         return granted
 
     def shrink(self, job: Job, shares: tuple[Share, ...]) -> Job:
         """Let a job keep less of its grant."""
         smaller = self.release(job)
-        for share in shares:
-            self._write(
-                "INSERT INTO share (job_id, uuid, gpu_index, bytes, whole) VALUES (?, ?, ?, ?, ?)",
-                (job.id, share.uuid, share.index, share.bytes, int(share.whole)),
-            )
+        self._write_shares(job.id, shares)
         smaller = replace(smaller, shares=shares)
         self._mirror.put(smaller)
         return smaller
@@ -280,6 +273,13 @@ class Store:
         """Return the number that the next job will get."""
         rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'job'", ())
         return (int(rows[0][0]) if rows else 0) + 1
+
+    def _write_shares(self, job_id: int, shares: tuple[Share, ...]) -> None:
+        if shares:
+            values = [(job_id, share.uuid, share.index, share.bytes, int(share.whole)) for share in shares]
+            marks = ", ".join(["(?, ?, ?, ?, ?)"] * len(values))
+            sql = f"INSERT INTO share (job_id, uuid, gpu_index, bytes, whole) VALUES {marks}"
+            self._write(sql, chain.from_iterable(values))
 
     def _record(self, job_id: int, before: JobState | None, now: JobState, why: str) -> None:
         self._write(
