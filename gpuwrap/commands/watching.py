@@ -35,7 +35,8 @@ def watch(lines: Callable[[Screen], list[str]], title: str) -> None:
             screen = Screen.of_stdout()
             screen = Screen((screen.width or 80) - 1, screen.colour)  # erasing beyond the last column takes it along
             rows = os.get_terminal_size(1).lines or 24
-            terminal.write(_frame(lines(screen), screen.width or 80, rows, title))
+            if not terminal.draw(_frame(lines(screen), screen.width or 80, rows, title)):
+                continue
             if terminal.key_within(SECONDS) in (b"q", b"Q", b"\x04"):
                 return
 
@@ -93,8 +94,15 @@ class _Terminal:
         except OSError:
             return True  # not our controlling terminal: nobody else is
 
-    def write(self, text: str) -> None:
-        """Write all of a frame."""
+    def draw(self, frame: str) -> bool:
+        """Draw a frame, unless the terminal has become another's: we may have been stopped while it was made."""
+        if not self._entered or not self._in_foreground():
+            return False
+        self._write(frame)
+        return True
+
+    @staticmethod
+    def _write(text: str) -> None:
         rest = text.encode("utf-8", "replace")
         while rest:
             rest = rest[os.write(1, rest) :]
@@ -126,14 +134,14 @@ class _Terminal:
             mode = termios.tcgetattr(0)
             mode[3] &= ~(termios.ICANON | termios.ECHO)
             termios.tcsetattr(0, termios.TCSADRAIN, mode)
-        self.write(ENTER)
+        self._write(ENTER)
 
     def _leave(self) -> None:
         if not self._entered:
             return
         self._entered = False
         with contextlib.suppress(OSError):
-            self.write(LEAVE)
+            self._write(LEAVE)
         if self._saved is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(0, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type]

@@ -565,13 +565,21 @@ def entered_and_left(terminal: Terminal) -> tuple[int, int]:
     return counts[0][0], counts[0][1]
 
 
+def states_of_children(terminal: Terminal) -> list[str]:
+    """The states of what a shell has started."""
+    shell = terminal.child.pid
+    children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+    return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in children]
+
+
 def test_ls_w_in_the_background_stops_and_leaves_the_screen_alone(world: World) -> None:
     running(world, "python", "train.py")
     terminal = Terminal(world, ["bash", "--norc", "-i"], env={"PS1": "$ "})
     terminal.await_text("$")
     terminal.send(f"{world.command} ls -w &\n")
     terminal.await_text("[1]")
-    terminal.send("sleep 2; jobs\n")
+    wait_until(lambda: states_of_children(terminal) == ["T"], "the list to stop")
+    terminal.send("jobs\n")
     terminal.await_text("Stopped")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
     assert entered_and_left(terminal) == (0, 0)
@@ -597,7 +605,8 @@ def test_ls_w_is_stopped_sent_to_the_background_and_brought_back(world: World) -
     terminal.send("clear; bg; echo typed $((3 + 4))\n")
     terminal.await_text("typed 7")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
-    terminal.send("clear; sleep 2; jobs\n")
+    wait_until(lambda: states_of_children(terminal) == ["T"], "the list to stop")
+    terminal.send("clear; jobs\n")
     terminal.await_text("Stopped")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
     assert entered_and_left(terminal) == (1, 1)
@@ -608,6 +617,32 @@ def test_ls_w_is_stopped_sent_to_the_background_and_brought_back(world: World) -
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
     terminal.send("clear; stty -a | grep -o ' icanon'; stty -a | grep -o ' echo '\n")
     terminal.await_text(" icanon")
+
+
+def test_ls_w_that_was_stopped_while_it_asked_draws_nothing_in_the_background(world: World) -> None:
+    running(world, "python", "train.py")
+    arbiter = world.arbiter_pid()
+    assert arbiter is not None
+    terminal = Terminal(world, ["bash", "--norc", "-i"], env={"PS1": "$ "})
+    terminal.await_text("$")
+    os.kill(arbiter, signal.SIGSTOP)  # so it asks, and is not answered
+    try:
+        terminal.send(f"{world.command} ls -w\n")
+        wait_until(lambda: entered_and_left(terminal) == (1, 0), "the list")
+        terminal.send("\x1a")
+        terminal.await_text("Stopped")
+        wait_until(lambda: terminal.text().endswith("$"), "the prompt")
+        terminal.send("clear; bg; echo typed $((3 + 4))\n")
+        terminal.await_text("typed 7")
+    finally:
+        os.kill(arbiter, signal.SIGCONT)
+    wait_until(lambda: states_of_children(terminal) == ["T"], "the list to stop")
+    assert "typed 7" in terminal.text()
+    assert terminal.raw.count(b"\x1b[?2026h") == 0, "no frame was drawn"
+    terminal.send("fg\n")
+    terminal.await_text("train.py")
+    terminal.send("q")
+    wait_until(lambda: entered_and_left(terminal) == (2, 2), "it to leave")
 
 
 def test_ls_w_follows_the_size_of_its_terminal(world: World) -> None:
