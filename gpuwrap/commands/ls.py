@@ -56,10 +56,16 @@ def _is_wanted(user: str, given: Given) -> bool:
 def table(world: World, jobs: list[Listed], named: bool, screen: Screen) -> list[str]:
     """Return the lines to show."""
     if not jobs:
-        return [] if named else ["no jobs"]
+        return [] if named else [_no_jobs(world)]
     rows = [[job] for job in jobs] if named else fold(jobs)
     reasons = world.explain([row[0] for row in rows], listed=not named)
     return jobs_as_table(rows, reasons, time.time(), screen)
+
+
+def _no_jobs(world: World) -> str:
+    """Say that there are none to show; where there are none at all, of simulated GPUs that it is their world."""
+    is_empty = world.reader is None or not world.reader.has_live()
+    return f"no jobs on simulated GPUs ({world.sim})" if world.sim is not None and is_empty else "no jobs"
 
 
 def _print_json(world: World, given: Given, operands: list[str]) -> list[NoSuchJob]:
