@@ -24,7 +24,7 @@ def main(given: Given, operands: list[str]) -> int:
         raise UsageError("JOB missing" if not operands else "one JOB at a time", hint=USAGE)
     world = World(given)
     world.repair()
-    jobs, _missing = world.select(operands, everything=False)
+    jobs, _missing = world.select(operands)
     if not jobs:
         raise NoSuchJob(operands[0])
     if len(jobs) > 1:

@@ -142,11 +142,12 @@ class World:
         """Return the jobs in line, running or holding."""
         return self.reader.jobs(ended=False) if self.reader is not None else []
 
-    def select(self, words: list[str], *, everything: bool) -> "tuple[list[Job], list[NoSuchJob]]":
+    def select(self, words: list[str], *, everything: bool = False, ended: bool = False) -> "tuple[list[Job], list[NoSuchJob]]":
         """Find the jobs that words name: number, range, name or glob; with `everything` all of mine that live.
 
-        A name is the live jobs of that name, else the latest that ended. Returns what was found, each once, and an error
-        for each word that names none.
+        A name is the live jobs of that name, else the latest that ended: all rows of it, if that is a sweep. Of a range and
+        of a sweep that is not over, those that have ended belong to it if `ended`: then the answer is the same whenever one
+        asks. Returns what was found, each once, and an error for each word that names none.
         """
         found: dict[int, Job] = {}
         missing: list[NoSuchJob] = []
@@ -154,14 +155,14 @@ class World:
         if everything:
             found = {job.id: job for job in live if not job.has_ended}
         for word in words:
-            jobs = self._named(word, live)
+            jobs = self._named(word, live, ended)
             if not jobs:
                 missing.append(NoSuchJob(word))
             for job in jobs:
                 found[job.id] = job
         return list(found.values()), missing
 
-    def _named(self, word: str, live: "list[Job]") -> "list[Job]":
+    def _named(self, word: str, live: "list[Job]", ended: bool) -> "list[Job]":
         if self.reader is None:
             return []
         number = parse_integer(word)
@@ -171,12 +172,23 @@ class World:
         low, high = parse_integer(first), parse_integer(last)
         if dash and low is not None and high is not None and first.isdigit() and last.isdigit():
             jobs = self.reader.by_number(low, high)
-            return [job for job in jobs if not job.has_ended] or jobs
+            return jobs if ended else [job for job in jobs if not job.has_ended] or jobs
         if any(letter in word for letter in "*?["):
             from fnmatch import fnmatchcase  # imports re
 
-            return [job for job in live if job.name is not None and fnmatchcase(job.name, word)]
-        return [job for job in live if job.name == word] or self.reader.latest_named(word)
+            jobs = [job for job in live if job.name is not None and fnmatchcase(job.name, word)]
+        else:
+            jobs = [job for job in live if job.name == word] or self.reader.latest_named(word)
+        return self._whole(jobs) if ended else jobs
+
+    def _whole(self, jobs: "list[Job]") -> "list[Job]":
+        """Add to rows the others of their sweeps, by number, as far as they have the same name."""
+        assert self.reader is not None
+        found = {job.id: job for job in jobs}
+        for sweep, name in {(job.row.sweep, job.name): None for job in jobs if job.row is not None}:
+            for row in self.reader.rows_named(sweep, name or ""):
+                found.setdefault(row.id, row)
+        return [found[number] for number in sorted(found)]
 
 
 def _read_reasons(text: str) -> dict[int, Why]:

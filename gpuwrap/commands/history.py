@@ -51,7 +51,7 @@ def _missing(world: World, words: list[str]) -> list[GpurunError]:
     missing: list[GpurunError] = []
     for word in words:
         if not any(_is_named(job, word) for job in ended):
-            waits, _ = world.select([word], everything=False)
+            waits, _ = world.select([word])
             missing.append(GpurunError(f"job {printable(word)}: has not ended") if waits else NoSuchJob(word))
     return missing
 

@@ -43,7 +43,7 @@ def main(given: Given, operands: list[str]) -> int:
 def find(world: World, given: Given, operands: list[str]) -> tuple[list[Listed], list[NoSuchJob]]:
     """Return the jobs asked for, and an error for each word that names none."""
     if operands:
-        named, missing = world.select(operands, everything=False)
+        named, missing = world.select(operands, ended="all" in given)
         return [Listed.of(job) for job in named if _is_wanted(job.user, given)], missing
     jobs = world.reader.listed(ended="all" in given) if world.reader is not None else []
     return [job for job in jobs if _is_wanted(job.user, given)], []
@@ -77,7 +77,7 @@ def _print_json(world: World, given: Given, operands: list[str]) -> list[NoSuchJ
     jobs: list[Job] = []
     missing: list[NoSuchJob] = []
     if operands:
-        jobs, missing = world.select(operands, everything=False)
+        jobs, missing = world.select(operands, ended="all" in given)
     elif world.reader is not None:
         jobs = world.reader.jobs(ended="all" in given)
     jobs = [job for job in jobs if _is_wanted(job.user, given)]

@@ -1,7 +1,8 @@
 """wait: wait for jobs and return their status.
 
 One job: its own status, 128 + N for death by signal N, as a shell says it. Several: the first that is not 0, in the order
-named. A job whose status nobody knows, and one that never ran, counts as 1.
+named, of a range and of a sweep whichever have ended before too. A job whose status nobody knows, and one that never ran,
+counts as 1.
 """
 
 import sys
@@ -16,7 +17,7 @@ def main(given: Given, operands: list[str]) -> int:
     """Wait until every job named has ended."""
     require_jobs(operands, given, "wait JOB...")
     world = World(given)
-    jobs, missing = world.select(operands, everything="all" in given)
+    jobs, missing = world.select(operands, everything="all" in given, ended=True)
     waited = [job.id for job in jobs if job.state is not JobState.ENDED]
     if waited:
         world.ask_about("watch", waited)

@@ -48,7 +48,7 @@ def _wrapped(text: str, width: int | None) -> str:
 
 def _chosen(world: World, operands: list[str]) -> Job:
     if operands:
-        jobs, missing = world.select(operands, everything=False)
+        jobs, missing = world.select(operands)
         if missing:
             raise missing[0]
         if len(jobs) > 1:

@@ -72,6 +72,10 @@ class Reader:
         row = self._fetch("SELECT EXISTS (SELECT 1 FROM job WHERE state != 'ended') OR EXISTS (SELECT 1 FROM share)", ())
         return bool(row[0][0])
 
+    def unended_ids(self) -> frozenset[int]:
+        """Return the jobs that have not ended."""
+        return frozenset(row[0] for row in self._fetch("SELECT id FROM job WHERE state != 'ended'", ()))
+
     def holding_ids(self) -> frozenset[int]:
         """Return the jobs whose grant stands, ended ones too."""
         return frozenset(row[0] for row in self._fetch("SELECT DISTINCT job_id FROM share", ()))

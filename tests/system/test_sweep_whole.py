@@ -1,5 +1,8 @@
 """A sweep as a whole: awaited, asked about and shown together with the rows of it that have ended."""
 
+import contextlib
+import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,3 +92,57 @@ def test_of_jobs_of_one_name_the_latest_is_awaited(world: World) -> None:
     assert world.run("-a", "ok:lr", "true").returncode == 0
     assert world.run("-N", "lr", "--array", "1-2", "sh", "-c", "[ $GPURUN_INDEX = 2 ]").returncode == 1
     assert "job 5 failed" in world.run("-a", "ok:lr", "true").stderr
+
+
+# Asking about it
+
+
+def asks(pid: int) -> bool:
+    """Whether a process has a socket: it speaks to the arbiter."""
+    with contextlib.suppress(FileNotFoundError):  # it closed one meanwhile
+        return any(os.readlink(fd).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+@pytest.mark.parametrize("word", ["sweep-1", "1-3", "sweep-*"])
+def test_its_status_is_the_same_whenever_one_waits_for_it(half: tuple[World, Path], word: str) -> None:
+    world, gate = half
+    waits = world.start("wait", word)
+    wait_until(lambda: asks(waits.pid), "it to have asked")
+    let_end(world, gate)
+    assert waits.wait(10) == 5
+    assert world.run("wait", "1-3").returncode == world.run("wait", "sweep-1").returncode == 5
+    assert world.run("wait", "2-3").returncode == 0
+
+
+def test_of_jobs_of_one_name_the_latest_is_waited_for(world: World) -> None:
+    assert world.run("-N", "lr", "false").returncode == 1
+    assert world.run("wait", "lr").returncode == 1
+    assert world.run("-N", "lr", "true").returncode == 0
+    assert world.run("wait", "lr").returncode == 0
+    assert world.run("wait", "1-2").returncode == 1
+
+
+def numbers(text: str) -> list[str]:
+    return [line.split()[0] for line in text.splitlines()[1:]]
+
+
+def test_ls_shows_its_rows_with_a_the_ended_ones_too(half: tuple[World, Path]) -> None:
+    world, gate = half
+    for word in ("sweep-1", "1-3"):
+        assert numbers(world.run("ls", word).stdout) == ["3"]
+        assert numbers(world.run("ls", "-a", word).stdout) == ["1", "2", "3"]
+        assert [job["id"] for job in json.loads(world.run("ls", "-a", "--json", word).stdout)["jobs"]] == [1, 2, 3]
+    let_end(world, gate)
+    for word in ("sweep-1", "1-3"):
+        assert numbers(world.run("ls", word).stdout) == numbers(world.run("ls", "-a", word).stdout) == ["1", "2", "3"]
+    again = world.run("again", "sweep-1")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.startswith("gpurun: again: one JOB at a time\n")
+
+
+def test_only_rows_that_have_not_ended_are_killed(half: tuple[World, Path]) -> None:
+    world, _ = half
+    done = world.run("kill", "sweep-1")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    assert done.stdout.startswith("job 3: ")
