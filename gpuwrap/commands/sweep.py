@@ -18,16 +18,18 @@ from ..arbiter.summon import WaitLimitPassed
 from ..errors import FAILED, WAIT_LIMIT, GpurunError, UsageError
 from ..outputs import has_number, with_index
 from ..state.paths import open_folder
-from ..sweeps import MOST_BYTES, argv_of, from_words, in_words, parse_array, parse_limit, read_commands
-from ..wire import CHUNK, PROTOCOL, pack
+from ..sweeps import argv_of, from_words, in_words, parse_array
+from ..wire import PROTOCOL, pack
 from .background import Background, fill_closed_descriptors
 from .child import PR_SET_PDEATHSIG, Child, Prctl
 from .hearing import Hearing
 from .output import Output
 from .program import find_program, program_argv, script_bytes
 from .request import Given, read_request, simulated
+from .rowlaunch import LATE, RowLaunch, RowStub
+from .rows import Row, counted, in_parts, jobs_in_words, read_each
 from .run import SAYS_NOTHING, Launch, refusal, say
-from .stub import ASK_TO_END, SI_USER, Stub
+from .stub import ASK_TO_END, SI_USER
 
 TYPE_CHECKING = False  # as type checkers read it
 if TYPE_CHECKING:
@@ -36,25 +38,8 @@ if TYPE_CHECKING:
 # A sweep that starts at once has nothing to tell.
 FIRST_SECONDS = 0.25
 FORWARDED = (*ASK_TO_END, _signal.SIGUSR1, _signal.SIGUSR2)
-# Indices in one packet: each takes eleven bytes at most.
-INDICES_AT_ONCE = 5000
 # A child that ends so often before it has become its row never will.
 DEATHS_BORNE = 3
-# What a child ends with that was too late for its offer: its row waits on.
-LATE = 0
-
-
-class Row:
-    """One row, as its sweep sees it. `line` None: it runs what stands on the command line. `status` None: not ended."""
-
-    __slots__ = ("deaths", "index", "job", "line", "status")
-
-    def __init__(self, index: int, line: bytes | None) -> None:
-        self.index = index
-        self.line = line
-        self.job = 0
-        self.status: int | None = None
-        self.deaths = 0
 
 
 def run_sweep(given: Given, words: list[str]) -> None:
@@ -75,7 +60,7 @@ def run_sweep(given: Given, words: list[str]) -> None:
         argv, offset = program_argv(len(words))
         path = find_program(argv[0])
     else:
-        rows, limit = _read_each(str(given["each"]), words)
+        rows, limit = read_each(str(given["each"]), words)
     if limit is None and request["gpus"] == "0":
         limit = len(os.sched_getaffinity(0))  # without GPUs all would start at once
     sim = simulated(given)
@@ -93,40 +78,6 @@ def run_sweep(given: Given, words: list[str]) -> None:
         if with_index(template, 1) == with_index(template, 2) and not has_number(template):
             Output(str(request["output"])).try_out()
     sweep.start()
-
-
-def _read_each(name: str, words: list[str]) -> tuple[list[Row], int | None]:
-    """Read the file of commands; `FILE%4` as in `--array`, unless there is a file of that name."""
-    if words:
-        raise UsageError("--each: takes no program: the lines are the commands")
-    limit = None
-    file, percent, count = name.rpartition("%")
-    if percent and not os.path.lexists(name):
-        limit, name = parse_limit(count, f"each {name}"), file
-    if not name:
-        raise UsageError("each: the file's name must not be empty")
-    shown = "standard input" if name == "-" else name
-    try:
-        fd = os.dup(0) if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        with open(fd, "rb") as lines:
-            content = lines.read(MOST_BYTES + 1)
-    except OSError as err:
-        raise GpurunError(f"cannot read: {shown}: {str(err.strerror).lower()}") from err
-    commands = read_commands(content, shown)
-    if name == "-":
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-    known: set[bytes] = set()
-    for number, line in commands:
-        program = argv_of(line)[0]
-        if program not in known:
-            try:
-                find_program(program)
-            except GpurunError as err:
-                raise GpurunError(f"{shown}: line {number}: {err.text}", hint=err.hint, status=err.status) from err
-            known.add(program)
-    return [Row(number, line) for number, line in commands], limit
 
 
 class Sweep(Launch):
@@ -163,7 +114,7 @@ class Sweep(Launch):
         if kind == "refused":
             raise refusal(values)
         at_once = f", {self.limit} at once" if self.limit is not None else ""
-        print(f"{_count(len(self.rows), 'row')}{at_once}: the first {values['text']}")
+        print(f"{counted(len(self.rows), 'row')}{at_once}: the first {values['text']}")
 
     def _enrolled(self) -> None:
         """All rows have their numbers."""
@@ -173,7 +124,7 @@ class Sweep(Launch):
     def _introduction(self) -> list[bytes]:
         """Return the packets that register the rows that have not started; again, to another arbiter perhaps."""
         rows = self.introduced = [row for row in self.rows if row.status is None and row.index not in self.running]
-        packets = [pack("rows", **part) for part in _parts(rows)]
+        packets = [pack("rows", **part) for part in in_parts(rows)]
         request = {name: value for name, value in self.request.items() if name != "wait"}
         if "wait" in self.request:
             request["wait"] = max(0.0, float(str(self.request["wait"])) - (time.monotonic() - self.begun_mono))
@@ -242,7 +193,7 @@ class Sweep(Launch):
 
             at_once = f", {self.limit} at once" if self.limit is not None else ""
             verb = "wait" if len(self.waiting) > 1 else "waits"
-            write(f"gpurun: {_jobs(self.waiting)} {verb}: {_count(len(self.rows), 'row')} of {self.name}{at_once}\n")
+            write(f"gpurun: {jobs_in_words(self.waiting)} {verb}: {counted(len(self.rows), 'row')} of {self.name}{at_once}\n")
 
     def _got(self, info: "_signal.struct_siginfo") -> None:
         number = info.si_signo
@@ -311,7 +262,7 @@ class Sweep(Launch):
         for row in rows.values():
             row.status = status
         if tells:
-            say(f"{_jobs(rows)}: {text}")
+            say(f"{jobs_in_words(rows)}: {text}")
 
     # --- rows that run ------------------------------------------------------------------------------------------
 
@@ -403,88 +354,3 @@ class DetachedSweep(Background, Sweep):
     def _enrolled(self) -> None:
         self._let_go()
         self._tell_caller(pack("job", id=self.job))
-
-
-class RowOf(Launch):
-    """What a row's launch does otherwise than others: it takes over a row that is there."""
-
-    def take_over(self, sweep: Sweep, row: Row) -> None:
-        """Become the row. Returns only by an exception."""
-        self.sweep, self.row = sweep, row
-        self.key = f"{sweep.key}:{row.index}"
-        self.begun_mono = sweep.begun_mono
-        self.mask = sweep.mask
-        if "output" in self.request:
-            template = with_index(os.fsencode(str(self.request["output"])), row.index)
-            self.output = Output(os.fsdecode(template))
-        Launch.start(self)
-
-    def _register(self, rehearsal: bool = False) -> bytes:
-        wait = None
-        if "wait" in self.request:
-            wait = max(0.0, float(str(self.request["wait"])) - (time.monotonic() - self.begun_mono))
-        return pack("become", version=PROTOCOL, key=self.key, row=self.row.job, wait=wait, **self._running())
-
-    def _ignored_by_caller(self) -> int:
-        return self.sweep.ignored
-
-    def _offer_withdrawn(self) -> None:
-        if not self.job:  # too late to become it: the row waits on in its sweep
-            raise SystemExit(LATE)
-        super()._offer_withdrawn()
-
-    def _say_fewer(self, values: dict[str, str]) -> None:
-        if self.row is self.sweep.rows[0]:  # once is enough
-            super()._say_fewer(values)
-
-
-class RowLaunch(RowOf):
-    """A row that becomes its program."""
-
-
-class RowStub(RowOf, Stub):
-    """A row that stays the parent of its program."""
-
-
-def _parts(rows: list[Row]) -> "list[dict[str, object]]":
-    """Cut rows into parts that fit a packet each."""
-    parts: list[dict[str, object]] = []
-    if rows and rows[0].line is None:
-        for at in range(0, len(rows), INDICES_AT_ONCE):
-            parts.append({"indices": in_words([row.index for row in rows[at : at + INDICES_AT_ONCE]])})
-        return parts
-    sizes: dict[bytes, int | None] = {}
-    indices: list[int] = []
-    lines: list[bytes] = []
-    scripts: list[str] = []
-    used = 0
-
-    def close() -> None:
-        text = b"\n".join(lines).decode("utf-8", "surrogateescape")
-        parts.append({"indices": in_words(indices), "lines": text, "scripts": " ".join(scripts)})
-
-    for row in rows:
-        line = row.line or b""
-        if used + len(line) > CHUNK // 2 and lines:
-            close()
-            indices, lines, scripts, used = [], [], [], 0
-        words = [word for word in argv_of(line) if word.endswith((b".py", b".sh"))][:1]
-        if words and words[0] not in sizes:
-            sizes[words[0]] = script_bytes(words)
-        size = sizes[words[0]] if words else None
-        indices.append(row.index)
-        lines.append(line)
-        scripts.append("-" if size is None else str(size))
-        used += len(line) + 24
-    if lines:
-        close()
-    return parts
-
-
-def _jobs(rows: dict[int, Row]) -> str:
-    numbers = sorted(rows)
-    return ("job " if len(numbers) == 1 else "jobs ") + in_words(numbers)
-
-
-def _count(count: int, what: str) -> str:
-    return f"1 {what}" if count == 1 else f"{count} {what}s"
