@@ -49,6 +49,8 @@ class Connection:
         self.pidfd: int | None = self._open_pidfd()
         self.job_id: int | None = None
         self.unsent: deque[bytes] = deque()
+        self.lacks_room = False
+        """The loop watches for room in the socket: only then, or it would never sleep."""
 
     def _open_pidfd(self) -> int | None:
         with contextlib.suppress(OSError):
@@ -144,7 +146,7 @@ class Bell:
     def queue_rows(self, connection: Connection | None, kind: str, job_id: int, /, **values: object) -> None:
         """Send a message about rows of a sweep once the batch is committed: one for all, with the text of the first."""
         if connection is not None:
-            key = (connection.fd, kind, values.get("kind"), values.get("status"))
+            key = (connection, kind, values.get("kind"), values.get("status"))
             self._rows.setdefault(key, (connection, kind, [], values))[2].append(job_id)
 
     def send_now(self, connection: Connection | None, kind: str, /, **values: object) -> None:
@@ -172,7 +174,7 @@ class Bell:
         for connection, kind, job_ids, values in rows.values():
             outbox.append((connection, pack(kind, rows=in_words(sorted(job_ids)), **values)))
         for connection, packet in outbox:
-            if connection.fd in self.connections:
+            if self.connections.get(connection.fd) is connection:
                 connection.unsent.append(packet)
                 self._send(connection)
 
@@ -229,22 +231,22 @@ class Bell:
         self._on_gone(connection)
 
     def _send(self, connection: Connection) -> None:
-        waited = len(connection.unsent) > 1
         while connection.unsent:
             try:
                 connection.socket.send(connection.unsent[0])
             except BlockingIOError:
                 if len(connection.unsent) > MOST_UNSENT:
                     self._gone(connection)
-                elif not waited:
+                elif not connection.lacks_room:
                     self._rewatch(connection, select.EPOLLIN | select.EPOLLOUT)
                 return
             except OSError:
                 return  # the end of the connection shows itself when it is read
             connection.unsent.popleft()
-        if waited:
+        if connection.lacks_room:
             self._rewatch(connection, select.EPOLLIN)
 
     def _rewatch(self, connection: Connection, events: int) -> None:
+        connection.lacks_room = bool(events & select.EPOLLOUT)
         self._watcher.unwatch(connection.fd)
         self._watcher.watch(connection.fd, lambda mask: self._ready(connection, mask), events)

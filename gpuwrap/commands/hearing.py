@@ -1,9 +1,11 @@
-"""What a stub hears of the arbiter while its program runs, and how it finds the arbiter again.
+"""What a stub or a sweep hears of the arbiter and tells it, and how it finds the arbiter again.
 
 1. The kernel tells by SIGIO that the bell has something for us: the stub has one wait, and nothing here waits in it.
 2. A connection that broke is made anew, to a new arbiter perhaps, with longer and longer pauses between the attempts, and
    none keeps the child waiting for more than `RECONNECT_SECONDS`.
-3. `alone` is for good: a world that does not know us has begun anew, and the program runs on without it.
+3. What the arbiter does not take at once is kept and said later, in order. What is said over a connection that breaks may be
+   lost: whoever finds the arbiter again repeats what it must know.
+4. `alone` is for good: a world that does not know us has begun anew, and the program runs on without it.
 """
 
 import _signal
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 RECONNECT_SECONDS = 5.0
 RECONNECT_LONGEST = 60.0
+# The kernel tells when there is room again [unix_write_space, net/unix/af_unix.c]; this is for one that does not.
+ROOM_SECONDS = 1.0
 
 
 class Hearing:
@@ -32,6 +36,7 @@ class Hearing:
         self.arbiter_pid = 0
         self.reconnect_mono = 0.0
         self._reconnect_wait = 0.0
+        self._kept: dict[bytes, None] = {}
         self._call = call
         self._register = register
 
@@ -56,7 +61,8 @@ class Hearing:
             self._call.socket.setblocking(True)
 
     def messages(self) -> "Iterator[tuple[str, dict[str, str]]]":
-        """Give what the arbiter has said. If the connection broke, it is dropped."""
+        """Say what was kept, and give what the arbiter has said. If the connection broke, it is dropped."""
+        self._say_kept()
         while self._call.socket is not None:
             try:
                 packet = self._call.socket.recv(PACKET)
@@ -74,8 +80,15 @@ class Hearing:
         """Whether an arbiter is to be found, now or at `reconnect_mono`."""
         return self._call.socket is None and not self.alone
 
+    def moments(self) -> list[float]:
+        """Say when to look here again though nothing was heard, if ever."""
+        if self.is_missed():
+            return [self.reconnect_mono]
+        return [time.monotonic() + ROOM_SECONDS] if self._kept else []
+
     def reconnect(self) -> None:
         """Reach the arbiter, a new one perhaps, and tell it what runs. Summoning may take a SIGCHLD away."""
+        self._kept.clear()
         self._call.limit_mono = time.monotonic() + RECONNECT_SECONDS
         try:
             self._call.send(self._register())
@@ -87,9 +100,22 @@ class Hearing:
         self.attend()
 
     def say(self, kind: str, **values: object) -> None:
-        """Tell the arbiter something that is of no use to a later one."""
+        """Tell the arbiter something; nobody, if it is missed just now.
+
+        The same is kept only once: what can be said bounds what is kept.
+        """
         if self._call.socket is not None:
+            self._kept[pack(kind, **values)] = None
+            if len(self._kept) == 1:
+                self._say_kept()
+
+    def _say_kept(self) -> None:
+        sock = self._call.socket
+        if sock is None:
+            return
+        for packet in list(self._kept):
             try:
-                self._call.socket.send(pack(kind, **values))
+                sock.send(packet)
             except OSError:
-                return  # its end is seen when it is read
+                return  # there is no room; or it is the end, which is seen when it is read
+            del self._kept[packet]

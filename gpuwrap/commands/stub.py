@@ -179,8 +179,7 @@ class Stub(Launch):
 
     def _seconds_to_wait(self) -> float | None:
         moments = [] if self.ending.due_mono is None else [self.ending.due_mono]
-        if self.hearing.is_missed():
-            moments.append(self.hearing.reconnect_mono)
+        moments += self.hearing.moments()
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _got(self, info: "_signal.struct_siginfo") -> None:

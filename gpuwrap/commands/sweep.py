@@ -183,8 +183,7 @@ class Sweep(Launch):
 
     def _seconds_to_wait(self) -> float | None:
         moments = [] if self.tell_mono is None else [self.tell_mono]
-        if self.hearing.is_missed():
-            moments.append(self.hearing.reconnect_mono)
+        moments += self.hearing.moments()
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _tell_waiting(self) -> None:
