@@ -12,6 +12,8 @@ from .program import find_program, script_bytes
 
 # Indices in one packet: each takes eleven bytes at most.
 INDICES_AT_ONCE = 5000
+# A child that ends so often before it has become its row never will.
+DEATHS_BORNE = 3
 
 
 class Row:
@@ -25,6 +27,10 @@ class Row:
         self.job = 0
         self.status: int | None = None
         self.deaths = 0
+
+    def is_hopeless(self) -> bool:
+        """Whether so many of its children have ended before they became it that no more is tried."""
+        return self.deaths >= DEATHS_BORNE
 
 
 def read_each(name: str, words: list[str]) -> tuple[list[Row], int | None]:

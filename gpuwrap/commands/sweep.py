@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 # A sweep that starts at once has nothing to tell.
 FIRST_SECONDS = 0.25
 FORWARDED = (*ASK_TO_END, _signal.SIGUSR1, _signal.SIGUSR2)
-# A child that ends so often before it has become its row never will.
-DEATHS_BORNE = 3
 
 
 def run_sweep(given: Given, words: list[str]) -> None:
@@ -213,17 +211,32 @@ class Sweep(Launch):
             for row in self.waiting.values():
                 row.status = 128 + number
             self.waiting.clear()
-            name = _signal.strsignal(number) or str(number)
-            self.hearing.say("forsake", text=f"given up with its sweep: {name.lower()}")
+            self._forsake_rest()
+
+    def _forsake_rest(self) -> None:
+        name = _signal.strsignal(self.ending) or str(self.ending)
+        self.hearing.say("forsake", text=f"given up with its sweep: {name.lower()}")
+
+    def _forsake_hopeless(self) -> None:
+        """Give up the rows whose processes end too soon."""
+        for row in self.waiting.values():
+            if row.is_hopeless():
+                self.hearing.say("forsake", row=row.job, text="cannot be started: its process ends at once")
 
     def _listen(self) -> None:
         for kind, values in self.hearing.messages():
             self._heard(kind, values)
         if self.hearing.is_missed() and self.hearing.reconnect_mono <= time.monotonic():
             self.hearing.reconnect()
-            for row, child in self.running.values():
-                if child.status is not None:
-                    self._report(row, child.status)
+            self._say_again()
+
+    def _say_again(self) -> None:
+        """Tell the arbiter that was found what the one before may not have heard, or not have written."""
+        if self.ending:
+            self._forsake_rest()
+        for row, child in self.running.values():
+            if child.status is not None:
+                self._report(row, child.status)
 
     def _report(self, row: Row, status: int) -> None:
         """Say how a child ended. What is answered names the index: in a world that began anew numbers are others'."""
@@ -243,6 +256,7 @@ class Sweep(Launch):
             self._ended(jobs, values)
         elif kind == "sweep":
             self._numbered(values)
+            self._forsake_hopeless()  # now, by their numbers there
         elif kind == "refused":
             self._ended(list(self.waiting), {"kind": "cancelled", "text": values["text"], "status": str(FAILED)})
 
@@ -268,7 +282,7 @@ class Sweep(Launch):
     def _fork(self, job: int) -> None:
         """Let a child become a row that was offered."""
         row = self.waiting.get(job)
-        if row is None or self.ending:
+        if row is None or self.ending or row.is_hopeless():
             return
         ours = os.getpid()
         try:
@@ -329,8 +343,8 @@ class Sweep(Launch):
         if not over and not self.ending:
             row.deaths += status != LATE
             self.waiting[row.job] = row
-            if row.deaths >= DEATHS_BORNE:
-                self.hearing.say("forsake", row=row.job, text="cannot be started: its process ends at once")
+            if row.is_hopeless():
+                self._forsake_hopeless()
         else:
             row.status = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
