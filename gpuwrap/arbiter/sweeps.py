@@ -203,9 +203,9 @@ class Sweeps:
                 self._process_ended(sweep)
 
     def has_rows(self, connection: Connection) -> bool:
-        """Whether rows wait at a connection."""
-        sweep = self._of(connection)
-        return sweep is not None and bool(sweep.rows)
+        """Whether rows wait in the name of the process that speaks; those of a batch that was undone do not."""
+        sweep = self._sweeps.get(connection.identity) if connection.identity is not None else None
+        return sweep is not None and any(job_id in self._arbiter.store.live for job_id in sweep.rows)
 
     def seats_like(self, seat: Seat) -> list[Seat]:
         """Return the seats of all that wait in the name of the same process: if it is stopped, all of them are."""

@@ -445,6 +445,33 @@ def test_a_full_disk_refuses_new_jobs_and_touches_no_running_one(small_disk: Wor
     crowd.prove("one that ran over a full disk", order=False)
 
 
+def test_a_full_disk_refuses_a_sweep_as_it_does_a_job(small_disk: World, tmp_path: Path) -> None:
+    crowd = Crowd(small_disk, build_work(tmp_path), tmp_path)
+    gate = tmp_path / "open"
+    crowd.start(Asked("running"), f"until={gate}")
+    crowd.until_started(1)
+    arbiter = small_disk.arbiter_pid()
+    filler = fill(small_disk)
+    witness = tmp_path / "ran"
+
+    def refused() -> Any:
+        done = small_disk.run("-n", "-g", "2", "--array", "1-3", "--", "touch", witness)
+        assert done.returncode in (124, 125), done
+        return done if done.returncode == 125 else None  # there may be room from before
+
+    done = wait_until(refused, "a sweep to be refused", 60)
+    assert_refused(done, 125, "cannot register job: ")
+    assert "free some space" in done.stderr
+    assert not witness.exists()
+    assert small_disk.arbiter_pid() == arbiter
+    filler.unlink()
+    gate.touch()
+    crowd.finish()
+    done = small_disk.run("--array", "1-3", "--", "touch", witness)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert witness.exists()
+
+
 def test_a_disk_that_was_full_from_the_start_is_said_in_one_line(small_disk: World, tmp_path: Path) -> None:
     filler = fill(small_disk)
     witness = tmp_path / "ran"
