@@ -99,6 +99,8 @@ class Enforcer:
         seat = self._arbiter.seats[job.id]
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
+        if seat.sweep is not None and not self._arbiter.sweeps.may_offer(job.id, seat.sweep):
+            return
         seat.offered_mono = time.monotonic()
         self._say(job.id, seat, "offer")
         seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self.withdraw(job.id))
@@ -111,21 +113,28 @@ class Enforcer:
             self._arbiter.bell.queue(seat.connection, kind, **values)
 
     def withdraw(self, job_id: int) -> None:
-        """Take an offer back that was not taken."""
+        """Take an offer back that was not taken, and pass its client over until that says a word."""
         job = self._arbiter.store.live.get(job_id)
         if job is None or job.state is not JobState.GRANTED:
             return
         seat = self._arbiter.seats[job_id]
-        if seat.offer_timer is not None:
-            seat.offer_timer.cancel()
-            seat.offer_timer = None
         stat = processes.read_stat(job.identity.pid)
         for each in self._arbiter.sweeps.seats_like(seat):
             each.stopped = stat is not None and stat.state in "Tt"
             each.mute = not each.stopped  # frozen, or stuck in a disk that hangs: passed over until it answers
+        self.take_back(job)
+        if seat.sweep is not None:
+            self._arbiter.sweeps.not_taken(job_id, seat.sweep)
+
+    def take_back(self, job: Job) -> None:
+        """Take an offer back; the job keeps its place."""
+        seat = self._arbiter.seats[job.id]
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+            seat.offer_timer = None
         self.release(job)
-        self._arbiter.store.move(self._arbiter.store.live[job_id], Event.WITHDRAW, "the offer was not taken", shares=())
-        self._say(job_id, seat, "again")
+        self._arbiter.store.move(self._arbiter.store.live[job.id], Event.WITHDRAW, "the offer was not taken", shares=())
+        self._say(job.id, seat, "again")
 
     def take(self, job: Job) -> None:
         """The client takes its offer: from now on it is the program.

@@ -5,7 +5,9 @@
    that child, with its own connection, and everything about a job holds.
 3. All rows are registered in one batch under keys that follow from the sweep's key and their index: who lost the answer
    registers again, and nothing is there twice.
-4. The sweep's process tells how its children ended (`row`), and reaps them only when it has been heard.
+4. Few rows of a process are on offer at a time: of a crowd of children most would come too late. Of its other grants each is
+   offered once a child has come for one before.
+5. The sweep's process tells how its children ended (`row`), and reaps them only when it has been heard.
 """
 
 import os
@@ -21,7 +23,7 @@ from ..model import Identity, Job, ResultKind, Row
 from ..outputs import with_index
 from ..sweeps import MOST_ROWS, argv_of, from_words, in_words
 from .bell import Connection
-from .enforce import STALE_SECONDS
+from .enforce import OFFER_SECONDS, STALE_SECONDS
 from .log import log
 from .seats import Seat
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from .loop import Arbiter
 
 Values = dict[str, str]
+# A child needs some milliseconds to come for its row, more of them on a busy machine.
+OFFERS_AT_ONCE = 16
 # Index, line (None: the command line of the process), and the size of its script.
 Piece = tuple[int, bytes | None, int | None]
 
@@ -42,6 +46,10 @@ class Sweep:
     pidfd: int | None = None
     watched: bool = False
     rows: dict[int, None] = field(default_factory=dict)
+    offered: set[int] = field(default_factory=set)
+    """Rows for which no child has come yet."""
+    to_offer: dict[int, float] = field(default_factory=dict)
+    """Rows that are granted and will be offered later, with the moment of the grant."""
     leader_of: int = 0
     """The row by which its pid is known among the leaders."""
 
@@ -192,6 +200,9 @@ class Sweeps:
         if sweep is None:
             sweep = self._sweeps[job.identity] = Sweep(job.identity, pidfd=processes.open_pidfd(job.identity))
         seat = self._seat(job, sweep)
+        if job.state is not JobState.GRANTED:
+            sweep.offered.discard(job.id)
+            sweep.to_offer.pop(job.id, None)
         if sweep.connection is None:
             self._arbiter.enforcer.after_commit.append(lambda: self._watch(sweep))
         return seat
@@ -213,9 +224,14 @@ class Sweeps:
 
     def left(self, job_id: int, seat: Seat) -> None:
         """A row has left its seat."""
-        if seat.sweep is not None:
-            seat.sweep.rows.pop(job_id, None)
-            self._forget_if_over(seat.sweep)
+        sweep = seat.sweep
+        if sweep is not None:
+            sweep.rows.pop(job_id, None)
+            sweep.offered.discard(job_id)
+            sweep.to_offer.pop(job_id, None)
+            if sweep.to_offer:
+                self._arbiter.timers.after(0.0, lambda: self._offer_more(sweep))  # in a batch: here there is none
+            self._forget_if_over(sweep)
 
     def gone(self, connection: Connection) -> None:
         """A connection ended: rows wait on, until their process ends or comes back."""
@@ -256,6 +272,39 @@ class Sweeps:
             os.close(sweep.pidfd)
             sweep.pidfd = None
 
+    # --- offers -------------------------------------------------------------------------------------------------
+
+    def may_offer(self, job_id: int, sweep: Sweep) -> bool:
+        """Whether a row that was granted is offered now; if not, it will be."""
+        if job_id not in sweep.offered and len(sweep.offered) >= OFFERS_AT_ONCE:
+            sweep.to_offer.setdefault(job_id, time.monotonic())
+            return False
+        sweep.to_offer.pop(job_id, None)
+        sweep.offered.add(job_id)
+        return True
+
+    def _offer_more(self, sweep: Sweep) -> None:
+        """A child came for its row, or the row has gone: offer others."""
+        while sweep.to_offer and len(sweep.offered) < OFFERS_AT_ONCE:
+            job_id = next(iter(sweep.to_offer))
+            granted_mono = sweep.to_offer.pop(job_id)
+            job = self._arbiter.store.live.get(job_id)
+            if job is None or job.state is not JobState.GRANTED or job_id not in sweep.rows:
+                continue
+            if granted_mono + OFFER_SECONDS < time.monotonic():  # a stranger may have come to its GPU meanwhile
+                self._arbiter.enforcer.withdraw(job_id)
+            else:
+                self._arbiter.enforcer.offer(job)
+
+    def not_taken(self, job_id: int, sweep: Sweep) -> None:
+        """An offer was withdrawn, since the process is stopped or slow: so is what was to be offered to it."""
+        sweep.offered.discard(job_id)
+        later, sweep.to_offer = sweep.to_offer, {}
+        for other in later:
+            job = self._arbiter.store.live.get(other)
+            if job is not None and job.state is JobState.GRANTED and other in sweep.rows:
+                self._arbiter.enforcer.take_back(job)
+
     # --- what the process says ----------------------------------------------------------------------------------
 
     def continued(self, connection: Connection) -> bool:
@@ -286,19 +335,24 @@ class Sweeps:
         if job is None or seat is None or not self._may_become(connection, job, values):
             arbiter.bell.queue(connection, "again")
             return
+        sweep = seat.sweep
+        assert sweep is not None
+        sweep.offered.discard(job.id)
+        sweep.to_offer.pop(job.id, None)
         if seat.offered_mono + STALE_SECONDS < time.monotonic():
-            arbiter.enforcer.withdraw(job.id)
+            arbiter.enforcer.take_back(job)
             arbiter.bell.queue(connection, "again")
+            self._offer_more(sweep)
             return
-        assert seat.sweep is not None
         assert connection.identity is not None
-        seat.sweep.rows.pop(job.id)
+        sweep.rows.pop(job.id)
         seat.sweep, seat.connection, seat.pid = None, None, connection.pid
         job = arbiter.store.change(job, identity=connection.identity)
         arbiter.adopt(job, connection, connection.give_pidfd())
         arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
         arbiter.bell.queue(connection, "job", id=job.id)
         arbiter.bell.queue(connection, "offer")
+        self._offer_more(sweep)
 
     def _may_become(self, connection: Connection, job: Job, values: Values) -> bool:
         """Whether a row was offered, and who asks is a child of the process in whose name it waits."""
@@ -320,9 +374,9 @@ class Sweeps:
         if job is None or not mine or job.state is JobState.ENDED:
             arbiter.bell.queue_rows(connection, "over", index)
         elif self.holds(job):
+            arbiter.bell.queue(connection, "back", rows=index)  # before any offer: one that came earlier was passed over
             if job.state is JobState.GRANTED:
-                arbiter.enforcer.withdraw(job.id)
-            arbiter.bell.queue_rows(connection, "back", index)
+                arbiter.enforcer.offer(job)
         else:
             arbiter.enforcer.leader_ended(job.id, int(values["status"]))
             arbiter.bell.queue_rows(connection, "over", index)

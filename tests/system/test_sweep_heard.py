@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import psutil
 from test_sweep import MakeWorld, count, each_ran_once, rows, until
 from waiting import wait_until
 from world import World
+
+from gpuwrap.sweeps import from_words
+from gpuwrap.wire import PACKET, unpack
 
 # More small packets than a socket's send buffer takes, whatever the machine's default.
 MANY = int(Path("/proc/sys/net/core/wmem_default").read_text()) // 512
@@ -97,3 +101,51 @@ def test_what_was_given_up_is_told_to_the_next_arbiter(make_world: MakeWorld, tm
     for pid in pids[1:]:
         os.kill(pid, signal.SIGKILL)
     assert sweep.wait(20) == -signal.SIGTERM
+
+
+def test_of_a_wide_sweep_few_rows_are_on_offer_at_a_time(make_world: MakeWorld) -> None:
+    """Each that is taken over makes room for another: children that come all at once come too late.
+
+    This test is the sweep's process itself.
+    """
+    world = make_world("1x24G")
+    assert world.run("true").returncode == 0
+    bell = f"{world.folder}/bell"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+        line.connect(bell)
+        line.settimeout(10)
+
+        def hear() -> tuple[str, list[int]]:
+            kind, values = unpack(line.recv(PACKET))
+            return kind, from_words(values.get("rows", ""))
+
+        line.send(b"rows\0indices=1-40")
+        line.send(b"sweep\0version=2\0key=abc\0count=40\0offset=0\0gpus=0")
+        assert hear()[0] == "sweep"
+        assert hear() == ("offer", list(range(2, 18)))
+        until(world, "granted", 40)
+
+        # Its child was too late: it is offered anew, after the word that it is back, and nothing else is.
+        line.send(b"row\0row=2\0key=abc\0index=1\0status=0")
+        assert hear() == ("back", [1])
+        assert hear() == ("offer", [2])
+        assert child_asks(bell, b"become\0key=abc:1\0row=2").startswith(b"job\0")
+        assert hear() == ("offer", [18])
+
+
+def child_asks(bell: str, packet: bytes) -> bytes:
+    """What the arbiter answers to a child of this process; forked, since a row on offer must be taken over within a second."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+                line.connect(bell)
+                line.send(packet)
+                os.write(writing, line.recv(PACKET))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(pid, 0)
+    with open(reading, "rb") as answer:
+        return answer.read()
