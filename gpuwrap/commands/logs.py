@@ -1,17 +1,23 @@
 """logs: show and follow what jobs wrote.
 
 1. Files are copied in pieces, however long they or their lines are; `-n` looks for its lines from the end.
-2. Of several jobs each line begins with the job's number; lines are never mixed (one longer than `PIECE` is broken).
+2. Of several jobs each line begins with the job's number, where they wrote to one file with the numbers of all that did
+   (`1-20`): it is shown once. Lines are never mixed (one longer than `PIECE` is broken).
 3. Following ends when the jobs have ended and all that they wrote was shown. Nobody may be left who notes their end: then
    an arbiter is summoned.
 4. While one job writes faster than is read, the others have their turn.
+5. Open are the files of jobs that may still write, and no other: a sweep may have more rows than we may have files.
+6. A file that is our own output is refused, as cat(1) does: following it would write it without end.
 """
 
 import contextlib
 import errno
 import os
+import stat
 import sys
 import time
+from collections.abc import Set
+from dataclasses import replace
 from typing import BinaryIO
 
 from ..arbiter.summon import WaitLimitPassed
@@ -20,6 +26,8 @@ from ..lifecycle import IN_LINE, JobState
 from ..model import Job
 from ..outputs import kept_in
 from ..render import state_words
+from ..state.reading import Reader
+from ..sweeps import in_words
 from .asking import Given, World, read_lines, require_jobs
 
 PIECE = 1 << 16
@@ -34,43 +42,54 @@ MOST_BYTES = 64 * PIECE
 def main(given: Given, operands: list[str]) -> int:
     """Show the output of every job named; exit 1 if one has none to show."""
     require_jobs(operands, given, "logs [-f] [-n N] JOB...")
-    lines = read_lines(given)
+    lines, follow = read_lines(given), "follow" in given
     world = World(given)
-    jobs, missing = world.select(operands, everything=False)
-    logs, status = _open_logs(jobs, missing, follow="follow" in given)
+    jobs, missing = world.select(operands, ended=True)
+    logs, status = _find_logs(jobs, missing, follow=follow)
+    left = []
     for log in logs:
-        log.prefix = f"{log.job.id}: ".encode() if len(jobs) > 1 else b""
-        log.show_present(lines, MOST_BYTES if "follow" in given else None)
-        if "follow" not in given:
+        log.prefix = f"{log.numbers}: ".encode() if len(jobs) > 1 else b""
+        if log.show_present(lines, MOST_BYTES if follow else None) and (log.ended or not follow):
             log.finish()
-    if "follow" in given and logs:
-        status = _follow(world, logs) or status
-    return status
+        else:
+            left.append(log)
+    return (_follow(world, left) if left else 0) or status
 
 
-def _open_logs(jobs: list[Job], missing: list[NoSuchJob], *, follow: bool) -> tuple[list["Log"], int]:
-    logs, status = [], 0
-    for err in missing:
-        status = _complain(err.text)
+def _find_logs(jobs: list[Job], missing: list[NoSuchJob], *, follow: bool) -> tuple[list["Log"], int]:
+    """Return the logs that there are, or will be; what cannot be shown is said, alike of many jobs in one line."""
+    by_path: dict[bytes, Log] = {}
+    no_log: dict[str, list[int]] = {}
+    waits: list[int] = []
     for job in jobs:
         path, words = kept_in(job.output, job.id)
-        never_ran = job.state is JobState.ENDED and job.started_at is None
-        if path is None and never_ran:
-            status = _complain(f"job {job.id} never ran: {state_words(job)}")
-            continue
-        if path is None:
-            status = _complain(f"job {job.id} wrote {words}: nothing is kept; next time -o FILE or -d")
-            continue
-        log = Log(job, path)
-        waits = job.state in IN_LINE or job.state is JobState.GRANTED
-        # The file is made when the job runs already.
-        if log.open() or (follow and job.state is not JobState.ENDED and log.is_missing):
-            logs.append(log)
-        elif waits:
-            status = _complain(f"job {job.id} still waits: gpurun logs -f {job.id} follows it")
+        if path is not None:
+            by_path.setdefault(path, Log(path)).jobs.append(job)
+        elif job.has_ended and job.started_at is None:
+            no_log.setdefault(f"never ran: {state_words(job)}", []).append(job.id)
         else:
-            status = _complain(f"cannot read: {os.fsdecode(path)}: {log.cause}")
-    return logs, status
+            no_log.setdefault(f"wrote {words}: nothing is kept; next time -o FILE or -d", []).append(job.id)
+    texts = [err.text for err in missing] + [f"{_named(numbers)} {text}" for text, numbers in no_log.items()]
+    logs = []
+    for log in by_path.values():
+        # The file is made when the job runs already.
+        if log.open() or (follow and log.is_missing and not log.ended):
+            logs.append(log)
+        elif log.is_missing and any(job.state in IN_LINE or job.state is JobState.GRANTED for job in log.jobs):
+            waits += [job.id for job in log.jobs]
+        else:
+            texts.append(log.fault)
+        log.close()
+    if waits:
+        wait, them = ("still waits", "it") if len(waits) == 1 else ("still wait", "them")
+        texts.append(f"{_named(waits)} {wait}: gpurun logs -f {' '.join(in_words(waits).split(','))} follows {them}")
+    for text in texts:
+        _complain(text)
+    return logs, SOME_FAILED if texts else 0
+
+
+def _named(numbers: list[int]) -> str:
+    return f"job{'s' if len(numbers) > 1 else ''} {in_words(numbers)}"
 
 
 def _complain(text: str) -> int:
@@ -86,16 +105,17 @@ def _follow(world: World, logs: list["Log"]) -> int:
         if looks % LOOKS_BETWEEN_REPAIRS == 0:
             with contextlib.suppress(GpurunError, WaitLimitPassed):  # a full disk, say: what is written is shown all the same
                 world.refresh()
-        if looks % LOOKS_BETWEEN == 0:
+        if looks % LOOKS_BETWEEN == 0 and world.reader is not None:
             # Asked before the files are read: what a job wrote before its end is there then.
+            unended = world.reader.unended_ids()
             for log in logs:
-                log.note_end(world)
+                log.note_ends(world.reader, unended)
         at_end = [log.show_new(MOST_BYTES) for log in logs]
         for log in [log for log, shown in zip(list(logs), at_end, strict=True) if log.ended and shown]:
             log.finish()
             logs.remove(log)
-            if log.cause and log.job.started_at is not None:
-                status = _complain(f"cannot read: {os.fsdecode(log.path)}: {log.cause}")
+            if log.cause and any(job.started_at is not None for job in log.jobs):
+                status = _complain(log.fault)
         looks += 1
         if logs and all(at_end):
             time.sleep(LOOK_SECONDS)
@@ -103,48 +123,74 @@ def _follow(world: World, logs: list["Log"]) -> int:
 
 
 class Log:
-    """One job's output as far as it was shown."""
+    """The output of a job, or of several that write to one file, as far as it was shown."""
 
-    def __init__(self, job: Job, path: bytes) -> None:
-        self.job = job
+    def __init__(self, path: bytes) -> None:
         self.path = path
+        self.jobs: list[Job] = []
         self.prefix = b""
         self.cause = ""
         self.is_missing = False
-        self.ended = False
         self._file: BinaryIO | None = None
         self._rest = b""
 
+    @property
+    def numbers(self) -> str:
+        """The numbers of the jobs, in few words."""
+        return in_words([job.id for job in self.jobs])
+
+    @property
+    def ended(self) -> bool:
+        """Whether all jobs that write to it have ended, as far as is known."""
+        return all(job.has_ended for job in self.jobs)
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be shown."""
+        return f"cannot read: {os.fsdecode(self.path)}: {self.cause}"
+
     def open(self) -> bool:
         """Open the file if it is there; `cause` says why not. Only regular files have something to show again."""
-        if self._file is None:
-            try:
-                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-            except OSError as err:
-                self.cause = str(err.strerror).lower()
-                self.is_missing = err.errno == errno.ENOENT
-                return False
+        if self._file is not None:
+            return True
+        self.is_missing = False
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as err:
+            self.cause = str(err.strerror).lower()
+            self.is_missing = err.errno == errno.ENOENT
+            return False
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            self.cause = "not a regular file"
+        elif _is_our_output(facts):
+            self.cause = "input file is output file"
+        else:
             self.cause = ""
             self._file = os.fdopen(fd, "rb", buffering=0)
-            if os.fstat(fd).st_mode & 0o170000 != 0o100000:
-                self.cause = "not a regular file"
-                self._file.close()
-                self._file = None
-                return False
-        return True
+            return True
+        os.close(fd)
+        return False
 
-    def show_present(self, lines: int | None, most: int | None) -> None:
-        """Show what is there, with `lines` only the last so many; about `most` bytes for now."""
+    def close(self) -> None:
+        """Let go of the file; opened again it is shown from its beginning."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def show_present(self, lines: int | None, most: int | None) -> bool:
+        """Show what is there, with `lines` only the last so many; about `most` bytes for now. Whether that was all."""
         if self.open() and lines is not None:
             assert self._file is not None
             self._file.seek(_start_of_last(self._file, lines))
-        self.show_new(most)
+        return self.show_new(most)
 
-    def note_end(self, world: World) -> None:
-        """Ask whether the job has ended."""
-        found = world.reader.by_number(self.job.id, self.job.id) if world.reader is not None else []
-        self.job = found[0] if found else self.job
-        self.ended = not found or self.job.state is JobState.ENDED
+    def note_ends(self, reader: Reader, unended: Set[int]) -> None:
+        """Take in which jobs have ended; one that is no longer known has."""
+        for place, job in enumerate(self.jobs):
+            if not job.has_ended and job.id not in unended:
+                found = reader.by_number(job.id, job.id)
+                self.jobs[place] = found[0] if found else replace(job, state=JobState.ENDED)
 
     def show_new(self, most: int | None = None) -> bool:
         """Show what was added, about `most` bytes of it; from its beginning again if the file was cut. Whether that was all."""
@@ -165,9 +211,10 @@ class Log:
         return True
 
     def finish(self) -> None:
-        """Show a last line that has no end."""
+        """Show a last line that has no end, and let go of the file."""
         if self._rest:
             self._write_lines(b"\n")
+        self.close()
 
     def _write_lines(self, piece: bytes) -> None:
         text = self._rest + piece
@@ -176,6 +223,14 @@ class Log:
         lines, end, self._rest = text.rpartition(b"\n")
         if end:
             _write(self.prefix + lines.replace(b"\n", b"\n" + self.prefix) + b"\n")
+
+
+def _is_our_output(facts: os.stat_result) -> bool:
+    try:
+        ours = os.fstat(1)
+    except OSError:
+        return False
+    return (facts.st_dev, facts.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def _write(data: bytes) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -146,3 +147,69 @@ def test_only_rows_that_have_not_ended_are_killed(half: tuple[World, Path]) -> N
     done = world.run("kill", "sweep-1")
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
     assert done.stdout.startswith("job 3: ")
+
+
+# Its output
+
+
+ROWS = "1: row 1\n2: row 2\n3: row 3\n"
+
+
+def test_logs_show_the_rows_that_have_ended_too(half: tuple[World, Path]) -> None:
+    world, gate = half
+    assert world.run("logs", "sweep-1").stdout == world.run("logs", "1-3").stdout == ROWS
+    follower = world.start("logs", "-f", "sweep-1")
+    assert follower.stdout is not None
+    assert "".join(follower.stdout.readline() for _ in range(3)) == ROWS
+    assert follower.poll() is None
+    let_end(world, gate)
+    assert follower.communicate(timeout=15) == ("", "")
+    for words in (["sweep-1"], ["-f", "sweep-1"], ["3", "1-2"]):
+        done = world.run("logs", *words)
+        assert (done.returncode, sorted(done.stdout.splitlines(keepends=True))) == (0, ROWS.splitlines(keepends=True))
+
+
+def test_logs_of_more_rows_than_there_may_be_open_files(world: World) -> None:
+    assert world.run("-d", "-g", "0", "--array", "1-80", "sh", "-c", "echo $GPURUN_INDEX").stdout == "1-80\n"
+    assert world.run("wait", "sweep-1").returncode == 0
+    for words in (["sweep-1"], ["-f", "sweep-1"]):
+        done = world.run("logs", *words, prefix=("sh", "-c", 'ulimit -n 40; exec "$@"', "sh"))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "".join(f"{number}: {number}\n" for number in range(1, 81))
+
+
+def test_what_rows_wrote_to_one_file_is_shown_once(world: World, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as file:
+        assert world.run("--array", "1-3%1", "sh", "-c", "echo row $GPURUN_INDEX", stdout=file).returncode == 0
+    for words in (["sweep-1"], ["-f", "sweep-1"]):
+        assert world.run("logs", *words).stdout == "1-3: row 1\n1-3: row 2\n1-3: row 3\n"
+    assert world.run("logs", "2").stdout == "row 1\nrow 2\nrow 3\n"
+
+
+def test_what_cannot_be_shown_of_many_rows_is_one_line(world: World) -> None:
+    world.run("--array", "1-3", "true")
+    holder = world.start("-g", "2", "sleep", "600", stdout=None)
+    wait_until(lambda: world.state(4) == "running", "the GPUs to be taken")
+    world.run("-d", "--array", "1-3", "true")
+    done = world.run("logs", "1-3", "sweep-5")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "gpurun: logs: jobs 1-3 wrote to a pipe: nothing is kept; next time -o FILE or -d\n"
+        "gpurun: logs: jobs 5-7 still wait: gpurun logs -f 5-7 follows them\n"
+    )
+    assert holder.poll() is None
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_a_log_is_never_shown_into_itself(make_world: MakeWorld, tmp_path: Path, follow: list[str]) -> None:
+    """It read what it had written, line by line, until the disk was full."""
+    world, out, gate = make_world("4x24G"), tmp_path / "out", tmp_path / "gate"
+    script = f"""ulimit -f 2000; exec > {out}
+        {world.command} --array 1-4 -- sh -c 'echo row; until [ -e {gate} ]; do sleep 0.05; done' &
+        until [ "$(grep -c row {out})" = 4 ]; do sleep 0.05; done
+        {world.command} logs {" ".join(follow)} sweep-1; echo $? >&2
+        touch {gate}; wait"""
+    child = world.adopt(subprocess.Popen(["sh", "-c", script], env=world.env, stderr=subprocess.PIPE, text=True))
+    refusal = f"gpurun: logs: cannot read: {out}: input file is output file\n1\n"
+    assert child.communicate(timeout=30)[1] == refusal
+    assert out.read_text() == "row\n" * 4
