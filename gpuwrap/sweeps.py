@@ -11,6 +11,8 @@ MOST_INDEX = 2**31 - 1
 # One line must fit into a packet; all of them are held in memory by two processes.
 LONGEST_LINE = 32_768
 MOST_BYTES = 16 << 20
+# What some editors begin a text with.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # What a shell would act on. A line without any is split here and run without a shell.
 META = frozenset(b"|&;<>()$`*?[]#~{}!\n")
@@ -68,7 +70,7 @@ def read_commands(content: bytes, name: str) -> list[tuple[int, bytes]]:
     if len(content) > MOST_BYTES:
         raise UsageError(f"{name}: larger than {MOST_BYTES >> 20}M")
     found = []
-    for number, line in enumerate(content.split(b"\n"), 1):
+    for number, line in enumerate(content.removeprefix(BYTE_ORDER_MARK).split(b"\n"), 1):
         command = line.strip(b" \t\r")
         if not command or command.startswith(b"#"):
             continue
@@ -76,6 +78,8 @@ def read_commands(content: bytes, name: str) -> list[tuple[int, bytes]]:
             raise UsageError(f"{name}: line {number}: holds a NUL byte")
         if len(command) > LONGEST_LINE:
             raise UsageError(f"{name}: line {number}: longer than {LONGEST_LINE} bytes")
+        if (len(command) - len(command.rstrip(b"\\"))) % 2:
+            raise UsageError(f"{name}: line {number}: ends with a backslash: a command is one line")
         try:
             argv_of(command)
         except ValueError as err:
@@ -97,11 +101,14 @@ def argv_of(line: bytes) -> tuple[bytes, ...]:
 
 
 def _split(line: bytes) -> list[bytes]:
+    """Split at blanks and tabs alone, as a shell does."""
     if not {*b"'\"\\"}.intersection(line):
-        return line.split()
+        return [word for word in line.replace(b"\t", b" ").split(b" ") if word]
     import shlex  # brings re along: only for lines with quotes
 
-    return [word.encode("latin-1") for word in shlex.split(line.decode("latin-1"))]
+    words = shlex.shlex(line.decode("latin-1"), posix=True, punctuation_chars=False)
+    words.commenters, words.whitespace, words.whitespace_split = "", " \t", True
+    return [word.encode("latin-1") for word in words]
 
 
 def in_words(numbers: list[int]) -> str:

@@ -50,7 +50,9 @@ def test_commands_have_the_numbers_of_their_lines() -> None:
         (b"\n# x\n", "holds no command"),
         (b"true\nfalse \0 x\n", "line 2: holds a NUL byte"),
         (b"echo 'x\n", "line 1: no closing quotation"),
-        (b"echo x\\\n", "line 1: no escaped character"),
+        (b"true\necho x \\\n  y\n", "line 2: ends with a backslash: a command is one line"),
+        (b"echo $X \\\n", "line 1: ends with a backslash"),
+        (b"echo \\\\\\\r\n", "line 1: ends with a backslash"),
         (b"true " + b"x" * LONGEST_LINE, "line 1: longer than"),
         (b"true\n" * (MOST_ROWS + 1), "more than 10000 commands"),
         (b"#" * (17 << 20), "larger than 16M"),
@@ -61,9 +63,16 @@ def test_a_file_of_which_not_every_line_can_be_run_is_refused(content: bytes, wo
         read_commands(content, "f")
 
 
+def test_what_an_editor_adds_is_no_command() -> None:
+    assert read_commands(b"\xef\xbb\xbftrue\r\n", "f") == [(1, b"true")]
+    assert read_commands(b"echo \\\\\n", "f") == [(1, b"echo \\\\")]
+
+
 @pytest.mark.parametrize(
     ("line", "argv"),
     [
+        (b"echo a\fb c\vd\te\rf", (b"echo", b"a\fb", b"c\vd", b"e\rf")),
+        (b"echo 'a' b\fc\vd\t''e\rf", (b"echo", b"a", b"b\fc\vd", b"e\rf")),
         (b"python t.py  --lr 0.1", (b"python", b"t.py", b"--lr", b"0.1")),
         (b"python t.py --lr=0.1 \xff", (b"python", b"t.py", b"--lr=0.1", b"\xff")),
         (b"a 'b  c' \"d e\" f\\ g ''", (b"a", b"b  c", b"d e", b"f g", b"")),
@@ -84,7 +93,8 @@ def test_a_line_that_needs_a_shell_has_one(line: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"printf %s: a 'b  c' \"d e\" f\\ g ''", b"printf %s. a\\\\b \"x\\\\y\" 'p\"q'", b"printf %s %%"]
+    "line", [b"printf %s: a 'b  c' \"d e\" f\\ g ''", b"printf %s. a\\\\b \"x\\\\y\" 'p\"q'", b"printf %s %%",
+     b"printf %s: a\fb c\vd\t  e\rf", b"printf %s: 'a' b\fc\vd\t''e\rf"],
 )
 def test_a_line_means_the_same_with_and_without_a_shell(line: bytes) -> None:
     shell = subprocess.run([b"/bin/sh", b"-c", line], capture_output=True, check=True)
