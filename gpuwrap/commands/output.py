@@ -45,9 +45,28 @@ class Output:
         self._saved: list[int] = []
 
     def try_out(self) -> None:
-        """Open the file now, if its name is known already, so that nobody waits in vain."""
-        if not has_number(self.template):
+        """Open the file now, so that nobody waits in vain; while its name is not known, look at its folder."""
+        if has_number(self.template):
+            self.look()
+        else:
             self._open(0)
+
+    def look(self) -> None:
+        """See that the file's folder, if that is known, is there and can be written to. Leaves nothing."""
+        folder = self.template[: self.template.rindex(b"/") + 1]
+        if has_number(folder):
+            return
+        path = expanded(folder, 0)
+        cause = None
+        try:
+            os.stat(path)
+        except OSError as err:
+            cause = str(err.strerror).lower()
+        if cause is None and not os.access(path, os.W_OK | os.X_OK):
+            is_there = not has_number(self.template) and os.path.exists(expanded(self.template, 0))
+            cause = None if is_there else "its folder cannot be written to"
+        if cause is not None:
+            raise GpurunError(f"cannot write: {_text(self.template)}: {cause}")
 
     def redirect(self, job_id: int) -> None:
         """Send stdout and stderr to the file."""

@@ -17,13 +17,17 @@ DEATHS_BORNE = 3
 
 
 class Row:
-    """One row, as its sweep sees it. `line` None: it runs what stands on the command line. `status` None: not ended."""
+    """One row, as its sweep sees it. `line` None: it runs what stands on the command line. `status` None: not ended.
 
-    __slots__ = ("deaths", "index", "job", "line", "status")
+    `path` is where its program was found before anything was asked for.
+    """
 
-    def __init__(self, index: int, line: bytes | None) -> None:
+    __slots__ = ("deaths", "index", "job", "line", "path", "status")
+
+    def __init__(self, index: int, line: bytes | None, path: bytes) -> None:
         self.index = index
         self.line = line
+        self.path = path
         self.job = 0
         self.status: int | None = None
         self.deaths = 0
@@ -55,16 +59,17 @@ def read_each(name: str, words: list[str]) -> tuple[list[Row], int | None]:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-    known: set[bytes] = set()
+    rows: list[Row] = []
+    paths: dict[bytes, bytes] = {}
     for number, line in commands:
         program = argv_of(line)[0]
-        if program not in known:
+        if program not in paths:
             try:
-                find_program(program)
+                paths[program] = find_program(program)
             except GpurunError as err:
                 raise GpurunError(f"{shown}: line {number}: {err.text}", hint=err.hint, status=err.status) from err
-            known.add(program)
-    return [Row(number, line) for number, line in commands], limit
+        rows.append(Row(number, line, paths[program]))
+    return rows, limit
 
 
 def in_parts(rows: list[Row]) -> "list[dict[str, object]]":

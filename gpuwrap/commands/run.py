@@ -61,14 +61,15 @@ def run(given: Given, words: list[str]) -> None:
     folder = open_folder(sim)
     assert folder is not None
     launch = _form(request)(folder, sim, given, request, path, argv, offset)
-    if given.get("dry_run"):
-        launch.rehearse()
-        return
+    rehearsed = bool(given.get("dry_run"))
     if "output" in request:
         from .output import Output
 
         launch.output = Output(str(request["output"]))
-        launch.output.try_out()
+        (launch.output.look if rehearsed else launch.output.try_out)()
+    if rehearsed:
+        launch.rehearse()
+        return
     launch.start()
 
 

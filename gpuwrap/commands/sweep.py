@@ -16,7 +16,7 @@ import time
 
 from ..arbiter.summon import WaitLimitPassed
 from ..errors import FAILED, WAIT_LIMIT, GpurunError, UsageError
-from ..outputs import has_number, with_index
+from ..outputs import with_index
 from ..state.paths import open_folder
 from ..sweeps import argv_of, from_words, in_words, parse_array
 from ..wire import PROTOCOL, pack
@@ -54,9 +54,9 @@ def run_sweep(given: Given, words: list[str]) -> None:
         if not words:
             raise UsageError("program missing: gpurun --array LIST PROGRAM [ARG]...")
         indices, limit = parse_array(str(given["array"]))
-        rows = [Row(index, None) for index in indices]
         argv, offset = program_argv(len(words))
         path = find_program(argv[0])
+        rows = [Row(index, None, path) for index in indices]
     else:
         rows, limit = read_each(str(given["each"]), words)
     if limit is None and request["gpus"] == "0":
@@ -68,14 +68,25 @@ def run_sweep(given: Given, words: list[str]) -> None:
     assert folder is not None
     sweep = (DetachedSweep if "detach" in request else Sweep)(folder, sim, given, request, path, argv, offset)
     sweep.rows, sweep.limit = rows, limit
-    if given.get("dry_run"):
+    rehearsed = bool(given.get("dry_run"))
+    if "output" in request:
+        _try_outputs(os.fsencode(str(request["output"])), rows, only_look=rehearsed)
+    if rehearsed:
         sweep.rehearse()
         return
-    if "output" in request:
-        template = os.fsencode(str(request["output"]))
-        if with_index(template, 1) == with_index(template, 2) and not has_number(template):
-            Output(str(request["output"])).try_out()
     sweep.start()
+
+
+def _try_outputs(template: bytes, rows: list[Row], *, only_look: bool) -> None:
+    """See that the rows can write where they are to: of each folder one file is looked at; the one file of all is opened."""
+    files: dict[bytes, Output] = {}
+    for row in rows:
+        file = with_index(template, row.index)
+        files.setdefault(os.path.dirname(file), Output(os.fsdecode(file)))
+    for output in files.values():
+        output.look()
+    if not only_look and with_index(template, 1) == with_index(template, 2):
+        Output(os.fsdecode(template)).try_out()
 
 
 class Sweep(Launch):
@@ -311,9 +322,8 @@ class Sweep(Launch):
                 _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
             argv = self.argv if row.line is None else [*argv_of(row.line)]
-            path = self.path if row.line is None else find_program(argv[0])
             form = RowStub if self.request.get("stub") else RowLaunch
-            form(self.call.folder, self.sim, self.given, dict(self.request), path, argv, 0).take_over(self, row)
+            form(self.call.folder, self.sim, self.given, dict(self.request), row.path, argv, 0).take_over(self, row)
         except GpurunError as err:
             status = err.status
             say(err.report())

@@ -106,9 +106,12 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_waits(world: Worl
         done = world.run(*form, "-o", tmp_path / "no" / "file", "true")
         complaint = f"gpurun: cannot write: {tmp_path}/no/file: no such file or directory\n"
         assert (done.returncode, done.stdout, done.stderr) == (125, "", complaint)
-    done = world.run("-d", "-o", tmp_path / "no" / "%j", "true")
+        done = world.run(*form, "-o", tmp_path / "no" / "%j", "true")
+        complaint = f"gpurun: cannot write: {tmp_path}/no/%j: no such file or directory\n"
+        assert (done.returncode, done.stdout, done.stderr) == (125, "", complaint)
+    done = world.run("-d", "-o", tmp_path / "no-%j" / "file", "true")  # known only once there is a number
     assert (done.returncode, done.stdout) == (125, "")
-    assert done.stderr == f"gpurun: cannot write: {tmp_path}/no/1: no such file or directory\n"
+    assert done.stderr == f"gpurun: cannot write: {tmp_path}/no-1/file: no such file or directory\n"
     wait_until(lambda: all(job["state"] == "ended" for job in world.jobs()), "nothing to be left")
 
 

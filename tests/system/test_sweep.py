@@ -135,6 +135,17 @@ def test_a_program_that_cannot_be_executed_is_told_by_its_row(world: World, tmp_
     assert [row["result_code"] for row in rows(world)] == [127, 127]
 
 
+def test_a_program_that_vanished_while_its_row_waited_is_not_found(make_world: MakeWorld, tmp_path: Path) -> None:
+    world = make_world("1x24G")
+    (tmp_path / "gone.sh").write_text("#!/bin/sh\nrm gone.sh\n")
+    (tmp_path / "gone.sh").chmod(0o755)
+    (tmp_path / "lines").write_text("./gone.sh\n./gone.sh\n")
+    done = world.run("--each", "lines%1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (127, "gpurun: cannot run: ./gone.sh: not found\n")
+    assert [(row["result_kind"], row["result_code"]) for row in rows(world)] == [("exit", 0), ("exit", 127)]
+    each_ran_once(world)
+
+
 def test_the_program_finds_what_the_caller_has(warm: WarmWorld, counted: Counted) -> None:
     """As behind a stub: its parent is the sweep, with which it dies."""
     base = [os.fsencode(f"{name}={value}") for name, value in warm.env.items()]
@@ -661,6 +672,13 @@ BAD = [
     (["--array", "1-3", "--each", "f", "true"], 125, "only one of them"),
     (["--array", "1-3", "--once", "k", "true"], 125, "--once"),
     (["--array", "1-3", "-o", "/no/such/folder/x", "true"], 125, "cannot write"),
+    (["--array", "1-3", "-o", "/no/such/x-%i", "true"], 125, "cannot write: /no/such/x-1: no such file or directory"),
+    (["--array", "1-3", "-o", "/no/such/x-%j", "true"], 125, "cannot write: /no/such/x-%j: no such file or directory"),
+    (["--array", "1-3", "-o", "/no/such/%i/x", "true"], 125, "cannot write: /no/such/1/x: no such file or directory"),
+    (["--array", "1-3", "-o", "/dev/null/x-%i", "true"], 125, "cannot write: /dev/null/x-1: not a directory"),
+    (["--dry-run", "--array", "1-3", "-o", "/no/such/x-%i", "true"], 125, "cannot write: /no/such/x-1"),
+    (["--dry-run", "-o", "/no/such/x", "true"], 125, "cannot write: /no/such/x"),
+    (["-o", "/no/such/x-%j", "true"], 125, "cannot write: /no/such/x-%j: no such file or directory"),
     (["--array", "1-3", "-g", "99", "true"], 125, "needs 99 GPUs"),
     (["--array", "1-3", "-m", "900G", "true"], 125, "no GPU has 900G"),
     (["--array", "1-3", "-a", "77", "true"], 125, "no such job"),
