@@ -128,7 +128,8 @@ class Admission:
     def _read_request(self, values: Values, parent: Job | None, learned: int | None = None) -> Request:
         gpus = values.get("gpus", "1")
         samples = self._machine(parent) if gpus != "0" else []
-        allowed = choose_devices(samples, values.get("device"), values.get("not"), values.get("visible"))
+        visible = values.get("visible") if gpus != "0" else None
+        allowed = choose_devices(samples, values.get("device"), values.get("not"), visible)
         if gpus == "all":
             gpus = str(count_all(samples, allowed))
         auto = fitting_auto(learned, samples, parent, allowed, int(gpus)) if values.get("auto") == "1" else None

@@ -134,6 +134,13 @@ def test_an_inherited_choice_limits_and_is_said_once(make_machine: MakeMachine) 
     assert "no such GPU" in done.stderr
 
 
+@pytest.mark.parametrize("visible", ["0", "0,1", "7"])
+def test_a_job_without_gpus_does_not_mind_which_it_inherited(world: World, visible: str) -> None:
+    """As inside every job: what is started there by `gpurun -g 0` has the outer one's choice in its environment."""
+    done = world.run("-g", "0", "sh", "-c", "echo [$CUDA_VISIBLE_DEVICES]", extra={"CUDA_VISIBLE_DEVICES": visible})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
 def test_in_a_slurm_job_its_gpus_are_numbered_as_cuda_does(make_machine: MakeMachine) -> None:
     """Its cgroup has GPUs 2 and 3; Slurm numbers these from 0, or names them by UUID."""
     machine = make_machine(Gpu(), Gpu(), Gpu(), Gpu())
