@@ -282,7 +282,7 @@ class Enforcer:
             return
         seat.kin = {survivor.pid: survivor for survivor in self._arbiter.descent.survivors(job)}
         if seat.kill_timer is not None and seat.kin:
-            identities = list(seat.kin.values())
+            identities = self._arbiter.killing.without_others(job, seat.kin.values())
             number = signal.SIGKILL if job.stub else signal.SIGTERM  # a stub promises the whole tree
             self.after_commit.append(lambda: signal_all(identities, number))
 

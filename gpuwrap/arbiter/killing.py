@@ -1,21 +1,26 @@
 """Killing: a job, what it left behind, and what lost its way.
 
 1. Asking to end is a sequence: the polite signal, SIGCONT, a deadline, SIGKILL to all that is known of the job, SIGCONT.
-2. Signals go out after the batch that recorded why is committed, and only through a pidfd of the recorded identity.
+2. A job that runs on a terminal kept by what another left behind (its tmux server) is no part of that, and would be hung
+   up: such a server is left alone, unless it holds the other's GPUs, which would never be free else.
+3. Signals go out after the batch that recorded why is committed, and only through a pidfd of the recorded identity.
 """
 
 import signal
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
 from ..model import Identity, Job, ResultKind
+from .kinship import is_inside
 from .log import log
 
 if TYPE_CHECKING:
     from .loop import Arbiter
 
 KILL_SECONDS = 10.0
+SPARED = "had ended; what it left behind has other jobs on its terminals and is left alone"
 
 
 class Killing:
@@ -68,7 +73,9 @@ class Killing:
 
     def _kill_leftovers(self, job: Job) -> str:
         seat = self._arbiter.seats[job.id]
-        identities = list(seat.kin.values())
+        identities = self.without_others(job, seat.kin.values())
+        if not identities:
+            return SPARED
         self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, signal.SIGTERM))
         if seat.kill_timer is None:
             seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
@@ -92,10 +99,13 @@ class Killing:
         ]
         if not strays or boot != processes.boot_id():
             return None
+        strays = self.without_others(job, strays)
+        if not strays:
+            return SPARED
         first = number if number is not None else signal.SIGTERM
         self._arbiter.enforcer.after_commit.append(lambda: signal_all(strays, first))
         if number is None:
-            self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(strays, signal.SIGKILL))
+            self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(self.without_others(job, strays), signal.SIGKILL))
         pids = ", ".join(str(stray.pid) for stray in strays)
         return f"had ended; sent {signal.Signals(first).name.removeprefix('SIG')} to what it left behind (pid {pids})"
 
@@ -115,7 +125,28 @@ class Killing:
             kin[stat.pid] = Identity(boot, namespace, stat.pid, stat.start_ticks)
         seat.kin.update(kin)
         leader = [job.identity] if job.state is not JobState.ENDED else []
-        signal_all([*leader, *kin.values()], signal.SIGKILL)
+        signal_all([*leader, *self.without_others(job, kin.values())], signal.SIGKILL)
+
+    def without_others(self, job: Job, found: Iterable[Identity]) -> list[Identity]:
+        """Leave out, of what was found of a job, what keeps the terminals of other jobs.
+
+        That is what lives above the leader of another job's session, or is it, and all between that and the other job.
+        """
+        kin = {identity.pid: identity for identity in found}
+        computing = {pid for pid, _size in self._arbiter.holders(job)}
+        for pid, other_id in list(self._arbiter.leaders.items()) if kin else ():
+            line = self._arbiter.lineages.of(pid)
+            pids = [stat.pid for stat in line]
+            if is_inside(self._arbiter, other_id, job.id) or not line or line[0].session not in pids:
+                continue
+            if kin.keys().isdisjoint(pids[max(1, pids.index(line[0].session)) :]):
+                continue
+            if job.state is not JobState.ENDED and job.identity.pid in pids:
+                continue
+            for each in [*pids, *(stat.pid for stat in processes.descendants([pid]))]:
+                if each not in computing:
+                    kin.pop(each, None)
+        return list(kin.values())
 
 
 def signal_all(identities: list[Identity], number: int) -> None:

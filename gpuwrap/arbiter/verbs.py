@@ -16,6 +16,7 @@ from ..model import Job, Plan, View
 from ..policy.effects import effect
 from .bell import Connection
 from .changing import change
+from .killing import SPARED
 
 if TYPE_CHECKING:
     from .answers import Answers
@@ -62,9 +63,10 @@ class Verbs:
                 done.append([job.id, *self._arbiter.reruns.evict_by_hand(job, by)])
             elif job.state is JobState.ENDED and job.id not in self._arbiter.leftovers:
                 strays = self._arbiter.killing.kill_strays(job, number)
-                done.append([job.id, strays is not None, strays or "has already ended"])
+                done.append([job.id, strays not in (None, SPARED), strays or "has already ended"])
             else:
-                done.append([job.id, True, self._arbiter.killing.kill(job, number, by)])
+                text = self._arbiter.killing.kill(job, number, by)
+                done.append([job.id, text != SPARED, text])
         self._arbiter.bell.queue_long(connection, json.dumps(done))
 
     def _pause(self, connection: Connection, values: Values) -> None:

@@ -1,0 +1,105 @@
+"""What `kill` ends beside the leader of a job, and what it leaves alone."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pauses import GIB, Stage, alive
+from waiting import wait_until
+from world import World
+
+Tmux = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def stage(make_world: Callable[..., World], tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(make_world("1x80G"), tmp_path)
+    yield stage
+    stage.open_all()
+
+
+@pytest.fixture
+def tmux(stage: Stage) -> Iterator[Tmux]:
+    """A tmux of the test's own; its server is started by whoever comes first."""
+    socket = str(stage.world.directory / "tmux")
+
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        words = ("tmux", "-f", "/dev/null", "-S", socket, *words)
+        return subprocess.run(words, capture_output=True, text=True, timeout=10, env={**os.environ, "TERM": "dumb"})
+
+    yield run
+    run("kill-server")
+
+
+def server_line(stage: Stage) -> str:
+    socket = stage.world.directory / "tmux"
+    return f"tmux -f /dev/null -S {socket} new-session -d -x 200 -y 50 'bash --norc --noprofile'"
+
+
+def start_in_tmux(stage: Stage, tmux: Tmux, *words: str) -> None:
+    tmux("send-keys", " ".join([stage.world.command, *words]), "Enter")
+
+
+@pytest.mark.needs("tmux")
+@pytest.mark.parametrize("direct", [False, True], ids=["in its shell", "as its command"])
+def test_a_tmux_server_on_which_another_job_runs_is_left_alone(stage: Stage, tmux: Tmux, direct: bool) -> None:
+    done = stage.world.run("-g", "0", "sh", "-c", server_line(stage), extra={"TERM": "dumb"})
+    assert done.returncode == 0
+    words = ["--", *stage.words("other")]
+    if direct:
+        tmux("new-window", " ".join([stage.world.command, *words]))
+    else:
+        start_in_tmux(stage, tmux, *words)
+    stage.until_running("other")
+    server = int(tmux("display-message", "-p", "#{pid}").stdout)
+    done = stage.world.run("kill", "1")
+    if direct:  # the shell of the first window is ended: nobody is on its terminal
+        assert (done.returncode, str(server) in done.stdout) == (0, False)
+    else:
+        assert done.returncode == 1
+        assert "what it left behind has other jobs on its terminals and is left alone" in done.stderr
+    stage.beats.until_beats("other", 50)
+    assert alive(server)
+    stage.open("other")
+    stage.until_state(2, "ended")
+    if not direct:
+        assert stage.world.run("kill", "1").returncode == 0
+    wait_until(lambda: not alive(server), "the server to end", 20)
+
+
+@pytest.mark.needs("tmux", "setsid")
+def test_what_holds_the_gpu_is_ended_and_the_tmux_server_of_another_job_is_not(stage: Stage, tmux: Tmux) -> None:
+    worker = " ".join(stage.words("worker", f"take={GIB}"))
+    gate = stage.gate("leader")
+    script = f"{server_line(stage)}; setsid {worker} & while [ ! -e {gate} ]; do sleep 0.05; done"
+    stage.world.start("sh", "-c", script, extra={"TERM": "dumb"})
+    stage.until_running("worker")
+    stage.open("leader")
+    stage.until_state(1, "ended")
+    start_in_tmux(stage, tmux, "-g", "0", "--", *stage.words("other"))
+    stage.until_running("other")
+    server = int(tmux("display-message", "-p", "#{pid}").stdout)
+    done = stage.world.run("kill", "1")
+    assert done.returncode == 0, done
+    pid = stage.beats.first("worker", "start").pid
+    wait_until(lambda: not alive(pid), "the worker to end", 15)
+    stage.beats.until_beats("other", 50)
+    assert alive(server)
+    assert stage.world.state(2) == "running"
+
+
+def test_kill_of_a_script_ends_what_waits_in_it_for_a_job_of_its_own_session(stage: Stage) -> None:
+    """As make does: else the script would go on once that job has ended."""
+    line = f"{stage.world.command} -- {' '.join(stage.words('inner'))}; touch {stage.folder}/went-on"
+    outer = stage.world.start("-g", "0", "sh", "-c", f"sh -c '{line}' & wait")
+    stage.until_running("inner")
+    found = [process for process in stage.world.processes() if "went-on" in " ".join(process.cmdline())]
+    shell = [process for process in found if process.pid != outer.pid]
+    assert shell
+    assert stage.world.run("kill", "1").returncode == 0
+    assert outer.wait(10) == -15
+    wait_until(lambda: not [each for each in shell if alive(each.pid)], "the shell in between to end", 15)
+    stage.open("inner")
+    assert not (stage.folder / "went-on").exists()
