@@ -74,6 +74,11 @@ class Pausing:
             found = self._found[job.id] = self._find_out(job)
         return found.yielding
 
+    def look_again(self, job_id: int) -> None:
+        """A job can give way that could not a moment ago."""
+        self._found.pop(job_id, None)
+        self._arbiter.touch()
+
     def forget(self, job_id: int) -> None:
         """The job has ended."""
         for memory in (self._found, self._refused, self._heeding):

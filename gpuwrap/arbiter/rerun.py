@@ -243,12 +243,13 @@ class Reruns:
             self._ask(job)
         if values.get("held") == "1" and job.state is not JobState.PAUSED:
             self._arbiter.pausing.let_go(job)  # stopped by an arbiter that died before it had written so
+        self._arbiter.pausing.look_again(job.id)
 
     def started(self, job: Job, values: Values) -> None:
         """The program runs."""
         log("started", f"job {job.id}: attempt {values.get('attempt')}, pid {values.get('child')}")
         self._arbiter.seats[job.id].attempt_begun = int(values["attempt"])
-        self._arbiter.touch()  # now it can give way
+        self._arbiter.pausing.look_again(job.id)
 
     def ended(self, connection: Connection, job: Job | None, values: Values) -> None:
         """A run is over: say whether there is another."""
@@ -304,6 +305,8 @@ class Reruns:
         arbiter = self._arbiter
         seat = arbiter.seats[job.id]
         text = self._told(job, again)
+        over = job
+        arbiter.enforcer.after_commit.append(lambda: self.clean_up(over))
         arbiter.pausing.run_over(job)
         if job.state in (JobState.PAUSED, JobState.SUSPENDED):
             job = arbiter.store.move(job, Event.RESUME, "its program ended", paused_at=None)

@@ -238,12 +238,19 @@ class Stub(Launch):
     # --- the bell -----------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Handle what the arbiter says; find it again if the connection broke."""
-        for kind, values in self.hearing.messages():
-            self._heard(kind, values)
+        """Handle what the arbiter says; find it again if the connection broke.
+
+        Always after `sweep`: it says that it pauses before it does, so a stop that was seen is then known to be its own.
+        """
+        self._take_in()
         if self.hearing.is_missed() and self.child.status is None and self.hearing.reconnect_mono <= time.monotonic():
             self.hearing.reconnect()
             self.child.sweep()  # summoning may have taken a SIGCHLD away
+            self._take_in()  # a new arbiter may have paused us at once
+
+    def _take_in(self) -> None:
+        for kind, values in self.hearing.messages():
+            self._heard(kind, values)
 
     def _heard(self, kind: str, values: dict[str, str]) -> None:
         if kind == "give-way":
