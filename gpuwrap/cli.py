@@ -85,7 +85,7 @@ def run_verb(verb: str, words: list[str]) -> int:
         sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     record = VERBS[verb]
     words = signals_as_options(words) if record.signals else words
-    given, operands = parse(words, record.options, permute=True)
+    given, operands = parse(words, record.options, permute=True, numbers=record.numbers)
     if "help" in given:
         from .commands.help import print_verb_help
 

@@ -66,15 +66,22 @@ LAUNCH = [
 class Verb:
     """One verb: its usage line's operands, what it does in a few words, and its options.
 
-    `signals`: it takes `-9` and `-KILL` as kill(1) does.
+    `signals`: it takes `-9` and `-KILL` as kill(1) does. `numbers`: `-5` is an operand, as for renice(1).
     """
 
-    __slots__ = ("later", "operands", "options", "signals", "summary")
+    __slots__ = ("later", "numbers", "operands", "options", "signals", "summary")
 
     def __init__(
-        self, operands: str, summary: str, *options: Option, later: bool = False, signals: bool = False
+        self,
+        operands: str,
+        summary: str,
+        *options: Option,
+        later: bool = False,
+        signals: bool = False,
+        numbers: bool = False,
     ) -> None:
         self.signals = signals
+        self.numbers = numbers
         self.operands = operands
         self.summary = summary
         self.options = [*options, SIM, HELP]
@@ -110,6 +117,7 @@ VERBS = {
         "change the priority of jobs, at once",
         Option("--by", "N", "change by N instead"),
         ALL,
+        numbers=True,
     ),
     "pause": Verb("JOB...", "hold waiting jobs, pause running ones", ALL),
     "resume": Verb("JOB...", "let held and paused jobs go on", ALL),
@@ -184,8 +192,10 @@ HABIT_VERBS = {
 }
 
 
-def parse(words: list[str], table: list[Option], *, permute: bool) -> tuple[dict[str, str | bool], list[str]]:
-    """Read options: what was given by key, and the words that are none.
+def parse(
+    words: list[str], table: list[Option], *, permute: bool, numbers: bool = False
+) -> tuple[dict[str, str | bool], list[str]]:
+    """Read options: what was given by key, and the words that are none; with `numbers` negative ones are among these.
 
     Without `permute` everything from the first word that is no option on belongs to the program and is not looked at;
     with it (verbs) options may follow operands. `--` ends the options. Raises UsageError.
@@ -200,7 +210,7 @@ def parse(words: list[str], table: list[Option], *, permute: bool) -> tuple[dict
         if word == "--":
             operands += words[at:]
             break
-        if len(word) < 2 or word[0] != "-":
+        if len(word) < 2 or word[0] != "-" or (numbers and word[1:].isdigit()):
             operands.append(word)
             if permute:
                 continue

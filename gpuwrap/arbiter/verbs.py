@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from ..errors import FAILED, GpurunError
 from ..host import processes
-from ..lifecycle import IN_LINE, Event, JobState
+from ..lifecycle import Event, JobState
 from ..model import Job, Plan, View
 from ..policy.effects import effect
+from ..policy.words import ordinal
 from .bell import Connection
 from .changing import change
 from .killing import SPARED
@@ -95,12 +96,13 @@ class Verbs:
             if isinstance(job, int):
                 done.append([job, False, "no such job"])
             elif job.state is JobState.HELD:
-                changed = self._arbiter.store.move(job, Event.RELEASE, f"let go by {by}")
-                done.append([job.id, True, f"waits again, {self._place(changed)}"])
+                self._arbiter.store.move(job, Event.RELEASE, f"let go by {by}")
+                done.append([job.id, True, "waits again"])
             elif job.state is JobState.PAUSED:
                 done.append([job.id, *self._arbiter.pausing.resume_by_hand(job, by)])
             else:
                 done.append([job.id, False, _cannot_be(job, "resumed")])
+        self._add_places(done)
         self._arbiter.touch()
         self._arbiter.bell.queue_long(connection, json.dumps(done))
 
@@ -115,11 +117,9 @@ class Verbs:
                 continue
             wanted = job.priority + int(values["by"]) if "by" in values else int(values["priority"])
             wanted = max(-100, min(100, wanted))
-            changed = self._arbiter.store.change(job, priority=wanted)
-            text = f"priority {job.priority} → {wanted}"
-            if changed.state in IN_LINE:
-                text += f", {self._place(changed)}"
-            done.append([job.id, True, text])
+            self._arbiter.store.change(job, priority=wanted)
+            done.append([job.id, True, f"priority {job.priority} → {wanted}"])
+        self._add_places(done)
         self._arbiter.touch()
         self.renicings.append((connection, done))  # answered after the next plan, with what it does
 
@@ -150,15 +150,17 @@ class Verbs:
             ]
             self._arbiter.bell.queue_long(connection, json.dumps(told))
 
-    def _place(self, job: Job) -> str:
-        line = sorted(
-            (other for other in self._arbiter.store.in_line.values()
-             if other.parent_id == job.parent_id),
-            key=lambda other: (-other.priority, other.id),
-        )  # fmt: skip
-        place = line.index(job) + 1
-        suffix = {1: "st", 2: "nd", 3: "rd"}.get(place % 10 if place % 100 not in (11, 12, 13) else 0, "th")
-        return f"{place}{suffix} of {len(line)}"
+    def _add_places(self, done: list[list[object]]) -> None:
+        """Say of those in line where they stand now that all of them were changed."""
+        lines: dict[int | None, list[int]] = {}
+        for job in sorted(self._arbiter.store.in_line.values(), key=lambda job: (-job.priority, job.id)):
+            lines.setdefault(job.parent_id, []).append(job.id)
+        places = {job_id: (place, len(line)) for line in lines.values() for place, job_id in enumerate(line, 1)}
+        for each in done:
+            job_id, well, text = each
+            if well and isinstance(job_id, int) and job_id in places:
+                place, count = places[job_id]
+                each[2] = f"{text}, {ordinal(place)} of {count}"
 
     def _jobs(self, values: Values) -> list[Job | int]:
         """Return the jobs named by number; the number itself where there is no such job."""

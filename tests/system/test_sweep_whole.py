@@ -57,6 +57,31 @@ def test_two_thousand_behind_two_thousand_cost_next_to_nothing(world: World, end
     assert holder.poll() is None
 
 
+def test_reniced_as_a_whole_each_is_told_where_it_stands_then(world: World) -> None:
+    """By one look along the line: a sort for each row kept the arbiter from everything else for seconds."""
+    world.start("-g", "all", "-p", "9", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    world.start("--array", "1-2000", "true")
+    wait_until(lambda: live(world) == 2001, "the sweep to wait")
+    world.start("true")
+    wait_until(lambda: live(world) == 2002, "the one behind it to wait")
+    pid = world.arbiter_pid()
+    assert pid is not None
+    used = sum(psutil.Process(pid).cpu_times()[:2])
+    lines = world.run("renice", "-5", "sweep-2").stdout.splitlines()
+    spent = sum(psutil.Process(pid).cpu_times()[:2]) - used
+    assert lines == [f"job {place}: priority 0 → -5, {place}{nth(place)} of 2001" for place in range(2, 2002)]
+    assert spent < 1, f"the arbiter computed for {spent:.1f} s"
+    assert world.run("renice", "-9", "2002", "2001").stdout.splitlines() == [
+        "job 2002: priority 0 → -9, 2001st of 2001",
+        "job 2001: priority -5 → -9, 2000th of 2001",
+    ]
+
+
+def nth(place: int) -> str:
+    return "th" if place // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+
+
 @pytest.fixture
 def half(make_world: MakeWorld, tmp_path: Path) -> tuple[World, Path]:
     """A sweep of three rows: 1 has failed with 5, 2 has succeeded, 3 runs until a file is there. Each said its index."""

@@ -32,6 +32,14 @@ def test_the_launch_form(line: str) -> None:
     assert (given, rest) == (LINES[line][0], LINES[line][1].split())
 
 
+def test_a_negative_priority_is_no_option_to_renice() -> None:
+    options = VERBS["renice"].options
+    assert parse(["-5", "14", "--all"], options, permute=True, numbers=VERBS["renice"].numbers) == ({"all": True}, ["-5", "14"])
+    assert parse(["--by", "-5", "14"], options, permute=True, numbers=True) == ({"by": "-5"}, ["14"])
+    with pytest.raises(UsageError, match="unknown option -5"):
+        parse(["-5"], VERBS["logs"].options, permute=True, numbers=VERBS["logs"].numbers)
+
+
 def test_verbs_take_options_after_their_operands() -> None:
     given, operands = parse(["14", "--all", "lr-*", "-s", "TERM", "--", "-x"], VERBS["kill"].options, permute=True)
     assert given == {"all": True, "signal": "TERM"}
