@@ -108,8 +108,13 @@ def in_arbiter():
     count_calls(claims.Claims, "take", "release")
     count_calls(keeper.Keeper, "start")
     count_calls(pausing, "tell")
-    connect = store._connect
-    store._connect = lambda *words: Database(connect(*words))
+    init = store.Store.__init__
+
+    def opened(self, *words):
+        init(self, *words)
+        self._db = Database(self._db)
+
+    store.Store.__init__ = opened
 
 
 def in_stub():
@@ -164,12 +169,16 @@ def arm(world: World, role: str, who: str, *counts: int | str) -> None:
     half.rename(world.directory / "armed")
 
 
+def is_armed(world: World) -> bool:
+    """Whether somebody is still doomed."""
+    return (world.directory / "armed").exists()
+
+
 def disarm(world: World) -> bool:
     """Count no more; returns whether somebody was killed."""
-    armed = world.directory / "armed"
-    if not armed.exists():
+    if not is_armed(world):
         return True
-    armed.unlink()
+    (world.directory / "armed").unlink()
     return False
 
 

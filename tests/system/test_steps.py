@@ -20,7 +20,7 @@ from typing import Any
 import pexpect
 import pytest
 from pauses import GIB, Stage, alive, groups_go_with_their_world, groups_of, may_freeze, nobody_left_standing
-from steps import arm, build, disarm, steps_made
+from steps import arm, build, disarm, is_armed, steps_made
 from test_crash import seeded
 from waiting import wait_until
 from world import World
@@ -232,8 +232,8 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build(tmp_path_factory.mktemp("steps"))
 
 
-def tell(story: Story, command: str, role: str, who: str, *counts: int | str) -> bool:
-    """Tell a story in which WHO is killed at a step of ROLE; false if it was over before."""
+def tell(story: Story, command: str, role: str, who: str, *counts: int | str, made: list[str] | None = None) -> bool:
+    """Tell a story in which WHO is killed at a step of ROLE; false if it was over before. `made`: gets the steps."""
     if story.cgroups and not may_freeze():
         pytest.skip("no cgroup v2 tree that may be written here")
     if not story.cgroups and os.geteuid() != 0:
@@ -257,11 +257,14 @@ def tell(story: Story, command: str, role: str, who: str, *counts: int | str) ->
                     pass
             if mortal:
                 mourn(play)
+            play.until(lambda: not is_armed(world) or not groups_of(world), "the last steps")
             killed = disarm(world)
+            if made is not None:
+                made += steps_made(world)
             prove(play)
         except (AssertionError, IndexError) as failure:
-            made = "\n".join(steps_made(world))
-            raise AssertionError(f"{who} killed at {counts}: {failure}\n{made}\n{world.last_words()}") from failure
+            steps = "\n".join(steps_made(world))
+            raise AssertionError(f"{who} killed at {counts}: {failure}\n{steps}\n{world.last_words()}") from failure
         return killed
 
 
@@ -290,6 +293,21 @@ def prove(play: Play) -> None:
     left = [path.name for path in world.folder.iterdir() if path.name.startswith(("pausing", "preempt"))]
     assert left == []
     assert "Traceback" not in world.last_words()
+
+
+EXPECTED = {
+    freeze: {"mark", "make", "_write", "take", "commit", "committed", "unmark", "tell", "_send", "release", "remove"},
+    stop: {"mark", "send_signal", "commit", "committed", "unmark"},
+}
+
+
+@pytest.mark.needs("unshare", "umount")
+@pytest.mark.parametrize("story", [story for story in STORIES if story.tell in EXPECTED], ids=lambda story: story.tell.__name__)
+def test_all_that_changes_the_world_is_a_step(counting: str, story: Story) -> None:
+    """Or else nobody would be killed there any more, and nobody would notice."""
+    made: list[str] = []
+    assert not tell(story, counting, "arbiter", "self", 0, made=made)
+    assert EXPECTED[story.tell] <= {line.split()[3] for line in made}
 
 
 @pytest.mark.needs("unshare", "umount")
