@@ -41,18 +41,13 @@ from .order import Order
 from .pausing import Pausing
 from .pruning import Pruning
 from .rerun import Reruns
+from .sampling import Sampling
 from .seats import Seat
 from .sweeps import Sweeps
 from .timers import Timer, Timers
 from .viewing import bounds_of, view_of
 
 IDLE_SECONDS = 30.0
-SAMPLE_SECONDS = 2.0
-# How often the GPUs are looked at while a job waits for what no descriptor reports: strangers, memory, the driver.
-WATCH_SECONDS = 1.0
-LEFTOVER_SECONDS = 0.25
-# How often pauses are looked after: what Ctrl-C sends to a frozen job waits as long.
-PAUSED_SECONDS = 0.5
 RETRY_SECONDS = 0.2
 # How long a successor waits for clients to come back before it plans without them: they take milliseconds.
 RETURN_SECONDS = 1.0
@@ -94,7 +89,6 @@ class Arbiter:
         self._afterwards: list[Callable[[], None]] = []
         self._dirty_since: float | None = None
         self._look_begun: float | None = None
-        self._sample_timer: Timer | None = None
         self._idle_timer: Timer | None = None
         self._awaited_until: float | None = None
         self._leaving = False
@@ -112,6 +106,7 @@ class Arbiter:
         self.left_behind = Leftovers(self)
         self.memory = Memory(self)
         self.sweeps = Sweeps(self)
+        self.sampling = Sampling(self)
         self.observer = Observer(store.live, store.holding, self.seats, settings["ignore"])
         self.observer.strangers.recall(store)
         self.answers = Answers(self)
@@ -306,6 +301,11 @@ class Arbiter:
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()
 
+    def plan_from(self, look: Look) -> None:
+        """The look that is just over shows something new: plan from it."""
+        if self._dirty_since is None:
+            self._dirty_since = look.begun_mono
+
     def begin_look(self) -> None:
         """Ask for a look, unless one is under way."""
         if self._look_begun is None:
@@ -314,11 +314,13 @@ class Arbiter:
             self._look_over()  # simulated GPUs have answered already
 
     def _look_over(self) -> None:
+        before = self.look
         try:
             self.look = self.devices.finish_look()
         except BlockingIOError:
             return
         self._look_begun = None
+        self.sampling.looked(before, self.look)
         self.observer.strangers.note(self.look)
         self.observer.strangers.keep(self.store)
         self.answers.machine_known()
@@ -349,6 +351,7 @@ class Arbiter:
                 self._dirty_since = self.look.begun_mono  # once more, from the same look
             if self._dirty_since is None:
                 break
+        self.sampling.planned()
         self.answers.planned()
         self.afterwards(self.lines.refresh_soon)
 
@@ -370,7 +373,8 @@ class Arbiter:
         return False
 
     def _somebody_waits(self) -> bool:
-        return bool(self.answers.rehearsals or self.answers.verbs.renicings or self.store.in_line or self._somebody_is_paused())
+        asked = self.answers.rehearsals or self.answers.verbs.renicings
+        return bool(asked or self.store.in_line or self.sampling.somebody_is_paused())
 
     def _plan_once(self) -> bool:
         """Plan the outer queue and the queue inside each job; false if it must be done again."""
@@ -394,41 +398,13 @@ class Arbiter:
 
     def _arm(self) -> None:
         """Set the timers for the next look and for leaving."""
-        wanted = self._seconds_to_next_look()
-        if self._sample_timer is None and wanted is not None:
-            self._sample_timer = self.timers.after(wanted, self._sample)
-        elif self._sample_timer is not None and wanted is not None and self._sample_timer.is_later_than(wanted):
-            self._sample_timer.cancel()
-            self._sample_timer = self.timers.after(wanted, self._sample)
+        self.sampling.arm()
         if self.store.live or self.answers.busy():
             if self._idle_timer is not None:
                 self._idle_timer.cancel()
                 self._idle_timer = None
         elif self._idle_timer is None:
             self._idle_timer = self.timers.after(0.0 if self._retired else IDLE_SECONDS, self._leave)
-
-    def _seconds_to_next_look(self) -> float | None:
-        if self.leftovers and self.left_behind.is_young():
-            return LEFTOVER_SECONDS
-        if self._somebody_is_paused():
-            return PAUSED_SECONDS
-        if self.store.in_line:
-            return WATCH_SECONDS
-        if self.store.holding:
-            return SAMPLE_SECONDS
-        return None
-
-    def _somebody_is_paused(self) -> bool:
-        return any(job.state is JobState.PAUSED for job in self.store.holding.values())
-
-    def _sample(self) -> None:
-        self._sample_timer = None
-        self.pausing.look_after()
-        self.reruns.look_after()
-        if self.store.in_line or self._somebody_is_paused():
-            self.touch()
-        else:
-            self.begin_look()
 
     def _leave(self) -> None:
         self._idle_timer = None

@@ -63,6 +63,14 @@ def below(pid: int) -> list[psutil.Process]:
         return []
 
 
+def names_below(pid: int) -> set[str]:
+    names = set()
+    for process in below(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.add(process.name())
+    return names
+
+
 def requeue(world: World, job: int) -> None:
     done = world.run("kill", "--requeue", str(job))
     assert (done.returncode, done.stderr) == (0, ""), done
@@ -252,7 +260,7 @@ def inner_bash(t: Terminal) -> list[Any]:
     t.key("c")
     t.becomes(pid, state="gone")
     t.screen.send("exit 7\n")
-    wait_until(lambda: not [p for p in below(t.screen.pid) if p.name() == "bash"], "the inner bash to end")
+    wait_until(lambda: "bash" not in names_below(t.screen.pid), "the inner bash to end")
     return [*found, t.status(), cooked(t)]
 
 
