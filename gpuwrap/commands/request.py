@@ -90,6 +90,8 @@ def _name(name: str) -> str:
         raise UsageError(f"name {name}: a name cannot be a range: it means jobs {first} to {last}")
     if any(letter in name for letter in "*?["):
         raise UsageError(f"name {name}: a name cannot be a pattern: * ? and [ stand for other letters")
+    if first == "sweep" and last.isdigit():
+        raise UsageError(f"name {name}: is what a sweep without a name is called, by the number of its first job")
     try:
         name.encode()
     except UnicodeEncodeError:

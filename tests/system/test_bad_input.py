@@ -503,6 +503,7 @@ NAMES = {
     "lr-[0]": "a name cannot be a pattern",
     "what?": "a name cannot be a pattern",
     "4": "a name cannot be a number",
+    "sweep-7": "is what a sweep without a name is called",
     "": "must not be empty",
     b"n\xff": "these bytes are not UTF-8",
 }
