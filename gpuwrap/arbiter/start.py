@@ -1,9 +1,10 @@
-"""Becoming the arbiter: lock, database, recovery, keeper, bell, and only then "ready".
+"""Becoming the arbiter: lock, database, keeper, recovery, bell, and only then "ready".
 
 1. Alone means a held lock (flock through filelock, never a soft one, which would survive kill -9), held for life.
 2. What the database says is compared with the processes before the bell is opened: another boot id means that nothing of
    it runs; a dead leader means that its job has ended.
 3. Claims of running jobs are bound before anything is planned.
+4. The keeper stands before anything is changed: who is killed while it recovers is followed by another.
 """
 
 import contextlib
@@ -79,22 +80,14 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     arbiter.descent.adopters.note_birth(summoners)
     if pouch is not None:
         arbiter.claims.inherit(pouch)
-    with store.batch():
-        store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
-        recover(arbiter)
-        arbiter.descent.look()
-        arbiter.order.cancel_failed()
-    arbiter.enforcer.flush_now()
-    arbiter.let_go_of_claims()
-    if by_keeper and store.keeper_starts_since(time.time() - CRASH_WINDOW_SECONDS) > CRASHES_BORNE:
-        log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
-        with store.batch():
-            arbiter.pausing.thaw_everything()
-        return
-    gc.freeze()
-    gc.set_threshold(RECORDS_BETWEEN_COLLECTIONS)
-    arbiter.bell.open()
     arbiter.keeper.start()
+    try:
+        begins = _begin(arbiter, by_keeper)
+    except BaseException:
+        arbiter.keeper.dismiss()
+        raise
+    if not begins:
+        return
     log("ready", f"arbiter {os.getpid()}" + (" by keeper" if by_keeper else ""))
     _report(pack("ready"))
     arbiter.await_clients()
@@ -103,6 +96,31 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     arbiter.run()
     store.close()
     lock.release()
+
+
+def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
+    """Recover and hang up the bell; false if keepers start arbiters too often, and nobody shall follow this one."""
+    store = arbiter.store
+    with store.batch():
+        store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
+    gives_up = by_keeper and store.keeper_starts_since(time.time() - CRASH_WINDOW_SECONDS) > CRASHES_BORNE
+    if gives_up:
+        arbiter.keeper.dismiss()
+    with store.batch():
+        recover(arbiter)
+        arbiter.descent.look()
+        arbiter.order.cancel_failed()
+    arbiter.enforcer.flush_now()
+    arbiter.let_go_of_claims()
+    if gives_up:
+        log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
+        with store.batch():
+            arbiter.pausing.thaw_everything()
+        return False
+    gc.freeze()
+    gc.set_threshold(RECORDS_BETWEEN_COLLECTIONS)
+    arbiter.bell.open()
+    return True
 
 
 def recover(arbiter: Arbiter) -> None:
