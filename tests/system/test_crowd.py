@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from crowd import Crowd
 from proof import GIB, MAYBE, NEVER, Asked, build_work
@@ -121,6 +122,8 @@ def test_a_stopped_job_is_first_again_when_it_goes_on(make_world: MakeWorld, tmp
         crowd.start(Asked(tag), *([f"until={gates[1]}"] if tag == "second" else []))
         crowd.until_in_line([tag])
     crowd.stop("first", number)
+    stopped = psutil.Process(crowd.clients["first"].pid)
+    wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED, "the first to be stopped")
     gates[0].touch()
     crowd.until_started(2)
     assert crowd.has_started("second"), "the stopped first one was not passed over"
