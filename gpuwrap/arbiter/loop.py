@@ -314,13 +314,12 @@ class Arbiter:
             self._look_over()  # simulated GPUs have answered already
 
     def _look_over(self) -> None:
-        before = self.look
         try:
             self.look = self.devices.finish_look()
         except BlockingIOError:
             return
         self._look_begun = None
-        self.sampling.looked(before, self.look)
+        self.sampling.looked(self.look)
         self.observer.strangers.note(self.look)
         self.observer.strangers.keep(self.store)
         self.answers.machine_known()

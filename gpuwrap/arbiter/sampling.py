@@ -1,6 +1,6 @@
 """When the GPUs are looked at although nothing was reported: the more often, the more may come of it.
 
-A look that shows what the look before it showed is followed by no plan where the last plan had settled everything, and
+A look that shows what the last plan was made from is followed by no plan where that plan had settled everything, and
 neither time (bounds on giving way pass) nor what is found out about strangers and leftovers could change what it says. After
 `REPLAN_SECONDS` a plan is made in any case.
 """
@@ -31,6 +31,7 @@ class Sampling:
         self._arbiter = arbiter
         self._timer: Timer | None = None
         self._planned_mono = 0.0
+        self._planned_from: Look | None = None
         self._compares = False
 
     def arm(self) -> None:
@@ -45,11 +46,12 @@ class Sampling:
     def planned(self) -> None:
         """A plan was made, and carried out."""
         self._planned_mono = time.monotonic()
+        self._planned_from = self._arbiter.look
 
-    def looked(self, before: Look | None, now: Look) -> None:
+    def looked(self, now: Look) -> None:
         """A look is over: if it shows something new, a plan must follow."""
         if self._compares:
-            self._compares = False
+            self._compares, before = False, self._planned_from
             facts = (now.samples, now.fault, now.pending)
             if before is None or facts != (before.samples, before.fault, before.pending):
                 self._arbiter.plan_from(now)

@@ -29,6 +29,7 @@ class Fake:
         self.pausing = self.reruns = SimpleNamespace(look_after=lambda: None)
         self.timers = SimpleNamespace(after=self._after)
         self.begun: list[str] = []
+        self.look = look(100)
         self.sampling = Sampling(self)  # type: ignore[arg-type]
         self.sampling.planned()
 
@@ -48,7 +49,7 @@ class Fake:
     def sample(self, now: Look) -> list[str]:
         self.sampling.arm()
         self.due()
-        self.sampling.looked(look(100), now)
+        self.sampling.looked(now)
         return self.begun
 
 
@@ -58,6 +59,13 @@ def fake(gpu: Gpu = EMPTY, made: Plan | None = None, leftovers: frozenset[int] =
 
 def test_where_nothing_has_changed_no_plan_is_made() -> None:
     assert fake().sample(look(100, begun=2.0)) == ["look"]
+
+
+def test_what_was_new_in_a_look_that_nobody_planned_from_is_not_missed() -> None:
+    """`gpurun gpus` looks too."""
+    world = fake()
+    world.sampling.looked(look(50))
+    assert world.sample(look(50, begun=2.0)) == ["look", "plan from it"]
 
 
 @pytest.mark.parametrize("now", [look(99), look(100, fault="lost"), Look((), 1.0)])
