@@ -24,3 +24,9 @@ def wait_until(condition: Callable[[], Found], what: str, within: float = 30) ->
         if late:
             raise AssertionError(f"waited {within:g} s in vain for {what}; last seen: {found!r}")
         time.sleep(PAUSE_SECONDS)
+
+
+def let_pass(seconds: float, why: str) -> None:
+    """Wait for nothing but time, where time is what the test is about or a thing that must not happen would need it."""
+    over = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= over, why, seconds + 1)

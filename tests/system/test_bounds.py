@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pauses import GIB, Stage, groups_go_with_their_world, may_freeze
-from waiting import wait_until
+from waiting import let_pass, wait_until
 from world import World
 
 MakeStage = Callable[..., Stage]
@@ -85,7 +85,7 @@ def test_two_short_pauses_are_counted_together_and_the_rest_is_not_worth_one(sta
     stage.running("train", f"take={20 * GIB}")
     stage.running("one", under=["-p", "urgent"])
     stage.until_state(1, "paused")
-    time.sleep(2)  # what is counted is time itself
+    let_pass(2, "what is counted is time itself")
     stage.open("one")
     stage.until_state(1, "running")
     stage.beats.until_beats("train", 150)
@@ -149,7 +149,7 @@ def test_the_limit_of_a_job_inside_a_paused_one_counts_no_pause(stage_of: MakeSt
     stage.world.start("sh", "-c", f"{inner}; {' '.join(stage.words('outer'))}")
     stage.until_running("inner")
     assert stage.world.run("pause", "1").returncode == 0
-    time.sleep(5)  # longer than the limit
+    let_pass(5, "longer than the limit")
     assert stage.world.state(2) == "running"
     assert stage.world.run("resume", "1").returncode == 0
     stage.until_state(2, "ended")

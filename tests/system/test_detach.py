@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from waiting import wait_until
+from waiting import let_pass, wait_until
 from world import World
 
 SLEEP = ("python3", "-c", "import time; time.sleep(60)")
@@ -300,7 +300,7 @@ def test_following_ends_though_arbiter_and_keeper_were_killed_meanwhile(world: W
     follower = world.start("logs", "-f", "1")
     assert follower.stdout is not None
     assert follower.stdout.readline() == "begun\n"
-    time.sleep(0.5)  # it has looked for an arbiter
+    let_pass(0.5, "it has looked for an arbiter")
     for pid in (world.keeper_pid(), world.arbiter_pid()):
         assert pid is not None
         psutil.Process(pid).kill()

@@ -9,13 +9,12 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pauses import GIB, PROMISED_SECONDS, Line, Stage, groups_go_with_their_world
-from waiting import wait_until
+from waiting import let_pass, wait_until
 from world import World
 
 __all__ = ["groups_go_with_their_world"]
@@ -93,8 +92,7 @@ def test_a_restartable_training_makes_way_for_an_urgent_job_and_comes_back_from_
     assert stage.whys(1, "stopping") == ["gives way to job 2"]
     assert world.state(1) == "waiting"
     assert "gave way" in stage.whys(1, "waiting")[-1]
-    # Nobody waits for anything but the program itself; it comes back as soon as the other has ended.
-    time.sleep(1)
+    let_pass(1, "it would come back as soon as the other has ended")
     assert len(runs(stage)) == 1, "it waits while the urgent job runs"
     stage.open("infer")
     assert urgent.wait(30) == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from waiting import wait_until
+from waiting import let_pass, wait_until
 from world import World
 
 from gpuwrap.commands.history import since_when
@@ -122,7 +122,7 @@ def test_without_a_limit_every_job_is_remembered(world: World) -> None:
     (world.directory / "settings.toml").write_text("keep_history = 0\n")
     world.run("true")
     wait_until(lambda: world.state(1) == "ended", "the job to end")
-    time.sleep(1.5)  # the arbiter prunes a second after its start
+    let_pass(1.5, "the arbiter prunes a second after its start")
     assert world.run("-g", "0", "true").returncode == 0
     wait_until(lambda: [job["state"] for job in world.jobs()] == ["ended"] * 2, "both to have ended, and be known")
 

@@ -3,11 +3,10 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
-from waiting import wait_until
+from waiting import let_pass, wait_until
 from world import World
 
 HEAD = """
@@ -264,7 +263,7 @@ except TimeoutError:
 """
     child = script(world, body)
     wait_until(lambda: world.state(2) == "waiting", "the block to wait")
-    time.sleep(3)  # of its five seconds
+    let_pass(3, "of its five seconds")
     for pid in (world.keeper_pid(), world.arbiter_pid()):
         assert pid is not None
         psutil.Process(pid).kill()

@@ -36,7 +36,7 @@ from test_fidelity import (
     shared_world,
     warm,
 )
-from waiting import wait_until
+from waiting import let_pass, wait_until
 from world import World
 
 # Fixtures of another file are used by importing them.
@@ -357,8 +357,7 @@ def test_kill_9_of_the_stub_leaves_nothing(world: World, tmp_path: Path, gpus: s
     wait_until(lambda: world.state(1) == "running", "the job to run")
     if gpus == "1":
         # Two have no environment, no group and no session of the job's: the arbiter has seen them below the stub.
-        begun = time.monotonic()
-        wait_until(lambda: time.monotonic() > begun + 2.5, "a sample")
+        let_pass(2.5, "a sample")
     else:
         unseen = [psutil.Process(pid) for pid in pids if not psutil.Process(pid).environ()]
         pids = [pid for pid in pids if pid not in {process.pid for process in unseen}]
@@ -380,8 +379,7 @@ def test_kill_9_of_a_stub_leaves_the_job_of_that_number_in_another_world_alone(m
     theirs = below(other.pid)
     mine.kill()
     wait_until(lambda: here.state(1) == "ended", "the job to end")
-    begun = time.monotonic()
-    wait_until(lambda: time.monotonic() > begun + 1.5, "who is looked for again to be found")
+    let_pass(1.5, "who is looked for again to be found")
     assert all(process.is_running() for process in theirs)
     assert there.state(1) == "running"
     assert other.poll() is None
