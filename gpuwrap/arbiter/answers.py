@@ -81,6 +81,7 @@ class Answers:
         self._asked.append((connection, kind))
         try:
             handler(connection, values)
+            self._arbiter.store.write_down()  # while it is known who asked for it
         except Refused as refused:
             self.refuse(connection, refused.error)
         except StoreError:

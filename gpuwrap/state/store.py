@@ -1,6 +1,7 @@
 """Every SQL statement of the arbiter, the only writer, and the only importer of sqlite3; what verbs read is in `reading`.
 
 1. A job's state changes only through `move`, which names the state it expects and checks the row count.
+   What is written stands in the mirror at once; SQLite is told at the end of the batch, in order, and before it is asked.
 2. The arbiter is the only writer while it lives; no transaction spans a wait; every write is BEGIN IMMEDIATE, since a
    deferred one that turns into a write fails at once whatever the timeout [SQLite, BUSY_SNAPSHOT].
 3. The mirror of the live rows (`mirror`) is read anew after a failed commit, so that memory never runs ahead of the disk.
@@ -17,6 +18,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from ..errors import StoreError
 from ..lifecycle import Event, IllegalMove, JobState, after
 from ..model import Job, Share
 from ..restarts import GAVE_WAY
@@ -38,6 +40,7 @@ class Store:
         path = folder.inside(DATABASE)
         self._db = connect(path, f"file:{path}?mode=rwc")
         self._mirror = Mirror()
+        self._untold: list[tuple[str, tuple[Any, ...], bool]] = []
         self.live, self.in_line = self._mirror.live, self._mirror.in_line
         self.holding, self.awaiting = self._mirror.holding, self._mirror.awaiting
         self.has_ended = self._mirror.has_ended
@@ -85,10 +88,12 @@ class Store:
         """
         try:
             yield
+            self.write_down()
             if self._db.in_transaction:
                 with self._translated("write"):
                     self._db.execute("COMMIT")
         except BaseException:
+            self._untold.clear()
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             with self._translated("read"):
@@ -97,12 +102,13 @@ class Store:
 
     def register(self, job: Job) -> Job:
         """Write a new job (its id is ignored) and return it with its number."""
-        row = self._write(
-            f"INSERT INTO job ({JOB_COLUMNS}) VALUES (NULL{', ?' * (JOB_COLUMNS.count(',') - 1)}, NULL)"
-            " RETURNING id",
-            row_from_job(job),
-        )
-        job = replace(job, id=row[0][0])
+        self.write_down()
+        sql = f"INSERT INTO job ({JOB_COLUMNS}) VALUES (NULL{', ?' * (JOB_COLUMNS.count(',') - 1)}, NULL)"
+        with self._translated("write"):
+            self._begin()
+            number = self._db.execute(sql, row_from_job(job)).lastrowid
+        assert number is not None
+        job = replace(job, id=number)
         self._record(job.id, None, job.state, "registered")
         self._mirror.put(job)
         return job
@@ -148,12 +154,11 @@ class Store:
         moved = replace(job, state=state, **changes)
         columns = {"state": state.value} | columns_of(changes)
         assignments = ", ".join(f"{column} = ?" for column in columns)
-        changed = self._write(
-            f"UPDATE job SET {assignments} WHERE id = ? AND state = ? RETURNING id",
-            (*columns.values(), job.id, job.state.value),
-        )
-        if not changed:
+        known = self.live.get(job.id)
+        if known is None or known.state is not job.state:
             raise IllegalMove(job.state, event)
+        sql = f"UPDATE job SET {assignments} WHERE id = ? AND state = ?"
+        self._write(sql, (*columns.values(), job.id, job.state.value), guarded=True)
         self._record(job.id, job.state, state, why)
         self._mirror.put(moved)
         return moved
@@ -287,13 +292,26 @@ class Store:
             (job_id, time.time(), before.value if before else None, now.value, why),
         )
 
-    def _write(self, sql: str, values: Iterable[Any]) -> list[Any]:
-        with self._translated("write"):
-            if not self._db.in_transaction:
-                self._db.execute("BEGIN IMMEDIATE")
-            return self._db.execute(sql, tuple(values)).fetchall()
+    def _write(self, sql: str, values: Iterable[Any], *, guarded: bool = False) -> None:
+        """Write by the end of the batch. If `guarded`, one row at least must change."""
+        self._untold.append((sql, tuple(values), guarded))
+
+    def write_down(self) -> None:
+        """Tell SQLite what this batch has written so far; it is committed with the rest. Raises StoreError."""
+        untold, self._untold = self._untold, []
+        if untold:
+            with self._translated("write"):
+                self._begin()
+                for sql, values, guarded in untold:
+                    if not self._db.execute(sql, values).rowcount and guarded:
+                        raise StoreError("write", DATABASE, "somebody else has changed a job")
+
+    def _begin(self) -> None:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
 
     def _read(self, sql: str, values: Iterable[Any]) -> list[Any]:
+        self.write_down()
         with self._translated("read"):
             return self._db.execute(sql, tuple(values)).fetchall()
 
