@@ -25,6 +25,7 @@ _EXIT_CODE_OFFSET = 60
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 # That a file cannot be opened for want of a descriptor does not mean that the process has gone.
 _NO_DESCRIPTOR_LEFT = (errno.EMFILE, errno.ENFILE)
+_PIECE = 8192
 
 
 class Stat(NamedTuple):
@@ -152,9 +153,16 @@ def exit_status(pidfd: int, identity: Identity) -> int | None:
     While it is a zombie, its stat line has the status; after it was reaped, a pidfd opened before has it
     (PIDFD_GET_INFO, and only with the EXIT bit set: before reaping it reads 0 [run]).
     """
+    status = _reaped_status(pidfd)  # mostly its parent has waited for it already
+    if status is not None:
+        return status
     stat = read_stat(identity.pid)
     if stat is not None and stat.start_ticks == identity.start_ticks and stat.state in "ZX":
         return stat.exit_code
+    return _reaped_status(pidfd)  # it was reaped between the two
+
+
+def _reaped_status(pidfd: int) -> int | None:
     reply = bytearray(64)
     reply[0:8] = _PIDFD_INFO_EXIT.to_bytes(8, "little")
     try:
@@ -380,9 +388,17 @@ def describe(pid: int, size: int | None) -> ForeignProcess:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.readall()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as err:
         if err.errno in _NO_DESCRIPTOR_LEFT:
             raise
         return b""
+    pieces = []
+    try:
+        while piece := os.read(fd, _PIECE):
+            pieces.append(piece)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+    return b"".join(pieces)

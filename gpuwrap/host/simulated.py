@@ -19,9 +19,10 @@ class SimulatedDevices:
     def __init__(self, spec: str, folder_path: str, inode: int) -> None:
         self._sizes = parse_simulated(spec)
         self._root = os.path.join(folder_path, "sim")
-        self._inode = inode
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._look: Look | None = None
+        sizes = enumerate(self._sizes)
+        self._names = [(f"GPU-sim-{inode:x}-{index}", f"Simulated {format_size(size)}") for index, size in sizes]
         for index in range(len(self._sizes)):
             os.makedirs(os.path.join(self._root, str(index)), 0o700, exist_ok=True)
 
@@ -54,14 +55,14 @@ class SimulatedDevices:
         os.close(self._event)
 
     def _sample(self, index: int) -> GpuSample:
-        total = self._sizes[index]
+        total, (uuid, name) = self._sizes[index], self._names[index]
         processes = tuple(self._processes(os.path.join(self._root, str(index))))
         used = sum(process.bytes or 0 for process in processes)
         known = all(process.bytes is not None for process in processes)
         return GpuSample(
-            uuid=f"GPU-sim-{self._inode:x}-{index}",
+            uuid=uuid,
             index=index,
-            name=f"Simulated {format_size(total)}",
+            name=name,
             total_bytes=total,
             free_bytes=max(0, total - used) if known else None,
             processes=processes,
