@@ -1,7 +1,7 @@
 """The arbiter's end of the bell: one SEQPACKET socket beside the database, and a connection for each client.
 
 1. Who asks is what the kernel says (peer credentials), never what the client says.
-2. Nothing is sent before the batch that caused it is committed: `queue` collects, `flush` sends.
+2. Nothing is sent before the batch that caused it is committed, but questions: `queue` collects, `flush` sends.
 3. No client can make the arbiter wait: what cannot be sent at once is kept until the socket takes it, up to a bound.
 """
 
@@ -87,6 +87,8 @@ class Bell:
         self._outbox: list[tuple[Connection, bytes]] = []
         self._rows: dict[tuple[object, ...], tuple[Connection, str, list[int], dict[str, object]]] = {}
         self.connections: dict[int, Connection] = {}
+        self.may_send_ahead = True
+        self._has_sent_ahead = False
         self._listening: socket.socket | None = None
         self._inode = 0
 
@@ -142,6 +144,19 @@ class Bell:
         """Send a message once the batch is committed; to nobody if the client has gone."""
         if connection is not None:
             self._outbox.append((connection, pack(kind, **values)))
+
+    def send_ahead(self, connection: Connection | None, kind: str) -> None:
+        """Ask what binds nobody before the batch is committed, unless that failed last; never before what is queued."""
+        if not self.may_send_ahead or any(connection is other for other, _packet in self._outbox):
+            self.queue(connection, kind)
+        elif connection is not None:
+            self.send_now(connection, kind)
+            self._has_sent_ahead = True
+
+    def has_sent_ahead(self) -> bool:
+        """Whether anything was sent ahead since this was asked last."""
+        sent, self._has_sent_ahead = self._has_sent_ahead, False
+        return sent
 
     def queue_rows(self, connection: Connection | None, kind: str, job_id: int, /, **values: object) -> None:
         """Send a message about rows of a sweep once the batch is committed: one for all, with the text of the first."""

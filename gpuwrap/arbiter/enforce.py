@@ -1,7 +1,8 @@
 """Making it so: grants, offers, ends, and giving GPUs back.
 
-1. A claim is bound before the grant is written; the grant is written before the offer is sent; `take` is answered by the
-   guarded move to running, the point of no return.
+1. A claim is bound before the grant is written and offered; `take` is answered by the guarded move to running, the point of no
+   return, and the answer is sent when all this is committed. (An offer may be sent before: of one that never was, nothing
+   is left, and who takes it is told to wait on.)
 2. A grant ends when the leader has ended and nothing of the job holds its GPUs.
 3. What cannot be undone (signals, letting go of claims and descriptors) is done after the batch that recorded it is
    committed.
@@ -78,7 +79,7 @@ class Enforcer:
             return False
         if job.parent_id is None and not self._claim(grant.shares):
             return False
-        view = arbiter.views.get(job.parent_id)
+        view = arbiter.views.get(job.parent_id) if arbiter.sampling.somebody_is_paused() else None
         seat.to_tell = notice(grant, view) if view is not None else None
         job = arbiter.store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
         self.offer(job)
@@ -102,7 +103,10 @@ class Enforcer:
         if seat.sweep is not None and not self._arbiter.sweeps.may_offer(job.id, seat.sweep):
             return
         seat.offered_mono = time.monotonic()
-        self._say(job.id, seat, "offer")
+        if seat.sweep is not None:
+            self._say(job.id, seat, "offer")
+        else:
+            self._arbiter.bell.send_ahead(seat.connection, "offer")
         seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self.withdraw(job.id))
 
     def _say(self, job_id: int, seat: Seat, kind: str, /, **values: object) -> None:
@@ -150,10 +154,17 @@ class Enforcer:
             seat.offer_timer.cancel()
             seat.offer_timer = None
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=time.time())
-        arbiter.watch_leader(job.id)
-        arbiter.limits.watch(job)
-        arbiter.descent.started(job.id)
+        arbiter.afterwards(lambda: self._follow(job.id))
         self.send_off(job)
+
+    def _follow(self, job_id: int) -> None:
+        """Watch over a job that has been started."""
+        arbiter = self._arbiter
+        job = arbiter.store.live.get(job_id)
+        if job is not None and job.state in STARTED:
+            arbiter.watch_leader(job_id)
+            arbiter.limits.watch(job)
+            arbiter.descent.started(job_id)
 
     def send_off(self, job: Job) -> None:
         """Tell a client that has taken its grant what the program shall see."""
@@ -263,12 +274,12 @@ class Enforcer:
     def _end(self, job: Job, result: Result, why: str) -> None:
         self._arbiter.pausing.ended(job)
         job = self._arbiter.store.move(job, Event.END, why, ended_at=time.time(), result=result)
-        log("ended", f"job {job.id}: {result.kind.value} {result.code if result.signal is None else result.signal}")
+        self._arbiter.afterwards(lambda: _log_end(job, result))
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:
             self._settle_seat(job, started=job.started_at is not None)
         self._arbiter.memory.learn(job)
-        self.after_commit.append(lambda: self._arbiter.reruns.clean_up(job))
+        self._arbiter.afterwards(lambda: self._arbiter.reruns.clean_up(job))
         self._arbiter.job_ended(job)
         self.after_commit.append(lambda: self._arbiter.answers.verbs.job_ended(job))
         self.release_if_let_go(job)
@@ -277,7 +288,7 @@ class Enforcer:
         seat = self._arbiter.seats[job.id]
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
-        self.after_commit.append(lambda: self._arbiter.unwatch_leader(job.id))
+        self._arbiter.afterwards(lambda: self._arbiter.unwatch_leader(job.id))
         if not started:
             return
         seat.kin = {survivor.pid: survivor for survivor in self._arbiter.descent.survivors(job)}
@@ -299,7 +310,7 @@ class Enforcer:
         arbiter.leftovers.discard(job.id)
         arbiter.left_behind.forget(job.id)
         self.release(job)
-        self.after_commit.append(lambda: arbiter.leave_seat(job.id))
+        arbiter.afterwards(lambda: arbiter.leave_seat(job.id))
 
     def _is_held(self, job: Job) -> bool:
         """Whether a survivor holds a GPU of the grant: the driver names it, a device file is open, or it is young."""
@@ -346,13 +357,17 @@ class Enforcer:
         """Give a job's GPUs back, and let go of claims that no grant needs any more."""
         self._arbiter.store.release(job)
         self._arbiter.touch()
-        self.after_commit.append(self._arbiter.let_go_of_claims)
+        self._arbiter.afterwards(self._arbiter.let_go_of_claims)
 
     def look_for_leftovers(self, job: Job) -> None:
         """After a restart: find again what an ended job left behind."""
         self._arbiter.left_behind.search(job)
         self._arbiter.seats[job.id].kin = {kin.pid: kin for kin in self._arbiter.descent.survivors(job)}
         self.release_if_let_go(job)
+
+
+def _log_end(job: Job, result: Result) -> None:
+    log("ended", f"job {job.id}: {result.kind.value} {result.code if result.signal is None else result.signal}")
 
 
 def _result(status: int | None, ended_by: str | None) -> Result:

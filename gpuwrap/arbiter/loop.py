@@ -1,7 +1,8 @@
 """The arbiter's loop: wake, batch, decide, commit, answer.
 
-1. Everything one wake brings is one transaction; answers, offers and signals go out after it is committed, and then what
-   nobody waits for is done. If it cannot be committed, nothing of it has happened.
+1. Everything one wake brings is one transaction; answers and signals go out after it is committed, and then what nobody waits
+   for is done. If it cannot be committed, nothing of it has happened. An offer, which is a question, goes out before: while
+   the client finds its answer the grant is written, and who has taken it meanwhile is let go by the same commit.
 2. A plan is only made from a look at the GPUs that began after the last thing that changed.
 3. Nothing here waits but epoll; what may hang (the driver) is asked elsewhere.
 4. The arbiter leaves when no job and no grant is left for `IDLE_SECONDS`: it takes the bell away, looks once more, then
@@ -89,6 +90,7 @@ class Arbiter:
         self._afterwards: list[Callable[[], None]] = []
         self._dirty_since: float | None = None
         self._look_begun: float | None = None
+        self._look_is_noted = True
         self._idle_timer: Timer | None = None
         self._awaited_until: float | None = None
         self._leaving = False
@@ -121,8 +123,13 @@ class Arbiter:
 
     def run(self) -> None:
         """Serve until nothing is left to do."""
+        self.step([])
         while not self._leaving:
+            if self._afterwards and (waiting := self._epoll.poll(0)):
+                self.step(waiting)  # the answer to an offer, mostly
+            self.catch_up()
             self.step(self._epoll.poll(self.timers.timeout()))
+        self.catch_up()
         self.keeper.dismiss()
 
     def step(self, ready: list[tuple[int, int]]) -> None:
@@ -131,30 +138,35 @@ class Arbiter:
             with self.store.batch():
                 if not self.store.is_in_place():
                     self._retire()
-                elif not self.bell.is_in_place():
-                    log("bell", "somebody removed the bell: hanging up another")
-                    self.bell.open()
                 self.timers.run()
-                for fd, mask in ready:
-                    callback = self._callbacks.get(fd)
-                    if callback is not None:
-                        callback(mask)
+                self._serve(ready)
                 self._decide()
+                self._note_look()
+                if self.bell.has_sent_ahead():
+                    self.store.write_down()
+                    self._serve(self._epoll.poll(0))  # who has taken an offer meanwhile goes with the same commit
+                    self._decide()
                 self._arm()
         except (StoreError, Poisoned) as err:
             self._not_committed(err)
             return
+        self.bell.may_send_ahead = True
         self.answers.committed()
         self.enforcer.flush_now()
         self.bell.flush()
-        afterwards, self._afterwards = self._afterwards, []
-        for action in afterwards:
-            action()
+
+    def _serve(self, ready: list[tuple[int, int]]) -> None:
+        """Call back for every descriptor that is ready."""
+        for fd, mask in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(mask)
 
     def _not_committed(self, err: StoreError | Poisoned) -> None:
         """The batch did not happen: say so to those who asked, and try the rest again soon."""
         log("store", err.text)
         self.bell.discard()
+        self.bell.may_send_ahead = False  # or who waits would be offered in vain until the disk has room again
         self.enforcer.after_commit.clear()
         self._afterwards.clear()
         if isinstance(err, StoreError):
@@ -180,8 +192,8 @@ class Arbiter:
 
     def watch_leader(self, job_id: int) -> None:
         """Be told when the leader of a job ends."""
-        seat = self.seats[job_id]
-        if seat.pidfd is not None and not seat.watched:
+        seat = self.seats.get(job_id)
+        if seat is not None and seat.pidfd is not None and not seat.watched:
             self.watch(seat.pidfd, lambda _mask: self.enforcer.leader_ended(job_id))
             seat.watched = True
 
@@ -195,6 +207,15 @@ class Arbiter:
     def afterwards(self, action: Callable[[], None]) -> None:
         """Do something once this wake's answers are on their way: nobody waits for it. Forgotten if the batch is undone."""
         self._afterwards.append(action)
+
+    def catch_up(self) -> None:
+        """Do what nobody waits for."""
+        afterwards, self._afterwards = self._afterwards, []
+        for action in afterwards:
+            action()
+        if not self.bell.is_in_place():
+            log("bell", "somebody removed the bell: hanging up another")
+            self.bell.open()
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -321,15 +342,21 @@ class Arbiter:
         self._look_begun = None
         self.sampling.looked(self.look)
         self.observer.strangers.note(self.look)
-        self.observer.strangers.keep(self.store)
+        self._look_is_noted = False
         self.answers.machine_known()
         self.memory.note(self.observer.used_by(self.look))
-        self.left_behind.remember()
         self.afterwards(self.descent.look)
         for job_id in list(self.leftovers):
             job = self.store.live.get(job_id)
             if job is not None:
                 self.enforcer.release_if_let_go(job)
+
+    def _note_look(self) -> None:
+        """Write down what a successor could not find out."""
+        if not self._look_is_noted:
+            self._look_is_noted = True
+            self.observer.strangers.keep(self.store)
+            self.left_behind.remember()
 
     def _decide(self) -> None:
         if self._dirty_since is None or self._awaits_clients():

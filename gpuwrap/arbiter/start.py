@@ -92,7 +92,6 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     _report(pack("ready"))
     arbiter.await_clients()
     arbiter.touch()
-    arbiter.step([])
     arbiter.run()
     store.close()
     lock.release()
@@ -111,6 +110,7 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
         arbiter.descent.look()
         arbiter.order.cancel_failed()
     arbiter.enforcer.flush_now()
+    arbiter.catch_up()
     arbiter.let_go_of_claims()
     if gives_up:
         log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")

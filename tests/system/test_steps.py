@@ -7,6 +7,7 @@ arbiter, keeper, both and stub, in half an hour; without it steps and victims ar
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -193,6 +194,30 @@ def back_off(play: Play) -> Iterator[None]:
     assert log.read_text().split() == ["1", "2"]
 
 
+def hand_off(play: Play) -> Iterator[None]:
+    """One ends, and the next in line has its GPU. Whoever waited may be killed itself, and leaves it to the last."""
+    play.started += [play.stage.running("first", "take=granted")]
+    play.started += [play.stage.start("next", "take=granted", "steps=15")]
+    play.stage.until_state(2, "waiting")
+    play.started += [play.stage.start("last", "take=granted", "steps=15")]
+    play.stage.until_state(3, "waiting")
+    yield
+    play.stage.open("first")
+    first, following, last = play.started
+    play.until(lambda: over(following), "the next to end")
+    assert status(following) in ((0, -signal.SIGKILL) if play.who == "next" else (0,))
+    play.ends_well(first)
+    play.ends_well(last)
+    beats = play.stage.beats
+    turns = ["first", "next", "last"] if beats.has("next", "start") else ["first", "last"]
+    assert [line.tag for line in beats.lines(what="start")] == turns
+    assert status(following) or turns[1] == "next"
+    written = {event["job_id"] for event in play.stage.world.events() if event["to_state"] == "running"}
+    assert written >= ({1, 2, 3} if beats.has("next", "start") else {1, 3}), "one ran that nobody had let go"
+    for before, after in itertools.pairwise(turns):
+        assert beats.last(before).at_ns < beats.first(after, "start").at_ns
+
+
 @dataclass(frozen=True)
 class Story:
     tell: Callable[[Play], Iterator[None]]
@@ -212,6 +237,7 @@ STORIES = [
     Story(stop_on_a_terminal, 22, cgroups=False, stub_steps=10),
     Story(evict, 23, stub_steps=23),
     Story(back_off, 15, stub_steps=20),
+    Story(hand_off, 12),
 ]
 WITH_STUB = [story for story in STORIES if story.stub_steps]
 
@@ -247,10 +273,11 @@ def tell(story: Story, command: str, role: str, who: str, *counts: int | str, ma
         stack.callback(lambda: play.gate())
         telling = story.tell(play)
         next(telling)
-        leader = world.rows("SELECT pid FROM job WHERE id = 1")[0]["pid"]
+        leader, *others = [row["pid"] for row in world.rows("SELECT pid FROM job ORDER BY id")]
         mortal = who == "stub" or (role, who) == ("stub", "self")
         play.mortal = leader if mortal else None
-        arm(world, role, str(leader) if who == "stub" else who, *counts)
+        doomed = {"stub": leader, "next": others[0] if others else None}
+        arm(world, role, str(doomed.get(who, who)), *counts)
         try:
             with contextlib.suppress(Dead):
                 for _ in telling:
@@ -328,6 +355,18 @@ def test_a_stub_killed_at_a_step_takes_only_its_own_job_along(counting: str, sto
     count = dice.randrange(1, about + 1)
     print(f"{role}: {who} at {count}")
     tell(story, counting, role, who, count)
+
+
+def test_a_client_killed_at_a_step_of_its_hand_off_leaves_the_gpu_to_the_next(counting: str) -> None:
+    count = seeded().randrange(1, 13)
+    print(f"next at {count}")
+    tell(Story(hand_off, 12), counting, "arbiter", "next", count)
+
+
+@pytest.mark.long
+@pytest.mark.limit(600)
+def test_a_client_killed_at_every_step_of_its_hand_off_leaves_the_gpu_to_the_next(counting: str) -> None:
+    every(Story(hand_off, 12), counting, "arbiter", "next")
 
 
 @pytest.mark.needs("unshare", "umount")
