@@ -75,7 +75,7 @@ function __gpurun_nth --description 'whether this is the Nth word after the verb
 end
 
 # --- tables (compared with gpurun's own by a test)
-set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history doctor demo completion
+set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top doctor demo completion
 set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --each --array -N --name --sim
 complete -c gpurun -f -n __gpurun_first -a ls -d 'jobs, and why they wait'
 complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running'
@@ -89,6 +89,7 @@ complete -c gpurun -f -n __gpurun_first -a again -d 'run an ended job’s comman
 complete -c gpurun -f -n __gpurun_first -a logs -d 'show and follow output'
 complete -c gpurun -f -n __gpurun_first -a wait -d 'wait for jobs, return the status'
 complete -c gpurun -f -n __gpurun_first -a history -d 'what ran: waited, ran, memory, result'
+complete -c gpurun -f -n __gpurun_first -a top -d 'live screen of GPUs and jobs; q leaves'
 complete -c gpurun -f -n __gpurun_first -a doctor -d 'check the set-up'
 complete -c gpurun -f -n __gpurun_first -a demo -d 'the story on simulated GPUs, in a minute'
 complete -c gpurun -f -n __gpurun_first -a completion -d 'print the completion for bash, zsh or fish'
@@ -173,6 +174,9 @@ complete -c gpurun -n '__gpurun_verb history' -s n -l lines -x -d 'only the last
 complete -c gpurun -n '__gpurun_verb history' -l json -d 'JSON, never cut or coloured'
 complete -c gpurun -n '__gpurun_verb history' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb history' -l help -d 'print help'
+complete -c gpurun -n '__gpurun_verb top' -s u -l user -x -a '(__fish_complete_users)' -d 'only the jobs of USER'
+complete -c gpurun -n '__gpurun_verb top' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
+complete -c gpurun -n '__gpurun_verb top' -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb doctor' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb doctor' -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb demo' -l fast -d 'without pauses for the reader'

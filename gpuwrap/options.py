@@ -90,6 +90,7 @@ class Verb:
 
 JSON = Option("--json", None, "JSON, never cut or coloured")
 ALL = Option("--all", None, "all jobs of mine")
+USER = Option("-u --user", "USER", "only the jobs of USER")
 
 # What `set` changes.
 CHANGEABLE = ("gpus", "memory", "exclusive", "device", "not", "priority", "wait", "time", "name")
@@ -100,7 +101,7 @@ VERBS = {
         "jobs, and why they wait",
         Option("-a --all", None, "ended ones too"),
         Option("-w --watch", None, "stay on the screen; q leaves"),
-        Option("-u --user", "USER", "only the jobs of USER"),
+        USER,
         JSON,
     ),
     "kill": Verb(
@@ -141,11 +142,11 @@ VERBS = {
         "[JOB]...",
         "what ran: waited, ran, memory, result",
         Option("--since", "WHEN", "ended since: 2d, yesterday, 14:30, 2026-11-20"),
-        Option("-u --user", "USER", "only the jobs of USER"),
+        USER,
         Option("-n --lines", "N", "only the last N"),
         JSON,
     ),
-    "top": Verb("", "live screen", later=True),
+    "top": Verb("", "live screen of GPUs and jobs; q leaves", USER),
     "doctor": Verb("", "check the set-up"),
     "demo": Verb(
         "", "the story on simulated GPUs, in a minute", Option("--fast", None, "without pauses for the reader")

@@ -118,12 +118,12 @@ def gpu_as_json(gpu: Mapping[str, Any]) -> dict[str, Any]:
     return {key: gpu[key] for key in GPU_KEYS}
 
 
-def gpus_as_table(gpus: Sequence[Mapping[str, Any]], screen: Screen) -> list[str]:
-    """Lines of `gpus`: a header and a row for each GPU; each of its users has a line, in a pipe they share one."""
+def gpus_as_table(gpus: Sequence[Mapping[str, Any]], screen: Screen, *, brief: bool = False) -> list[str]:
+    """Lines of `gpus`: a header and a row for each GPU; each of its users has a line, in a pipe (or `brief`) they share one."""
     header, rows, codes = ["GPU", "NAME", "FREE", "USED BY"], [], []
     for gpu in gpus:
         notes = [safe(note, 200) for note in gpu["notes"]] or ["free"]
-        if screen.width is None:
+        if brief or screen.width is None:
             notes = ["; ".join(notes)]
         rows.append([str(gpu["index"]), safe(gpu["name"], 30), _free(gpu), notes[0]])
         rows += [["", "", "", note] for note in notes[1:]]

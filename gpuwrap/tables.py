@@ -21,13 +21,17 @@ BOLD, DIM = "1", "2"
 
 
 class Screen:
-    """Where a table goes: `width` None is a pipe, which is never cut; `colour` only ever adds."""
+    """Where a table goes: `width` None is a pipe, which is never cut; `colour` only ever adds.
 
-    __slots__ = ("colour", "width")
+    `height` is how many lines there is room for, None where they may scroll away.
+    """
 
-    def __init__(self, width: int | None = None, colour: bool = False) -> None:
+    __slots__ = ("colour", "height", "width")
+
+    def __init__(self, width: int | None = None, colour: bool = False, height: int | None = None) -> None:
         self.width = width
         self.colour = colour
+        self.height = height
 
     @classmethod
     def of_stdout(cls) -> "Screen":

@@ -79,6 +79,14 @@ class Terminal:
         """The terminal's modes now."""
         return termios.tcgetattr(self._slave)
 
+    def entered_and_left(self) -> tuple[int, int]:
+        """How often the other screen was entered and left; AssertionError if cursor and wrapping did not go with it."""
+        self.text()
+        modes = (b"1049", b"25", b"7")
+        counts = [[self.raw.count(b"\x1b[?%s%s" % (mode, end)) for end in (b"h", b"l")] for mode in modes]
+        assert counts[0] == counts[1][::-1] == counts[2][::-1], counts
+        return counts[0][0], counts[0][1]
+
     def finish(self, within: float = 15) -> int:
         """Wait for the program's end and return its status."""
         wait_until(lambda: self.text() is not None and self.child.poll() is not None, "the program to end", within)

@@ -1,6 +1,8 @@
 """gpus: what the GPUs are, who uses them, and whether they may be used; `drain` keeps new jobs off some of them."""
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import UsageError
 from ..options import nearest
@@ -19,11 +21,14 @@ def main(given: Given, operands: list[str]) -> int:
     gpus = world.ask("gpus")
     if "json" in given:
         print(json.dumps({"gpus": [gpu_as_json(gpu) for gpu in gpus]}))
-    elif gpus:
-        print("\n".join(gpus_as_table(gpus, Screen.of_stdout())))
     else:
-        print("no GPUs")
+        print("\n".join(table(gpus, Screen.of_stdout())))
     return 0
+
+
+def table(gpus: Sequence[Mapping[str, Any]], screen: Screen, *, brief: bool = False) -> list[str]:
+    """Return the lines to show of what the arbiter told; `brief`: one for each GPU."""
+    return gpus_as_table(gpus, screen, brief=brief) if gpus else ["no GPUs"]
 
 
 def _drain(given: Given, operands: list[str]) -> int:

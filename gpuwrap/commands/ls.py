@@ -5,7 +5,6 @@ Two thousand rows are there before anybody wonders: what only --json and --watch
 """
 
 import gc
-import os
 import sys
 import time
 
@@ -89,16 +88,14 @@ def _print_json(world: World, given: Given, operands: list[str]) -> list[NoSuchJ
 def _watch(world: World, given: Given, operands: list[str]) -> int:
     if "json" in given:
         raise UsageError("--watch goes without --json")
-    if not os.isatty(1):
-        raise UsageError("--watch: needs a terminal on standard output")
-    if os.environ.get("TERM", "dumb") in ("", "dumb"):
-        raise UsageError("--watch: needs a terminal that can move its cursor: TERM is dumb or not set")
-    from .watching import watch
+    from .watching import require_terminal, watch
+
+    require_terminal("--watch: ")
 
     def lines(screen: Screen) -> list[str]:
         world.refresh()
         jobs, missing = find(world, given, operands)
         return [*table(world, jobs, bool(operands), screen), *(cut(err.text, screen.width or 80) for err in missing)]
 
-    watch(lines, "gpurun ls")
+    watch(lines, "gpurun ls", "--watch: ")
     return 0

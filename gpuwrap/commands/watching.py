@@ -14,11 +14,13 @@ import termios
 import time
 from collections.abc import Callable
 
-from ..errors import GpurunError
+from ..errors import GpurunError, UsageError
 from ..tables import Screen
 from ..widths import columns, cut
 
 SECONDS = 1.0
+# The title, and an empty line below it.
+HEAD_LINES = 2
 # The alternate screen, no cursor, no wrapping; and back [xterm, Control Sequences].
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 # Terminals that know synchronized updates show a frame at once; others ignore it.
@@ -27,15 +29,24 @@ FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
-def watch(lines: Callable[[Screen], list[str]], title: str) -> None:
-    """Show lines until `q` is typed; dies of the signal that ends it."""
-    with _Terminal() as terminal:
+def require_terminal(asked_by: str = "") -> None:
+    """Raise UsageError where no screen can stay; `asked_by` stands before the reason, if an option wants one."""
+    if not os.isatty(1):
+        raise UsageError(f"{asked_by}needs a terminal on standard output")
+    if os.environ.get("TERM", "dumb") in ("", "dumb"):
+        raise UsageError(f"{asked_by}needs a terminal that can move its cursor: TERM is dumb or not set")
+
+
+def watch(lines: Callable[[Screen], list[str]], title: str, asked_by: str = "") -> None:
+    """Show lines until `q` is typed; dies of the signal that ends it. Needs what `require_terminal` looks for."""
+    with _Terminal(asked_by) as terminal:
         while True:
             terminal.take()
-            screen = Screen.of_stdout()
-            screen = Screen((screen.width or 80) - 1, screen.colour)  # erasing beyond the last column takes it along
             rows = os.get_terminal_size(1).lines or 24
-            if not terminal.draw(_frame(lines(screen), screen.width or 80, rows, title)):
+            screen = Screen.of_stdout()
+            width = (screen.width or 80) - 1  # erasing beyond the last column takes it along
+            screen = Screen(width, screen.colour, max(rows - HEAD_LINES, 0))
+            if not terminal.draw(_frame(lines(screen), width, rows, title)):
                 continue
             if terminal.key_within(SECONDS) in (b"q", b"Q", b"\x04"):
                 return
@@ -44,6 +55,8 @@ def watch(lines: Callable[[Screen], list[str]], title: str) -> None:
 def _frame(lines: list[str], width: int, rows: int, title: str) -> str:
     head = cut(f"{title}  {time.strftime('%H:%M:%S')}", max(width - 8, 1))
     shown = [head + "q leaves".rjust(width - columns(head)), "", *lines]
+    if len(shown) > rows:  # empty lines go first
+        shown = [line for line in shown if line]
     if len(shown) > rows:
         hidden = len(shown) - rows + 1
         shown = [*shown[: rows - 1], f"… and {hidden} more lines"]
@@ -54,7 +67,8 @@ def _frame(lines: list[str], width: int, rows: int, title: str) -> str:
 class _Terminal:
     """The terminal while it is ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked_by: str) -> None:
+        self._asked_by = asked_by
         self._saved: list[object] | None = None
         self._entered = False
         self._continued = False
@@ -83,7 +97,7 @@ class _Terminal:
             self._continued = False
             os.kill(0, signal.SIGTTOU)  # all of us, as the kernel does to those that read
             if not self._continued:  # nobody could continue us, so nothing has stopped us [termios(3): orphaned groups]
-                raise GpurunError("--watch: not in the foreground of its terminal")
+                raise GpurunError(f"{self._asked_by}not in the foreground of its terminal")
         if not self._entered:
             self._enter()
 

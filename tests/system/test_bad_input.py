@@ -129,6 +129,9 @@ VERB_USAGE = {
     "renice out of range": (["renice", "500", "1"], ["500", "-100 to 100"]),
     "renice to an unknown priority": (["renice", "hihg", "1"], ["hihg"]),
     "wait for nothing": (["wait"], ["usage: gpurun wait"]),
+    "top of a job": (["top", "14"], ["14: top takes no operand"]),
+    "top in a pipe": (["top"], ["top: needs a terminal on standard output"]),
+    "ls -w in a pipe": (["ls", "-w"], ["ls: --watch: needs a terminal on standard output"]),
 }
 
 

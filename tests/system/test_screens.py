@@ -102,7 +102,6 @@ WORDS = {
     "json-as-option": "--jsno true",
     "another-tools-verb-mistyped": "statu",
     "slurm-verb": "sbatch job.sh",
-    "verb-of-later": "top",
     "verb-behind-an-option": "--sim 1x24G doctor",
 }
 
@@ -550,19 +549,10 @@ def test_ls_w_stays_and_leaves_the_terminal_as_it_was(world: World, end: str) ->
     expected = {"q": 0, "ctrl-c": -signal.SIGINT, "TERM": -signal.SIGTERM, "HUP": -signal.SIGHUP}[end]
     assert terminal.finish() == expected
     assert terminal.attributes() == terminal.before
-    for entered, left in ((b"\x1b[?1049h", b"\x1b[?1049l"), (b"\x1b[?25l", b"\x1b[?25h"), (b"\x1b[?7l", b"\x1b[?7h")):
-        assert terminal.raw.count(entered) == terminal.raw.count(left) == 1
+    assert terminal.entered_and_left() == (1, 1)
     frames = terminal.raw.split(b"\x1b[?2026h")[1:]
     assert frames
     assert not any(b"\x1b[2J" in frame for frame in frames), "a frame is drawn over the last one"
-
-
-def entered_and_left(terminal: Terminal) -> tuple[int, int]:
-    """How often the other screen was entered and left; with it go cursor and wrapping."""
-    terminal.text()
-    counts = [[terminal.raw.count(b"\x1b[?%s%s" % (mode, end)) for end in (b"h", b"l")] for mode in (b"1049", b"25", b"7")]
-    assert counts[0] == counts[1][::-1] == counts[2][::-1], counts
-    return counts[0][0], counts[0][1]
 
 
 def states_of_children(terminal: Terminal) -> list[str]:
@@ -582,11 +572,11 @@ def test_ls_w_in_the_background_stops_and_leaves_the_screen_alone(world: World) 
     terminal.send("jobs\n")
     terminal.await_text("Stopped")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
-    assert entered_and_left(terminal) == (0, 0)
+    assert terminal.entered_and_left() == (0, 0)
     terminal.send("fg\n")
-    wait_until(lambda: entered_and_left(terminal) == (1, 0), "the list to come with fg")
+    wait_until(lambda: terminal.entered_and_left() == (1, 0), "the list to come with fg")
     terminal.send("q")
-    wait_until(lambda: entered_and_left(terminal) == (1, 1), "it to leave")
+    wait_until(lambda: terminal.entered_and_left() == (1, 1), "it to leave")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
     terminal.send("clear; echo all $((3 + 4))\n")
     terminal.await_text("all 7")
@@ -597,11 +587,11 @@ def test_ls_w_is_stopped_sent_to_the_background_and_brought_back(world: World) -
     terminal = Terminal(world, ["bash", "--norc", "-i"], env={"PS1": "$ "})
     terminal.await_text("$")
     terminal.send(f"{world.command} ls -w\n")
-    wait_until(lambda: entered_and_left(terminal) == (1, 0), "the list")
+    wait_until(lambda: terminal.entered_and_left() == (1, 0), "the list")
     terminal.send("\x1a")
     terminal.await_text("Stopped")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")  # what is typed before is lost
-    assert entered_and_left(terminal) == (1, 1)
+    assert terminal.entered_and_left() == (1, 1)
     terminal.send("clear; bg; echo typed $((3 + 4))\n")
     terminal.await_text("typed 7")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
@@ -609,11 +599,11 @@ def test_ls_w_is_stopped_sent_to_the_background_and_brought_back(world: World) -
     terminal.send("clear; jobs\n")
     terminal.await_text("Stopped")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
-    assert entered_and_left(terminal) == (1, 1)
+    assert terminal.entered_and_left() == (1, 1)
     terminal.send("clear; fg\n")
-    wait_until(lambda: entered_and_left(terminal) == (2, 1), "the list to come back")
+    wait_until(lambda: terminal.entered_and_left() == (2, 1), "the list to come back")
     terminal.send("q")
-    wait_until(lambda: entered_and_left(terminal) == (2, 2), "it to leave")
+    wait_until(lambda: terminal.entered_and_left() == (2, 2), "it to leave")
     wait_until(lambda: terminal.text().endswith("$"), "the prompt")
     terminal.send("clear; stty -a | grep -o ' icanon'; stty -a | grep -o ' echo '\n")
     terminal.await_text(" icanon")
@@ -628,7 +618,7 @@ def test_ls_w_that_was_stopped_while_it_asked_draws_nothing_in_the_background(wo
     os.kill(arbiter, signal.SIGSTOP)  # so it asks, and is not answered
     try:
         terminal.send(f"{world.command} ls -w\n")
-        wait_until(lambda: entered_and_left(terminal) == (1, 0), "the list")
+        wait_until(lambda: terminal.entered_and_left() == (1, 0), "the list")
         terminal.send("\x1a")
         terminal.await_text("Stopped")
         wait_until(lambda: terminal.text().endswith("$"), "the prompt")
@@ -642,7 +632,7 @@ def test_ls_w_that_was_stopped_while_it_asked_draws_nothing_in_the_background(wo
     terminal.send("fg\n")
     terminal.await_text("train.py")
     terminal.send("q")
-    wait_until(lambda: entered_and_left(terminal) == (2, 2), "it to leave")
+    wait_until(lambda: terminal.entered_and_left() == (2, 2), "it to leave")
 
 
 def test_ls_w_follows_the_size_of_its_terminal(world: World) -> None:
@@ -662,12 +652,26 @@ def test_ls_w_names_a_job_that_is_none(world: World) -> None:
     assert terminal.finish() == 0
 
 
+# What stays on the screen, and what it says first of why it cannot.
+STAYING = {"ls -w": "gpurun: ls: --watch: ", "top": "gpurun: top: "}
+
+
 @pytest.mark.parametrize("kind", ["dumb", ""])
-def test_ls_w_needs_a_terminal_that_can_move_its_cursor(world: World, kind: str) -> None:
-    terminal = Terminal(world, [world.command, "ls", "-w"], env={"TERM": kind}, columns=200)
+@pytest.mark.parametrize("words", STAYING)
+def test_what_stays_needs_a_terminal_that_can_move_its_cursor(world: World, words: str, kind: str) -> None:
+    terminal = Terminal(world, [world.command, *words.split()], env={"TERM": kind}, columns=200)
     assert terminal.finish() == 2
     assert b"\x1b" not in terminal.raw
-    assert "--watch: needs a terminal that can move its cursor" in terminal.text()
+    assert terminal.text() == STAYING[words] + "needs a terminal that can move its cursor: TERM is dumb or not set"
+
+
+@pytest.mark.parametrize("words", STAYING)
+def test_what_stays_ends_in_the_background_where_no_shell_could_bring_it_back(world: World, words: str) -> None:
+    terminal = Terminal(world, ["bash", "--norc", "-i"], env={"PS1": "$ "}, columns=100)
+    terminal.await_text("$")
+    terminal.send(f"({world.command} {words} &)\n")
+    terminal.await_text(STAYING[words] + "not in the foreground of its terminal")
+    assert terminal.entered_and_left() == (0, 0)
 
 
 # --- nesting ------------------------------------------------------------------------------------------------------
