@@ -75,8 +75,6 @@ def run_verb(verb: str, words: list[str]) -> int:
     """Run a verb; its module is named like it."""
     from importlib import import_module
 
-    from .errors import UsageError
-
     if None in (sys.stdin, sys.stdout, sys.stderr):
         from .commands.background import fill_closed_descriptors
 
@@ -90,8 +88,6 @@ def run_verb(verb: str, words: list[str]) -> int:
         from .commands.help import print_verb_help
 
         return print_verb_help(verb)
-    if record.later:
-        raise UsageError("not yet known to this version")
     status: int = import_module(f"gpuwrap.commands.{verb}").main(given, operands)
     return status
 

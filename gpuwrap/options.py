@@ -11,22 +11,16 @@ from .errors import UsageError
 
 
 class Option:
-    """One option: `names` as typed, `metavar` None for a flag, `daily` if the first help screen shows it.
+    """One option: `names` as typed, `metavar` None for a flag, `daily` if the first help screen shows it."""
 
-    `later` marks what the contract names but this version cannot do yet: it is refused by name.
-    """
+    __slots__ = ("daily", "help", "key", "metavar", "names")
 
-    __slots__ = ("daily", "help", "key", "later", "metavar", "names")
-
-    def __init__(
-        self, names: str, metavar: str | None, help: str, *, daily: bool = False, later: bool = False, key: str = ""
-    ) -> None:
+    def __init__(self, names: str, metavar: str | None, help: str, *, daily: bool = False, key: str = "") -> None:
         self.names = names.split()
         self.key = key or self.names[-1].lstrip("-").replace("-", "_")
         self.metavar = metavar
         self.help = help
         self.daily = daily
-        self.later = later
 
 
 SIM = Option("--sim", "SPEC", "on simulated GPUs, 2x24G say: a world of its own")
@@ -69,14 +63,13 @@ class Verb:
     `signals`: it takes `-9` and `-KILL` as kill(1) does. `numbers`: `-5` is an operand, as for renice(1).
     """
 
-    __slots__ = ("later", "numbers", "operands", "options", "signals", "summary")
+    __slots__ = ("numbers", "operands", "options", "signals", "summary")
 
     def __init__(
         self,
         operands: str,
         summary: str,
         *options: Option,
-        later: bool = False,
         signals: bool = False,
         numbers: bool = False,
     ) -> None:
@@ -85,7 +78,6 @@ class Verb:
         self.operands = operands
         self.summary = summary
         self.options = [*options, SIM, HELP]
-        self.later = later
 
 
 JSON = Option("--json", None, "JSON, never cut or coloured")
@@ -275,8 +267,6 @@ def _known(name: str, value: str, by_name: dict[str, Option]) -> Option:
         raise UsageError(f"option {name}: not with this verb: it is for starting a job")
     if option is None:
         raise UsageError(f"unknown option {name}" + _meant(name, value, by_name))
-    if option.later:
-        raise UsageError(f"option {name}: not yet known to this version")
     return option
 
 
@@ -288,7 +278,7 @@ def _meant(name: str, value: str, by_name: dict[str, Option]) -> str:
     if not name.startswith("--"):
         return ": --help lists them"
     # A verb's name is no option, but some type it like one.
-    verbs = [verb for verb, record in VERBS.items() if not record.later] if "--version" in by_name else []
+    verbs = list(VERBS) if "--version" in by_name else []
     near = nearest(name[2:], [each[2:] for each in by_name if each.startswith("--")] + verbs)
     if near in verbs and f"--{near}" not in by_name:
         return f": did you mean gpurun {near}?"

@@ -18,12 +18,11 @@ def print_help(topic: str | None) -> int:
     print("Run PROGRAM exactly as the shell would, once a GPU is really free for it.")
     print()
     for option in LAUNCH:
-        if (option.daily or everything) and not option.later:
+        if option.daily or everything:
             print(_option_line(option))
     print()
     for name, verb in VERBS.items():
-        if not verb.later:
-            print(f"  {'gpurun ' + name + ' ' + verb.operands:<{VERB_WIDTH - 2}}{verb.summary}")
+        print(f"  {'gpurun ' + name + ' ' + verb.operands:<{VERB_WIDTH - 2}}{verb.summary}")
     print()
     if everything:
         print("JOB is a number, a range 14-53, a name or a glob. A verb is one only as the very")

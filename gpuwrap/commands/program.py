@@ -67,7 +67,7 @@ def _not_found_hint(name: str) -> str | None:
         return f"variables go first: put {name} before gpurun"
     if "/" in name:
         return None
-    near = nearest(name, [verb for verb, record in VERBS.items() if not record.later] + list(HABIT_VERBS))
+    near = nearest(name, [*VERBS, *HABIT_VERBS])
     if near in HABIT_VERBS:
         return "gpurun " + HABIT_VERBS[near]
     if near:

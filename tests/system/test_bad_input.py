@@ -22,8 +22,6 @@ from standin import DRIVER_NOT_LOADED, ERROR_UNKNOWN, LIB_RM_VERSION_MISMATCH, G
 from waiting import wait_until
 from world import World
 
-from gpuwrap.options import LAUNCH, VERBS
-
 MakeWorld = Callable[..., World]
 Done = "subprocess.CompletedProcess[str]"
 
@@ -97,14 +95,6 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
-# What the contract names but this version cannot do yet is refused by name, never accepted and ignored.
-for _option in LAUNCH:
-    if _option.later:
-        for _name in _option.names:
-            _words = [_name, "1"] if _option.metavar else [_name]
-            USAGE[f"{_name} is later"] = ([*_words, "true"], [_name, "not yet known"])
-
-
 @pytest.mark.parametrize("kind", USAGE)
 def test_a_command_line_that_cannot_be_understood(world: World, kind: str) -> None:
     """Said before anything is asked of anybody: no folder, no arbiter, no row."""
@@ -133,10 +123,6 @@ VERB_USAGE = {
     "top in a pipe": (["top"], ["top: needs a terminal on standard output"]),
     "ls -w in a pipe": (["ls", "-w"], ["ls: --watch: needs a terminal on standard output"]),
 }
-
-
-for _verb in (name for name, verb in VERBS.items() if verb.later):
-    VERB_USAGE[f"{_verb} is later"] = ([_verb], [_verb, "not yet known"])
 
 
 @pytest.mark.parametrize("kind", VERB_USAGE)

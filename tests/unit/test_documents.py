@@ -23,26 +23,19 @@ README = ROOT / "README.md"
 FILES = {"bash": "gpurun.bash", "zsh": "_gpurun", "fish": "gpurun.fish"}
 BEGIN, END = "# --- tables (compared with gpurun's own by a test)\n", "# --- end of tables\n"
 
-OPTIONS = [option for option in LAUNCH if not option.later]
-KNOWN = {name: verb for name, verb in VERBS.items() if not verb.later}
-
 
 def quoted(text: str) -> str:
     return text.replace("'", "’")
 
 
-def verb_options(name: str) -> list[Option]:
-    return [option for option in KNOWN[name].options if not option.later]
-
-
 def bash_tables() -> Iterator[str]:
-    yield f"__gpurun_verbs='{' '.join(KNOWN)}'"
-    yield f"__gpurun_options='{' '.join(name for option in OPTIONS for name in option.names)}'"
-    yield f"__gpurun_valued='{' '.join(name for option in OPTIONS if option.metavar for name in option.names)}'"
-    for name in KNOWN:
-        valued = " ".join(each for option in verb_options(name) if option.metavar for each in option.names)
+    yield f"__gpurun_verbs='{' '.join(VERBS)}'"
+    yield f"__gpurun_options='{' '.join(name for option in LAUNCH for name in option.names)}'"
+    yield f"__gpurun_valued='{' '.join(name for option in LAUNCH if option.metavar for name in option.names)}'"
+    for name in VERBS:
+        valued = " ".join(each for option in VERBS[name].options if option.metavar for each in option.names)
         yield f"__gpurun_valued_{name}='{valued}'"
-        yield f"__gpurun_options_{name}='{' '.join(each for option in verb_options(name) for each in option.names)}'"
+        yield f"__gpurun_options_{name}='{' '.join(each for option in VERBS[name].options for each in option.names)}'"
 
 
 def zsh_spec(option: Option, key: str) -> str:
@@ -71,17 +64,17 @@ def zsh_lines(options: list[Option], launch: bool) -> Iterator[str]:
 
 def zsh_tables() -> Iterator[str]:
     yield "typeset -ga __gpurun_verbs=("
-    for name, verb in KNOWN.items():
+    for name, verb in VERBS.items():
         yield f"    '{name}:{quoted(verb.summary)}'"
     yield ")"
     yield "typeset -ga __gpurun_options=("
-    for line in zsh_lines(OPTIONS, launch=True):
+    for line in zsh_lines(LAUNCH, launch=True):
         yield f"    '{line}'"
     yield ")"
-    yield f"typeset -g __gpurun_valued='{' '.join(name for option in OPTIONS if option.metavar for name in option.names)}'"
+    yield f"typeset -g __gpurun_valued='{' '.join(name for option in LAUNCH if option.metavar for name in option.names)}'"
     yield "typeset -gA __gpurun_verb_options=("
-    for name in KNOWN:
-        lines = "\n".join(zsh_lines(verb_options(name), launch=False))
+    for name in VERBS:
+        lines = "\n".join(zsh_lines(VERBS[name].options, launch=False))
         yield f"    {name} '{lines}'"
     yield ")"
 
@@ -119,14 +112,14 @@ def fish_line(option: Option, condition: str, launch: bool) -> str:
 
 
 def fish_tables() -> Iterator[str]:
-    yield f"set -g __gpurun_verbs {' '.join(KNOWN)}"
-    yield f"set -g __gpurun_valued {' '.join(name for option in OPTIONS if option.metavar for name in option.names)}"
-    for name, verb in KNOWN.items():
+    yield f"set -g __gpurun_verbs {' '.join(VERBS)}"
+    yield f"set -g __gpurun_valued {' '.join(name for option in LAUNCH if option.metavar for name in option.names)}"
+    for name, verb in VERBS.items():
         yield f"complete -c gpurun -f -n __gpurun_first -a {name} -d '{quoted(verb.summary)}'"
-    for option in OPTIONS:
+    for option in LAUNCH:
         yield fish_line(option, "__gpurun_launch", True)
-    for name in KNOWN:
-        for option in verb_options(name):
+    for name in VERBS:
+        for option in VERBS[name].options:
             yield fish_line(option, f"__gpurun_verb {name}", False)
 
 
@@ -158,15 +151,13 @@ def printed(*words: str) -> str:
 
 def test_help_shows_every_option_and_verb_in_80_columns() -> None:
     text = printed("--help", "all")
-    for option in OPTIONS:
-        assert re.search(rf"^  {re.escape(', '.join(option.names))}( |$)", text, re.MULTILINE), option.names
-    for name in KNOWN:
-        assert re.search(rf"^  gpurun {name}\b", text, re.MULTILINE), name
     for option in LAUNCH:
-        assert not option.later or f"  {', '.join(option.names)} " not in text, f"{option.names} does not exist yet"
+        assert re.search(rf"^  {re.escape(', '.join(option.names))}( |$)", text, re.MULTILINE), option.names
+    for name in VERBS:
+        assert re.search(rf"^  gpurun {name}\b", text, re.MULTILINE), name
     daily = printed("--help")
     assert len(daily.splitlines()) <= 40
-    for line in (daily + text + "".join(printed(name, "--help") for name in KNOWN)).splitlines():
+    for line in (daily + text + "".join(printed(name, "--help") for name in VERBS)).splitlines():
         assert len(line) <= 80, line
 
 
@@ -181,14 +172,14 @@ def test_the_man_page_has_every_option_and_verb_that_exists_and_no_other() -> No
     text = man_text()
     section = text[text.index(".SH OPTIONS") : text.index(".SH VERBS")]
     tagged = {word for line in re.findall(r"\.TP\n(.*)", section) for word in re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", line)}
-    assert tagged == {name for option in OPTIONS for name in option.names}
+    assert tagged == {name for option in LAUNCH for name in option.names}
     section = text[text.index(".SH VERBS") : text.index(".SH EXIT STATUS")]
     heads = re.findall(r"\.TP\n\.B[RI]? ([a-z]+)(.*)", section)
-    assert [name for name, _ in heads] == list(KNOWN)
+    assert [name for name, _ in heads] == list(VERBS)
     for name, rest in heads:
         given = set(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", rest))
-        wanted = {each for option in verb_options(name) for each in option.names} - {"--sim", "--help"}
-        assert given >= {option.names[0] for option in verb_options(name)} - {"--sim", "--help"}, name
+        wanted = {each for option in VERBS[name].options for each in option.names} - {"--sim", "--help"}
+        assert given >= {option.names[0] for option in VERBS[name].options} - {"--sim", "--help"}, name
         assert given <= wanted | {"-9", "-KILL"}, name
 
 
@@ -227,21 +218,20 @@ def test_the_man_page_has_no_warnings(tool: str) -> None:
 
 
 def test_the_readme_uses_only_what_exists() -> None:
-    known = {name for option in OPTIONS for name in option.names}
+    known = {name for option in LAUNCH for name in option.names}
     text = README.read_text()
     for line in re.findall(r"^(?:    |\t).*gpurun .*$", text, re.MULTILINE):
         for words in re.findall(r"(?<![\w/.])gpurun ([^|;&#\n]*)", line):
             first, *rest = words.split() or [""]
-            assert not (first in VERBS and VERBS[first].later), line
-            table = {each for option in verb_options(first) for each in option.names} if first in KNOWN else known
+            table = {each for option in VERBS[first].options for each in option.names} if first in VERBS else known
             for word in [first, *rest]:
                 if not word.startswith("-") or word == "--":
-                    if first not in KNOWN and not word.startswith("-"):
+                    if first not in VERBS and not word.startswith("-"):
                         break
                     continue
                 name = word.partition("=")[0]
                 assert name in table or name in ("-9", "-5", "-KILL"), line
-                if any(name in option.names and option.metavar for option in OPTIONS) and first not in KNOWN:
+                if any(name in option.names and option.metavar for option in LAUNCH) and first not in VERBS:
                     break
 
 
