@@ -172,7 +172,7 @@ class Answers:
         self._note_wishes(job, values)
         if arbiter.look is not None and not arbiter.look.pending:
             self.unjudged.discard(job.id)
-        arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))  # before it can take an offer
+        arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
         arbiter.bell.queue(connection, "job", id=job.id, **self.admission.visible(values))
         arbiter.touch()
 

@@ -154,17 +154,12 @@ class Enforcer:
             seat.offer_timer.cancel()
             seat.offer_timer = None
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=time.time())
-        arbiter.afterwards(lambda: self._follow(job.id))
+        arbiter.limits.watch(job)
+        if not seat.reapers:
+            arbiter.descent.remember_ancestors(job)
+        arbiter.afterwards(lambda: arbiter.watch_leader(job.id))
+        arbiter.afterwards(lambda: arbiter.descent.started(job.id))
         self.send_off(job)
-
-    def _follow(self, job_id: int) -> None:
-        """Watch over a job that has been started."""
-        arbiter = self._arbiter
-        job = arbiter.store.live.get(job_id)
-        if job is not None and job.state in STARTED:
-            arbiter.watch_leader(job_id)
-            arbiter.limits.watch(job)
-            arbiter.descent.started(job_id)
 
     def send_off(self, job: Job) -> None:
         """Tell a client that has taken its grant what the program shall see."""
@@ -216,6 +211,7 @@ class Enforcer:
         job = self._arbiter.store.live.get(job_id)
         seat = self._arbiter.seats.get(job_id)
         if job is None or seat is None or job.state is JobState.ENDED:
+            self._arbiter.unwatch_leader(job_id)  # a stub goes when its job has ended, and what that left may stay
             return
         if told is None and seat.pidfd is not None:
             told = processes.exit_status(seat.pidfd, job.identity)
@@ -288,7 +284,7 @@ class Enforcer:
         seat = self._arbiter.seats[job.id]
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
-        self._arbiter.afterwards(lambda: self._arbiter.unwatch_leader(job.id))
+        self.after_commit.append(lambda: self._arbiter.unwatch_leader(job.id))
         if not started:
             return
         seat.kin = {survivor.pid: survivor for survivor in self._arbiter.descent.survivors(job)}
@@ -310,7 +306,7 @@ class Enforcer:
         arbiter.leftovers.discard(job.id)
         arbiter.left_behind.forget(job.id)
         self.release(job)
-        arbiter.afterwards(lambda: arbiter.leave_seat(job.id))
+        self.after_commit.append(lambda: arbiter.leave_seat(job.id))
 
     def _is_held(self, job: Job) -> bool:
         """Whether a survivor holds a GPU of the grant: the driver names it, a device file is open, or it is young."""
@@ -357,7 +353,7 @@ class Enforcer:
         """Give a job's GPUs back, and let go of claims that no grant needs any more."""
         self._arbiter.store.release(job)
         self._arbiter.touch()
-        self._arbiter.afterwards(self._arbiter.let_go_of_claims)
+        self.after_commit.append(self._arbiter.let_go_of_claims)
 
     def look_for_leftovers(self, job: Job) -> None:
         """After a restart: find again what an ended job left behind."""

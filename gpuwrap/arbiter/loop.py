@@ -88,6 +88,7 @@ class Arbiter:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._afterwards: list[Callable[[], None]] = []
+        self._due: list[Callable[[], None]] = []
         self._dirty_since: float | None = None
         self._look_begun: float | None = None
         self._look_is_noted = True
@@ -125,10 +126,11 @@ class Arbiter:
         """Serve until nothing is left to do."""
         self.step([])
         while not self._leaving:
-            if self._afterwards and (waiting := self._epoll.poll(0)):
+            if self._due and (waiting := self._epoll.poll(0)):
                 self.step(waiting)  # the answer to an offer, mostly
             self.catch_up()
-            self.step(self._epoll.poll(self.timers.timeout()))
+            if not self._leaving:
+                self.step(self._epoll.poll(self.timers.timeout()))
         self.catch_up()
         self.keeper.dismiss()
 
@@ -141,15 +143,17 @@ class Arbiter:
                 self.timers.run()
                 self._serve(ready)
                 self._decide()
-                self._note_look()
                 if self.bell.has_sent_ahead():
                     self.store.write_down()
                     self._serve(self._epoll.poll(0))  # who has taken an offer meanwhile goes with the same commit
                     self._decide()
+                self._note_look()
                 self._arm()
         except (StoreError, Poisoned) as err:
             self._not_committed(err)
             return
+        self._due += self._afterwards
+        self._afterwards = []
         self.bell.may_send_ahead = True
         self.answers.committed()
         self.enforcer.flush_now()
@@ -205,15 +209,16 @@ class Arbiter:
             seat.watched = False
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Do something once this wake's answers are on their way: nobody waits for it. Forgotten if the batch is undone."""
+        """Do something once this wake's answers are on their way: nobody waits for it. Forgotten if this batch is undone."""
         self._afterwards.append(action)
 
     def catch_up(self) -> None:
         """Do what nobody waits for."""
-        afterwards, self._afterwards = self._afterwards, []
-        for action in afterwards:
+        due, self._due = self._due + self._afterwards, []
+        self._afterwards = []
+        for action in due:
             action()
-        if not self.bell.is_in_place():
+        if self.store.is_in_place() and not self.bell.is_in_place():
             log("bell", "somebody removed the bell: hanging up another")
             self.bell.open()
 

@@ -293,3 +293,18 @@ def test_leaving_the_block_with_success_is_success(world: World) -> None:
     for word in ("0", "", "3"):
         script(world, f"with gpuwrap.gpu():\n    sys.exit({word})").wait(30)
     assert [job["result"]["code"] for job in world.jobs()] == [0, 0, 1]
+
+
+def test_block_after_block_of_a_job_whose_environment_was_wiped_is_inside_that_job(world: World) -> None:
+    """Each is asked for at the moment at which the one before has ended, while the arbiter must often wait for a processor."""
+    kept = [f"{name}={world.env[name]}" for name in ("GPURUN_DIR", "GPURUN_SIM", "HOME", "PATH")]
+    body = "for _ in range(100):\n    with gpuwrap.gpu(memory='1G', quiet=True, wait='5s'):\n        pass"
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        done = script(world, body, world.command, "-g", "all", "--", "env", "-i", *kept).communicate(timeout=60)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    assert done == ("", "")
+    assert {row["parent_id"] for row in world.rows("SELECT parent_id FROM job WHERE id > 1")} == {1}

@@ -863,3 +863,20 @@ def test_a_stub_killed_in_its_back_off_leaves_nothing_and_its_key_is_free(world:
     wait_until(lambda: world.state(1) == "ended", "the job to end")
     assert world.run("--once", "k", "-g", "2", "-w", "5s", "true").returncode == 0
     assert len(world.rows("SELECT 1 FROM event WHERE job_id = 1 AND to_state = 'running'")) == 3
+
+
+def test_an_arbiter_is_idle_while_the_leftover_of_a_stubs_job_outlives_the_stub(make_world: MakeWorld) -> None:
+    """The end of a process is told by a descriptor for as long as somebody looks at it."""
+    world = make_world("1x24G")
+    holder = "import os, time; open(os.environ['GPURUN_SIM_DIR'] + f'/0/{os.getpid()}', 'w').write('1'); time.sleep(60)"
+    script = 'setsid "$0" -c "$1" >/dev/null 2>&1 </dev/null & echo $!; until [ -e $GPURUN_SIM_DIR/0/$! ]; do sleep 0.02; done'
+    done = world.run("-r", "--", "sh", "-c", script, sys.executable, holder)
+    leftover = psutil.Process(int(done.stdout))
+    try:
+        arbiter = psutil.Process(world.arbiter_pid())
+        before = sum(arbiter.cpu_times()[:2])
+        let_pass(1.0, "to see what the arbiter computes")
+        assert sum(arbiter.cpu_times()[:2]) - before < 0.3
+        assert world.run("-n", "true").returncode == 124, "the leftover must hold the GPU"
+    finally:
+        leftover.kill()
