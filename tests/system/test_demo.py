@@ -54,6 +54,7 @@ def test_the_demos_sentences_fit_on_the_terminal(world: World, stage: Path) -> N
     wait_until(lambda: not of_the_demo(stage), "everything of the demo to be gone")
 
 
+@pytest.mark.long
 def test_a_story_that_does_not_go_as_told_breaks_off(world: World, stage: Path) -> None:
     child = world.start("demo")
     wait_until(lambda: "1. Waiting" in child.stdout.readline(), "the story to begin")  # type: ignore[union-attr]

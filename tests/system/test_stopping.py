@@ -214,7 +214,7 @@ def setuid_python(stage: Stage) -> Path:
     return program
 
 
-@pytest.mark.parametrize("below", [True, False], ids=["below it", "only in its session"])
+@pytest.mark.parametrize("below", [True, pytest.param(False, marks=pytest.mark.long)], ids=["below it", "only in its session"])
 def test_a_job_with_a_process_of_another_user_is_not_paused_and_nothing_of_it_stays_stopped(
     ordinary: Stage, below: bool
 ) -> None:
