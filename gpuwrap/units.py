@@ -37,10 +37,10 @@ def parse_size(text: str) -> tuple[int | None, float | None]:
     letter, suffix = unit[0].lower(), unit[1:].lower()
     if letter not in _SIZE_UNITS or suffix not in _SIZE_SUFFIXES:
         raise UsageError(f"memory {text}: unknown unit: K, M, G, T or %")
-    size = int(number * _SIZE_UNITS[letter])
-    if not 0 < size < 2**62:
+    size = number * _SIZE_UNITS[letter]  # infinite, perhaps
+    if not 1 <= size < 2**62:
         raise UsageError(f"memory {text}: out of range")
-    return size, None
+    return int(size), None
 
 
 def parse_simulated(spec: str) -> list[int]:

@@ -39,6 +39,7 @@ def test_a_size_may_be_a_part_of_the_card() -> None:
 BAD_SIZES = {
     "8": "unit missing: 8G or 8M?", "8Go": "unknown unit", "G": "not a size", "": "not a size", "0G": "more than nothing",
     "-1G": "not a size", "101%": "more than 100%", "8 G": "unknown unit", "1e3G": "unknown unit", "9999999999T": "out of range",
+    f"{10**400}G": "out of range",
     "８G": "not a size", "1..5G": "unknown unit", "50%%": "unknown unit",
 }  # fmt: skip
 
