@@ -46,6 +46,7 @@ from .sampling import Sampling
 from .seats import Seat
 from .sweeps import Sweeps
 from .timers import Timer, Timers
+from .tuning import Tuning
 from .viewing import bounds_of, view_of
 
 IDLE_SECONDS = 30.0
@@ -117,6 +118,7 @@ class Arbiter:
         self.lines = Lines(self)
         self.inventory = Inventory(self)
         self.inventory.read_drained()
+        self.tuning = Tuning(self)
         self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._keeper_died)
         self.watch(devices.fileno(), lambda _mask: self._look_over())
 
@@ -140,6 +142,7 @@ class Arbiter:
             with self.store.batch():
                 if not self.store.is_in_place():
                     self._retire()
+                self.tuning.check()
                 self.timers.run()
                 self._serve(ready)
                 self._decide()

@@ -48,6 +48,10 @@ class Memory:
                     self._warn(job, over[job_id], most)
         self._over = over
 
+    def judge_again(self) -> None:
+        """The setting `over_memory` has changed: it holds for those, too, that use too much already."""
+        self._over = {}
+
     def words(self, job: Job) -> str | None:
         """Say that a job uses more than it asked for; None if it does not."""
         return self._over.get(job.id)

@@ -59,7 +59,7 @@ class Strangers:
     """Remembers GPU processes while they live."""
 
     def __init__(self, ignored: Ignored = ()) -> None:
-        self._ignored = ignored
+        self.ignored = ignored
         self._past: dict[_Key, _Past] = {}
         self._noted_mono = 0.0
         self._kept = ""
@@ -151,7 +151,7 @@ class Strangers:
             return True
         if program in DISPLAYS and process.bytes is not None and process.bytes <= DISPLAY_BYTES:
             return True
-        return any(_names(word, found, program) for word in self._ignored)
+        return any(_names(word, found, program) for word in self.ignored)
 
 
 def _names(word: int | str, found: ForeignProcess, program: str) -> bool:

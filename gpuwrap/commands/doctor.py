@@ -4,7 +4,6 @@ Each line begins with `ok`, `note` (works, but you may want to know), `bad` (som
 be seen from here). A bad one is followed by what to do. It asks nobody and starts nothing but a look at the GPUs.
 """
 
-import contextlib
 import json
 import os
 import select
@@ -194,27 +193,22 @@ def _settings(sim: str | None) -> Iterator[Finding]:
         read = settings.read_settings()
     except GpurunError as err:
         yield Finding("bad", "settings", err.text.removeprefix("cannot use settings: "), err.hint or "mend that line")
+        if _is_up(sim):
+            yield Finding("note", "settings", "the arbiter goes on with what it read before, until that is mended")
         return
     yield Finding("ok", "settings", "read from " + ", ".join(settings.files()))
     for name, value in read.written.items():
         source = read.sources.get(name, "default")
         yield Finding("ok", "settings", f"{name} = {json.dumps(value, ensure_ascii=False, default=str)} ({source})")
-    for path in _changed_since_start(sim):
-        help = "the next one reads it: an arbiter leaves 30 s after the last job"
-        yield Finding("note", "settings", f"{path} was changed since the arbiter started, which goes on as it began", help)
 
 
-def _changed_since_start(sim: str | None) -> Iterator[str]:
+def _is_up(sim: str | None) -> bool:
     folder = paths.open_folder(sim, create=False)
     sock = knock(folder, LOOK_SECONDS) if folder is not None else None
-    if folder is None or sock is None:
-        return
+    if sock is None:
+        return False
     sock.close()
-    started_at = os.stat(folder.inside(paths.BELL)).st_mtime  # hung up when the settings had been read
-    for path in settings.files():
-        with contextlib.suppress(OSError):
-            if os.stat(path).st_mtime > started_at:
-                yield path
+    return True
 
 
 def _claims() -> Iterator[Finding]:

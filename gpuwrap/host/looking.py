@@ -1,4 +1,4 @@
-"""Looks that nobody waits for: the only place with threads, because a driver call may never return.
+"""Looks that nobody waits for: made by threads, because a driver call may never return.
 
 1. The caller's thread only puts a request into a queue and reads a descriptor.
 2. One coordinator thread makes each look, by a deadline; calls that may hang are made by walkers. One walker asks all

@@ -2,7 +2,7 @@
 
 Three files may set them, the later winning: the system's, the user's (where platformdirs says, from the password entry's
 home, which the arbiter has as HOME), and `settings.toml` in GPURUN_DIR. An unknown key is an error with the nearest name.
-The arbiter reads them once, when it starts.
+The arbiter reads them when it starts, and anew when a file has come, changed or gone (arbiter/tuning).
 """
 
 import os
@@ -17,6 +17,9 @@ from ..options import nearest
 from ..units import parse_duration, parse_size
 
 FILE = "settings.toml"
+
+Marks = tuple[tuple[int, int, int, int] | int, ...]
+"""What is seen of each file without reading it; they differ if one has come, changed or gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,13 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 
 def _ignored(value: Any) -> tuple[int | str, ...]:
     words = value if isinstance(value, list) else [value]
-    if not all(isinstance(word, (int, str)) and not isinstance(word, bool) and word != "" for word in words):
+    if not all(_is_pid(word) or (isinstance(word, str) and word != "") for word in words):
         raise UsageError(f"{value}: a list of pids, users and globs of commands")
     return tuple(words)
+
+
+def _is_pid(word: Any) -> bool:
+    return isinstance(word, int) and not isinstance(word, bool) and abs(word) < 1 << 31
 
 
 def _text(value: Any) -> str:
@@ -93,11 +100,12 @@ SETTINGS: dict[str, Setting] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All values, as one would write them, too, and for each that a file sets the file."""
+    """All values, as one would write them, too, for each that a file sets the file, and how the files were marked then."""
 
     values: dict[str, Any]
     written: dict[str, Any]
     sources: dict[str, str]
+    marks: Marks
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -117,12 +125,28 @@ def files() -> list[str]:
     return [os.path.join(folder, FILE) for folder in folders]
 
 
+def marks_of(paths: list[str]) -> Marks:
+    """Look at files without reading them: some µs."""
+    return tuple([_mark(path) for path in paths])
+
+
+def _mark(path: str) -> tuple[int, int, int, int] | int:
+    try:
+        facts = os.stat(path)
+    except OSError as err:
+        return err.errno or 0
+    # Not the time of modification, which anybody may set back (cp -p, rsync). The mode: it may be changed within a tick.
+    return facts.st_ctime_ns, facts.st_size, facts.st_ino, facts.st_mode
+
+
 def read_settings() -> Settings:
     """Read all files. Raises GpurunError that names file and setting."""
     values = {name: setting.read(setting.default) for name, setting in SETTINGS.items()}
     written = {name: setting.default for name, setting in SETTINGS.items()}
     sources: dict[str, str] = {}
-    for path in files():
+    paths = files()
+    marks = marks_of(paths)  # before they are read: what changes meanwhile is read once more, not missed
+    for path in paths:
         for name, value in _read_file(path).items():
             setting = SETTINGS.get(name)
             if setting is None:
@@ -130,10 +154,12 @@ def read_settings() -> Settings:
                 raise GpurunError(f"cannot use settings: {path}: {name}: unknown", hint=near and f"did you mean {near}?")
             try:
                 values[name] = setting.read(value)
+            except (ValueError, OverflowError) as err:  # of more than 4300 digits nothing is written, no message either
+                raise GpurunError(f"cannot use settings: {path}: {name}: too large") from err
             except UsageError as err:
                 raise GpurunError(f"cannot use settings: {path}: {name}: {err.text}") from err
             written[name], sources[name] = value, path
-    return Settings(values, written, sources)
+    return Settings(values, written, sources, marks)
 
 
 def _read_file(path: str) -> dict[str, Any]:
@@ -152,5 +178,7 @@ def _read_file(path: str) -> dict[str, Any]:
         raise GpurunError(f"cannot use settings: {path}: {err}") from err
     except UnicodeDecodeError as err:
         raise GpurunError(f"cannot use settings: {path}: byte {err.start} is not UTF-8") from err
+    except ValueError as err:  # nor reads it
+        raise GpurunError(f"cannot use settings: {path}: a number is too large") from err
     except RecursionError as err:
         raise GpurunError(f"cannot use settings: {path}: nested too deeply") from err

@@ -1,0 +1,108 @@
+"""Settings that change under a running arbiter: it sees that a file has come, changed or gone, and goes on by what it says.
+
+1. Nothing wakes for it: the files are looked at by whatever wakes the arbiter, `CHECK_SECONDS` after the last time at the
+   earliest. So what is planned after a long sleep is planned by the settings of that moment.
+2. A file is taken when two looks have found it the same: an editor may have emptied it, and be about to write.
+3. What cannot be read changes nothing; the log tells of it, once for each change.
+4. A file on a network filesystem may hang: where one may lie there, a thread looks (`aside`), more rarely, and nobody waits.
+"""
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import GpurunError
+from ..host.aside import Aside
+from ..state.paths import LOCAL_FILESYSTEMS, filesystem_of
+from ..state.settings import Marks, Settings, files, marks_of, read_settings
+from .log import log
+from .viewing import bounds_of
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+CHECK_SECONDS = 2.0
+# A thread costs 0.6 ms.
+AWAY_CHECK_SECONDS = 10.0
+# For how long a file that was seen to change must stay as it is.
+SETTLE_SECONDS = 0.25
+# A look that is so late comes after a sleep. It is believed at once, as the one at the start: it is alone, not one of many.
+ASLEEP_SECONDS = 5.0
+
+
+class Found(NamedTuple):
+    """What a look has found: `read` is None where nothing has changed."""
+
+    marks: Marks
+    read: Settings | GpurunError | None
+
+
+class Tuning:
+    """Keeps the arbiter's settings as the files say."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self._files: list[str] = []
+        self._aside: Aside[Found] | None = None
+        self._taken = arbiter.settings.marks
+        self._coming: Marks | None = None
+        self._due_mono = time.monotonic() + CHECK_SECONDS
+
+    def check(self) -> None:
+        """Look at the files if it is time to. At each wake: mostly it is not."""
+        now = time.monotonic()
+        if now < self._due_mono:
+            return
+        found = self._look()
+        slept = self._aside is None and now > self._due_mono + ASLEEP_SECONDS
+        if found is None:
+            self._due_mono = now + SETTLE_SECONDS  # the thread has been asked, and answers
+            return
+        self._due_mono = now + (CHECK_SECONDS if self._aside is None else AWAY_CHECK_SECONDS)
+        if found.read is None:
+            self._coming = None
+        elif found.marks != self._coming and not slept:
+            self._coming = found.marks
+            self._due_mono = now + SETTLE_SECONDS
+        else:
+            self._coming, self._taken = None, found.marks
+            self._take(found.read)
+
+    def _look(self) -> Found | None:
+        """Return what the files are like; None while a thread that was asked has not found out."""
+        if not self._files:
+            self._files = files()
+            if not all(filesystem_of(path) in LOCAL_FILESYSTEMS for path in self._files):
+                self._aside = Aside()
+        paths, taken = self._files, self._taken
+        if self._aside is None:
+            return _look(paths, taken)
+        found = self._aside.answer()
+        if found is None:
+            self._aside.ask(lambda: _look(paths, taken))
+        return found
+
+    def _take(self, new: Settings | GpurunError) -> None:
+        if isinstance(new, GpurunError):
+            log("settings", f"{new.text}; what was read before stays")
+            return
+        arbiter, old = self._arbiter, self._arbiter.settings
+        changed = [name for name, value in new.values.items() if value != old[name]]
+        arbiter.settings = new
+        if not changed:
+            return
+        log("settings", "now " + ", ".join(f"{name} = {new.written[name]!r}" for name in changed))
+        arbiter.bounds = bounds_of(new)
+        arbiter.observer.strangers.ignored = new["ignore"]
+        if "over_memory" in changed:
+            arbiter.memory.judge_again()
+        arbiter.touch()
+
+
+def _look(paths: list[str], taken: Marks) -> Found:
+    marks = marks_of(paths)
+    if marks == taken:
+        return Found(marks, None)
+    try:
+        return Found(marks, read_settings())
+    except GpurunError as err:
+        return Found(marks, err)
