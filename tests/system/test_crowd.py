@@ -127,7 +127,9 @@ def test_a_stopped_job_is_first_again_when_it_goes_on(make_world: MakeWorld, tmp
     gates[0].touch()
     crowd.until_started(2)
     assert crowd.has_started("second"), "the stopped first one was not passed over"
+    assert crowd.world.job(2)["why"]["rule"] == "stopped"
     crowd.cont()
+    wait_until(lambda: crowd.world.job(2)["why"]["rule"] != "stopped", "the first to say that it goes on")
     gates[1].touch()
     crowd.finish()
     crowd.prove("a stopped job")
