@@ -74,7 +74,7 @@ def start_cold(world: BenchWorld, rounds: int) -> list[Row]:
 def hand_off(world: BenchWorld, rounds: int) -> list[Row]:
     """From the end of one job to the first instruction of the next, over flock(1) doing the same; with 1 and 1,000 waiting."""
     ours_one, flock = [], []
-    for _ in range(max(5, rounds // 4)):
+    for _ in range(max(5, rounds)):
         ours_one.append(world.hand_off(waiting=1))
         flock.append(flock_hand_off())
     world.block()
@@ -93,7 +93,7 @@ def flock_hand_off() -> float:
     with tempfile.TemporaryDirectory() as folder:
         lock, stamp = f"{folder}/lock", f"{folder}/stamp"
         clock = BenchWorld.clock_program()
-        holder = subprocess.Popen(["flock", lock, clock, "end", stamp, "0.15"])
+        holder = subprocess.Popen(["flock", lock, clock, "end", stamp, "0.3"])
         while not os.path.exists(stamp):
             time.sleep(0.005)
         waiter = subprocess.Popen(["flock", lock, clock, "begin", stamp])
