@@ -306,6 +306,8 @@ class View:
     """For how many seconds jobs in line still wait, where that is limited (`-w`, `-n`)."""
     fault: str | None = None
     """Why there is no GPU at all."""
+    without_gpu: bool = False
+    """There is none, and who asks for some runs without (the setting of this name)."""
 
 
 class Rule(Enum):

@@ -21,6 +21,7 @@ from ..units import GIB, format_size
 from .bell import Connection
 from .descent import can_give
 from .learning import fingerprint, needed_bytes, recall
+from .viewing import runs_without
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -127,9 +128,10 @@ class Admission:
 
     def _read_request(self, values: Values, parent: Job | None, learned: int | None = None) -> Request:
         gpus = values.get("gpus", "1")
-        samples = self._machine(parent) if gpus != "0" else []
+        without = runs_without(self._arbiter.settings, self._arbiter.look)
+        samples = self._machine(parent) if gpus != "0" and not without else []
         visible = values.get("visible") if gpus != "0" else None
-        allowed = choose_devices(samples, values.get("device"), values.get("not"), visible)
+        allowed = None if without else choose_devices(samples, values.get("device"), values.get("not"), visible)
         if gpus == "all":
             gpus = str(count_all(samples, allowed))
         auto = fitting_auto(learned, samples, parent, allowed, int(gpus)) if values.get("auto") == "1" else None
@@ -190,7 +192,7 @@ class Admission:
 
     def judge(self, request: Request, parent_id: int | None) -> None:
         """Refuse what this machine, or the job inside which it was asked for, can never give."""
-        if request.gpus == 0:
+        if request.gpus == 0 or runs_without(self._arbiter.settings, self._arbiter.look):
             return
         parent = self._arbiter.store.live.get(parent_id) if parent_id is not None else None
         samples = self._machine(parent)

@@ -194,4 +194,4 @@ def _is_below_head(seat: Seat, stat: Stat) -> bool:
 
 def can_give(job: Job) -> bool:
     """Whether requests inside a job ask it: jobs without GPUs have none to give."""
-    return job.state in STARTED and job.request.gpus > 0
+    return job.state in STARTED and job.request.gpus > 0 and bool(job.shares)

@@ -81,6 +81,8 @@ class Enforcer:
             return False
         view = arbiter.views.get(job.parent_id) if arbiter.sampling.somebody_is_paused() else None
         seat.to_tell = notice(grant, view) if view is not None else None
+        if job.request.gpus and not grant.shares and arbiter.look is not None:
+            seat.to_tell = f"runs without a GPU: {arbiter.look.fault}"
         job = arbiter.store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
         self.offer(job)
         return True
@@ -183,7 +185,9 @@ class Enforcer:
         preempt = arbiter.reruns.preempt_file(job)
         if preempt is not None:
             variables["GPURUN_PREEMPT_FILE"] = preempt
-        note = f"job {job.id} on {gpu_words(job.shares)}" if job.shares else f"job {job.id}, no GPU asked for"
+        note = f"job {job.id} on {gpu_words(job.shares)}" if job.shares else f"job {job.id}, no GPU"
+        if not job.request.gpus:
+            note += " asked for"
         if job.request.shares and job.shares:
             note += f", shared: {self._portion(job)}"
         arbiter.bell.queue(arbiter.seats[job.id].connection, "go", note=note, told=told, **variables)

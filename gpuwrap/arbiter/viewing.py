@@ -26,11 +26,24 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
     if parent_id is None:
         view = arbiter.observer.outer_view(look, arbiter.claims.others, arbiter.drained, arbiter.bounds)
         fault = DRIVER_OPENING if look.pending else look.fault
-        return replace(view, fault=fault, yielding=_yielding(arbiter, asking), after=after, patience=_patience(arbiter))
+        return replace(
+            view,
+            fault=fault,
+            without_gpu=runs_without(arbiter.settings, look),
+            yielding=_yielding(arbiter, asking),
+            after=after,
+            patience=_patience(arbiter),
+        )
     parent = arbiter.store.live.get(parent_id)
     if parent is None or parent.state not in STARTED or parent.state in _PAUSED:
         return None  # requests inside a paused job are passed over
     return replace(arbiter.observer.inner_view(parent, look, arbiter.bounds), after=after)
+
+
+def runs_without(settings: Settings, look: Look | None) -> bool:
+    """Whether there is no driver, and the setting `without_gpu` has what asks for GPUs run all the same."""
+    lacks = look is not None and look.fault is not None and not look.pending and not look.samples
+    return lacks and settings["without_gpu"] == "run"
 
 
 def bounds_of(settings: Settings) -> Bounds:

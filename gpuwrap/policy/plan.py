@@ -191,7 +191,7 @@ class _Pass:
 
     def _place(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
         """Take GPUs for a job; None if they cannot be had now."""
-        if shape.gpus == 0:
+        if shape.gpus == 0 or self._view.without_gpu:
             return ()
         slips = shape.limit_seconds is not None and self.slips(shape)
         if not slips and not self._promising(shape):

@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import uuid
@@ -379,6 +380,34 @@ def test_no_driver_is_said_and_the_demo_is_named(make_world: MakeWorld) -> None:
     assert_one_line(done, 125)
     assert_nothing_left(world)
     assert world.run("-g", "0", "--", "true").returncode == 0, "a job without GPUs needs no driver"
+
+
+@pytest.mark.parametrize("options", [[], ["-g", "2", "-m", "4G"], ["-g", "all"], ["-i", "0"], ["-r"], ["-m", "auto"]])
+def test_without_a_driver_it_runs_after_one_line_if_the_setting_says_so(make_world: MakeWorld, options: list[str]) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a driver")
+    world = make_world(None)
+    (world.directory / "settings.toml").write_text('without_gpu = "run"\n')
+    script = 'echo "[$CUDA_VISIBLE_DEVICES]"; exit 3'
+    done = world.run(*options, "--", "sh", "-c", script)
+    fault = "runs without a GPU: no NVIDIA driver: libnvidia-ml.so.1 not found"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "[]\n", f"gpurun: job 1 {fault}\n")
+    inner = world.run("-q", *options, "--", world.command, "--", "true")
+    assert (inner.returncode, inner.stderr) == (0, f"gpurun: job 3 {fault}\n"), "what is asked for inside runs as well"
+    assert [(job["state"], job["devices"]) for job in world.jobs()] == [("ended", [])] * 3
+    assert world.run("-g", "0", "--", "true").stderr == "", "who asked for none is told nothing"
+
+
+def test_without_a_driver_rows_of_a_sweep_and_blocks_run_too(make_world: MakeWorld) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a driver")
+    world = make_world(None)
+    (world.directory / "settings.toml").write_text('without_gpu = "run"\n')
+    done = world.run("--array", "1-3", "--", "sh", "-c", "echo $GPURUN_INDEX")
+    assert (done.returncode, sorted(done.stdout.split())) == (0, ["1", "2", "3"])
+    block = "import gpuwrap\nwith gpuwrap.gpu() as grant:\n    print(grant.devices)"
+    python = subprocess.run([sys.executable, "-c", block], env=world.env, capture_output=True, text=True, timeout=30)
+    assert (python.returncode, python.stdout) == (0, "()\n"), python.stderr
 
 
 @pytest.mark.parametrize(
