@@ -6,7 +6,7 @@ jobs were there, the first verb summons an arbiter, which repairs.
 
 import os
 
-from ..arbiter.summon import Call, knock
+from ..arbiter.summon import Call, WaitLimitPassed, knock
 from ..errors import GpurunError, NoSuchJob, UsageError
 from ..state.paths import Folder, open_folder
 from ..state.reading import Reader
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Given = dict[str, str | bool]
 # Why a job waits: the rule, the sentence, and what would help.
 Why = tuple[str, str, list[str]]
+# For how long a verb bears that the bell's queue is full.
+ANSWER_SECONDS = 5.0
 # Numbers sent in one packet.
 AT_ONCE = 4000
 
@@ -67,7 +69,10 @@ class World:
         if self.folder is None:
             return False
         if self._call is None:
-            sock = knock(self.folder, 5.0)
+            try:
+                sock = knock(self.folder, ANSWER_SECONDS)
+            except WaitLimitPassed:
+                raise GpurunError(f"the arbiter does not answer: its bell has been busy for {ANSWER_SECONDS:g} s") from None
             if sock is None:
                 return False
             self._call = Call(self.folder, self.sim)
