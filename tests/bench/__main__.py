@@ -79,7 +79,7 @@ def hand_off(world: BenchWorld, rounds: int) -> list[Row]:
         flock.append(flock_hand_off())
     world.block()
     world.wait_behind(1000)
-    many = world.hand_offs(10)
+    many = world.hand_offs(20)
     ratio = statistics.median(ours_one) / statistics.median(flock)
     crowd = statistics.median(many) / statistics.median(ours_one)
     return [

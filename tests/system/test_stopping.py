@@ -267,5 +267,6 @@ def test_a_tree_that_forks_all_the_time_is_stopped_or_left_within_a_bound(ordina
     print(answers, took)
     assert len(took) == 3
     assert max(took) < STOP_SECONDS * 1000 * SLACK
-    assert "job 1: paused" in answers
+    # Beside much other work such a tree may win each time.
+    assert set(answers) <= {"job 1: paused", "gpurun: pause: job 1: could not be stopped"}
     ordinary.world.run("kill", "-9", "1")

@@ -619,6 +619,7 @@ def test_killed_while_it_gives_way_it_does_not_come_back(world: World) -> None:
 def test_a_stop_right_after_going_on_counts_however_late_the_stub_wakes(world: World) -> None:
     """Ctrl-Z, fg, Ctrl-Z: the program is stopped for the second time before the stub has noticed the fg."""
     stub = world.start("-r", "sleep", "60")
+    wait_until(lambda: world.state(1) == "running", "the job to run")  # before, there is the child that summons the arbiter
     wait_until(lambda: bool(below(stub.pid)), "the program to start")
     (program,) = below(stub.pid)
 
