@@ -90,6 +90,7 @@ class Arbiter:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._afterwards: list[Callable[[], None]] = []
         self._due: list[Callable[[], None]] = []
+        self._has_offered = False
         self._dirty_since: float | None = None
         self._look_begun: float | None = None
         self._look_is_noted = True
@@ -128,8 +129,8 @@ class Arbiter:
         """Serve until nothing is left to do."""
         self.step([])
         while not self._leaving:
-            if self._due and (waiting := self._epoll.poll(0)):
-                self.step(waiting)  # the answer to an offer, mostly
+            if self._has_offered and (waiting := self._epoll.poll(0)):
+                self.step(waiting)
             self.catch_up()
             if not self._leaving:
                 self.step(self._epoll.poll(self.timers.timeout()))
@@ -138,6 +139,7 @@ class Arbiter:
 
     def step(self, ready: list[tuple[int, int]]) -> None:
         """Handle one wake."""
+        self._has_offered = False
         try:
             with self.store.batch():
                 if not self.store.is_in_place():
@@ -146,7 +148,8 @@ class Arbiter:
                 self.timers.run()
                 self._serve(ready)
                 self._decide()
-                if self.bell.has_sent_ahead():
+                self._has_offered = self.bell.has_sent_ahead()
+                if self._has_offered:
                     self.store.write_down()
                     self._serve(self._epoll.poll(0))  # who has taken an offer meanwhile goes with the same commit
                     self._decide()
@@ -221,7 +224,7 @@ class Arbiter:
         self._afterwards = []
         for action in due:
             action()
-        if self.store.is_in_place() and not self.bell.is_in_place():
+        if not self.bell.is_in_place() and self.store.is_in_place():
             log("bell", "somebody removed the bell: hanging up another")
             self.bell.open()
 
