@@ -88,6 +88,7 @@ class Bell:
         self._rows: dict[tuple[object, ...], tuple[Connection, str, list[int], dict[str, object]]] = {}
         self.connections: dict[int, Connection] = {}
         self.may_send_ahead = True
+        """False after a batch that could not be committed, until one was."""
         self._has_sent_ahead = False
         self._listening: socket.socket | None = None
         self._inode = 0
@@ -146,7 +147,7 @@ class Bell:
             self._outbox.append((connection, pack(kind, **values)))
 
     def send_ahead(self, connection: Connection | None, kind: str) -> None:
-        """Ask what binds nobody before the batch is committed, unless that failed last; never before what is queued."""
+        """Send at once what binds nobody, whether the batch will be committed or not; never before what is queued for it."""
         if not self.may_send_ahead or any(connection is other for other, _packet in self._outbox):
             self.queue(connection, kind)
         elif connection is not None:

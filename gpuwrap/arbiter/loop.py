@@ -130,7 +130,7 @@ class Arbiter:
         self.step([])
         while not self._leaving:
             if self._has_offered and (waiting := self._epoll.poll(0)):
-                self.step(waiting)
+                self.step(waiting)  # who answered the offer waits for us; what is due waits for nobody
             self.catch_up()
             if not self._leaving:
                 self.step(self._epoll.poll(self.timers.timeout()))
