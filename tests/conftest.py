@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -104,14 +105,21 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What tests have counted ("256 of 256 equal"), so that the record of a run says how much was compared."""
-    lines = [
-        f"{value:>24}  {report.nodeid}"
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.getreports(outcome)
-        for name, value in report.user_properties
-        if name == "counted" and report.when == "call"
-    ]
+    """What tests have counted ("256 of 256 equal"), one line for all variants of a test, so that a run's record says it."""
+    sums: dict[str, list[int]] = {}
+    told = []
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            if report.when != "call" or "counted" not in (properties := dict(report.user_properties)):
+                continue
+            value, name = str(properties["counted"]), report.nodeid.partition("[")[0]
+            if numbers := re.fullmatch(r"(\d+) of (\d+) equal", value):
+                so_far = sums.setdefault(name, [0, 0])
+                so_far[0] += int(numbers[1])
+                so_far[1] += int(numbers[2])
+            else:
+                told.append(f"{value:>24}  {report.nodeid}")
+    lines = [f"{f'{equal} of {all_} equal':>24}  {name}" for name, (equal, all_) in sorted(sums.items())] + told
     if lines:
         terminalreporter.section("counted")
         terminalreporter.write_line("\n".join(lines))
