@@ -1,7 +1,7 @@
 """Why each job that stays in line stays there: worked out from a finished plan, and only for those that are asked about."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from ..model import Job, Obstacle, Reason, Rule
@@ -37,6 +37,9 @@ class Decided(Protocol):
     def outranks_somebody(self, job: Job) -> bool:
         """Whether somebody who could give way, or does, stands a step below."""
 
+    def is_sweep_full(self, job: Job) -> bool:
+        """Whether no row more of a job's sweep may start."""
+
     def possible(self, shape: Shape) -> list[Room]:
         """Return the GPUs that a shape could have with all our jobs gone."""
 
@@ -50,24 +53,25 @@ class Decided(Protocol):
 class Reasons(Mapping[int, Reason]):
     """The reasons of those that stay in line, in order, each made when it is asked for."""
 
-    def __init__(self, made: Decided, staying: dict[int, InLine]) -> None:
-        self._pass, self._staying = made, staying
+    def __init__(self, made: Decided, staying: dict[int, InLine], rest: Iterable[InLine] = ()) -> None:
+        """`staying` are those that the walk came by, `rest` those at which it need not look."""
+        self._pass, self._staying, self._rest = made, staying, rest
         self._places: dict[int, int] = {}
         self._verdicts: dict[tuple[object, ...], tuple[Rule, tuple[Obstacle, ...]]] = {}
         self._steps: list[int] = []
         self._kept: dict[int, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
-        return len(self._staying)
+        return len(self._all())
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._staying)
+        return iter(self._all())
 
     def __contains__(self, job_id: object) -> bool:
-        return job_id in self._staying
+        return job_id in self._all()
 
     def __getitem__(self, job_id: int) -> Reason:
-        job, entry = self._staying[job_id]
+        job, entry = self._all()[job_id]
         if not self._places:
             self._look_once()
         request, place = job.request, self._places[job_id]
@@ -88,9 +92,17 @@ class Reasons(Mapping[int, Reason]):
             behind = next((each.job_ids[0] for each in obstacles if each.rule is Rule.BEHIND), made.kept_for)
         return Reason(rule, place, request.gpus, request.memory_bytes, obstacles, behind, kept, leaving, why_not)
 
+    def _all(self) -> dict[int, InLine]:
+        """Return everybody who stays, with why."""
+        for job, entry in self._rest:
+            is_full = isinstance(entry, Shape) and self._pass.is_sweep_full(job)
+            self._staying[job.id] = job, Rule.SWEEP if is_full else entry
+        self._rest = ()
+        return self._staying
+
     def _look_once(self) -> None:
         """Look at what the reasons of all have in common."""
-        self._places = {each: place for place, each in enumerate(self._staying, 1)}
+        self._places = {each: place for place, each in enumerate(self._all(), 1)}
         self._steps = sorted({step for room in self._pass.rooms for step in room.steps()})
         for room in self._pass.rooms:
             if room.gpu.uuid in self._pass.kept:

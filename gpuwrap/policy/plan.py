@@ -59,6 +59,9 @@ class _Pass:
         self.rooms = [Room(gpu, view.bounds) for gpu in sorted(view.gpus, key=attrgetter("index"))]
         self._by_uuid = {room.gpu.uuid: room for room in self.rooms}
         self._shapes: dict[object, Shape] = {}
+        self._by_request: dict[int, Shape] = {}
+        self._hopeful = 0  # shapes that have not failed
+        self._comes_anybody_back = False
         self._whole_shapes: list[Shape] | None = None
         self._possible: dict[int, list[Room]] = {}
         self.kept: dict[str, int] = {}
@@ -80,10 +83,12 @@ class _Pass:
         self._find_open()
 
     def run(self) -> Plan:
-        """Walk along the line once."""
+        """Walk along the line once, for as long as anything can come of it."""
         actions: list[Action] = []
         staying: dict[int, InLine] = {}
-        for in_line in self._line():
+        line = self._line()
+        rest = iter(line)
+        for in_line in rest:
             job, entry = in_line
             if entry is None:
                 if job.id not in self._evicted:
@@ -91,7 +96,7 @@ class _Pass:
                 continue
             if isinstance(entry, Rule):
                 pass
-            elif job.row is not None and self._sweeps.is_full(job):
+            elif self._sweeps.is_full(job):
                 in_line = (job, Rule.SWEEP)
             else:
                 shares = None if entry.failed else self._place(job, entry)
@@ -104,13 +109,22 @@ class _Pass:
                     entry.waiting -= 1
                     self._sweeps.start(job, entry)
                     continue
-                if self.kept_for is None and not entry.failed:
-                    self._keep_for_first(job, entry)
-                entry.failed = True
+                if not entry.failed:
+                    if self.kept_for is None:
+                        self._keep_for_first(job, entry)
+                    entry.failed = True
+                    self._hopeful -= 1
             staying[job.id] = in_line
-        return Plan(tuple(actions), Reasons(self, staying), self.kept, self.stuck)
+            if self._hopeful == 0 and self._nothing_comes_of_the_rest(job):
+                break
+        return Plan(tuple(actions), Reasons(self, staying, rest), self.kept, self.stuck)
+
+    def _nothing_comes_of_the_rest(self, job: Job) -> bool:
+        """Whether all behind a job stay in line, since every shape has failed: nobody there outranks anybody, or comes back."""
+        return not self._comes_anybody_back and job.priority < self._yield_from and not self.leaving
 
     def _take_shares(self) -> None:
+        taken: dict[str, Room] = {}
         for job in self._view.jobs:
             if not job.shares:
                 continue
@@ -122,10 +136,11 @@ class _Pass:
                     # A paused job promises what it holds now: it cannot take more.
                     size = room.held(job.id, each.bytes) if is_paused else each.bytes
                     room.hold(Holder(job.id, size, each.whole, is_paused, ended, end))
+                    taken[each.uuid] = room
             # Until all that it holds is gone: its processes may outlive the move back into the line.
             if job.yields_to is not None and job.state in (JobState.STOPPING, JobState.WAITING):
                 self.leaving[job.yields_to] = self.leaving.get(job.yields_to, frozenset()) | {job.id}
-        for room in self.rooms:
+        for room in taken.values():
             room.settle()
 
     def _line(self) -> list[InLine]:
@@ -138,32 +153,33 @@ class _Pass:
         ]
         line.sort(key=attrgetter("id"))
         line.sort(key=attrgetter("priority"), reverse=True)
-        stopped, absent, after = self._view.stopped, self._view.absent, self._view.after
+        view, shapes, own = self._view, self._by_request, self._sweeps
+        passed_over = dict.fromkeys(view.absent, Rule.ABSENT) | dict.fromkeys(view.stopped, Rule.STOPPED)
+        passed_over |= dict.fromkeys(view.after, Rule.AFTER)
         entries: list[InLine] = []
+        comes_back = False
         for job in line:
             entry: Rule | Shape | None
             if job.state is paused:
-                entry = None
+                entry, comes_back = None, True
             elif job.state is held:
                 entry = Rule.HELD
-            elif job.id in after:
-                entry = Rule.AFTER
-            elif job.id in stopped:
-                entry = Rule.STOPPED
-            elif job.id in absent:
-                entry = Rule.ABSENT
+            elif job.id in passed_over:
+                entry = passed_over[job.id]
             elif job.shares:
                 entry = Rule.LEFTOVER
-            elif job.row is not None and self._sweeps.is_full(job):
+            elif own.has_limits and own.is_full(job):
                 entry = Rule.SWEEP
             else:
-                entry = self._shape(job.request)
+                entry = shapes.get(id(job.request)) or self._shape(job.request)
                 entry.waiting += 1
-                if job.row is not None:
-                    self._sweeps.wait(job, entry)
+                if own.has_limits:
+                    own.wait(job, entry)
             entries.append((job, entry))
-        if any(entry is None for _, entry in entries):
+        if comes_back:
             entries.sort(key=lambda each: not self._goes_on_anyway(each))
+        self._comes_anybody_back = comes_back
+        self._hopeful = len(self._shapes)
         return entries
 
     def _goes_on_anyway(self, in_line: InLine) -> bool:
@@ -175,7 +191,7 @@ class _Pass:
         return may_be_evicted is None or not may_be_evicted.can_evict
 
     def _shape(self, request: Request) -> Shape:
-        # A tuple of plain values: hashing a Request hashes its enum, which is Python code.
+        # In a long line few requests differ, and equal ones are mostly one object.
         key = (
             request.gpus,
             request.memory_bytes,
@@ -187,6 +203,7 @@ class _Pass:
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = Shape.of(request)
+        self._by_request[id(request)] = shape
         return shape
 
     def _place(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
@@ -217,6 +234,10 @@ class _Pass:
     def outranks_somebody(self, job: Job) -> bool:
         """Whether somebody who could give way, or does, stands a step below."""
         return job.priority >= self._yield_from or job.id in self.leaving
+
+    def is_sweep_full(self, job: Job) -> bool:
+        """Whether no row more of a job's sweep may start."""
+        return self._sweeps.is_full(job)
 
     def _place_beside(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
         """Take GPUs on which nothing stands but jobs that are paused already, together with free ones."""

@@ -18,14 +18,16 @@ class SweepLimits:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._under_way: dict[int, int] = {}
         self._waiting: dict[int, dict[int, tuple[Shape, int]]] = {}
-        for job in jobs:
-            if job.row is not None and job.row.limit is not None and job.state in _UNDER_WAY:
+        limited = [job for job in jobs if job.row is not None and job.row.limit is not None]
+        self.has_limits = bool(limited)
+        for job in limited:
+            if job.row is not None and job.state in _UNDER_WAY:
                 self._under_way[job.row.sweep] = self._under_way.get(job.row.sweep, 0) + 1
 
     def is_full(self, job: Job) -> bool:
         """Whether no row more of a job's sweep may start."""
         row = job.row
-        return row is not None and row.limit is not None and self._under_way.get(row.sweep, 0) >= row.limit
+        return self.has_limits and row is not None and row.limit is not None and self._under_way.get(row.sweep, 0) >= row.limit
 
     def wait(self, job: Job, shape: Shape) -> None:
         """Note that a row waits."""

@@ -1,7 +1,9 @@
 """The live jobs in memory: those in line or holding something, and the parts of them that are asked for all the time."""
 
+from functools import lru_cache
+
 from ..lifecycle import IN_LINE, JobState
-from ..model import Job
+from ..model import Job, Request
 from .awaiting import Awaiting
 
 
@@ -28,6 +30,8 @@ class Mirror:
     def put(self, job: Job) -> None:
         """Take in a job as it is now."""
         before = self.live.get(job.id)
+        if before is None:
+            job = job.changed(request=_first_equal(job.request))
         lives = job.state is not JobState.ENDED or bool(job.shares)
         if before is not None and before.parent_id is not None and before.parent_id != job.parent_id:
             self._keep_nested(before, before.parent_id, belongs=False)
@@ -55,6 +59,12 @@ class Mirror:
         _keep(jobs, job, belongs)
         if not jobs:
             del self.nested[parent_id]
+
+
+@lru_cache(maxsize=1024)
+def _first_equal(request: Request) -> Request:
+    """Return one object for all equal requests: in a long line most are, and a plan knows them by it."""
+    return request
 
 
 def _keep(jobs: dict[int, Job], job: Job, belongs: bool) -> None:

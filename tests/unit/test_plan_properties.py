@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from views import GIB, NOW, applied, foreign, gpu, running, share, waiting
@@ -12,7 +13,7 @@ from views import GIB, NOW, applied, foreign, gpu, running, share, waiting
 from gpuwrap.lifecycle import IN_LINE, JobState
 from gpuwrap.model import Bounds, Claim, ComputeMode, ForeignProcess, Gpu, Job, Plan, Rule, View
 from gpuwrap.policy.placement import Holder, Room, Shape
-from gpuwrap.policy.plan import ends_at, plan
+from gpuwrap.policy.plan import _Pass, ends_at, plan
 from gpuwrap.policy.reasons import Teller
 from gpuwrap.units import MIB
 
@@ -198,6 +199,17 @@ def test_the_plan_of_an_applied_plan_is_empty_and_says_the_same(view: View) -> N
     assert again.actions == ()
     assert again.kept == made.kept
     assert dict(again.reasons) == dict(made.reasons)
+
+
+@given(views())
+@settings(max_examples=150, deadline=None)
+def test_where_the_walk_along_the_line_ends_nothing_would_have_come_of_the_rest(view: View) -> None:
+    made = plan(view, NOW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Pass, "_nothing_comes_of_the_rest", lambda *_: False)
+        whole = plan(view, NOW)
+    assert (made.actions, made.kept, made.stuck) == (whole.actions, whole.kept, whole.stuck)
+    assert list(made.reasons.items()) == list(whole.reasons.items())
 
 
 @given(views())
