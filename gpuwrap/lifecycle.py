@@ -10,6 +10,8 @@ from enum import Enum
 class JobState(Enum):
     """Where a job stands; the values are the words of `ls`, of the JSON and of the database."""
 
+    __hash__ = object.__hash__  # each is one object; Enum's own is Python code, called at each look into a set
+
     WAITING = "waiting"
     HELD = "held"
     GRANTED = "granted"
@@ -22,6 +24,8 @@ class JobState(Enum):
 
 class Event(Enum):
     """What happens to a job."""
+
+    __hash__ = object.__hash__
 
     GRANT = "grant"
     HOLD = "hold"

@@ -23,8 +23,9 @@ class SimulatedDevices:
         self._look: Look | None = None
         sizes = enumerate(self._sizes)
         self._names = [(f"GPU-sim-{inode:x}-{index}", f"Simulated {format_size(size)}") for index, size in sizes]
-        for index in range(len(self._sizes)):
-            os.makedirs(os.path.join(self._root, str(index)), 0o700, exist_ok=True)
+        self._folders = [os.path.join(self._root, str(index)) for index in range(len(self._sizes))]
+        for folder in self._folders:
+            os.makedirs(folder, 0o700, exist_ok=True)
 
     @property
     def root(self) -> str:
@@ -56,7 +57,7 @@ class SimulatedDevices:
 
     def _sample(self, index: int) -> GpuSample:
         total, (uuid, name) = self._sizes[index], self._names[index]
-        processes = tuple(self._processes(os.path.join(self._root, str(index))))
+        processes = tuple(self._processes(self._folders[index]))
         used = sum(process.bytes or 0 for process in processes)
         known = all(process.bytes is not None for process in processes)
         return GpuSample(

@@ -14,7 +14,6 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -80,25 +79,27 @@ class Store:
         for row in rows:
             self._mirror.put(job_from_row(row, tuple(shares.get(row[0], ()))))
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self) -> "Batch":
         """Make everything inside one transaction, begun by its first write; the mirror follows what was committed.
 
         Raises StoreError, with nothing written, if the disk or the database refuses.
         """
-        try:
-            yield
-            self.write_down()
-            if self._db.in_transaction:
-                with self._translated("write"):
-                    self._db.execute("COMMIT")
-        except BaseException:
-            self._untold.clear()
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            with self._translated("read"):
-                self.reload()
-            raise
+        return Batch(self)
+
+    def commit(self) -> None:
+        """Commit what this batch has written. Raises StoreError."""
+        self.write_down()
+        if self._db.in_transaction:
+            with self._translated("write"):
+                self._db.execute("COMMIT")
+
+    def undo(self) -> None:
+        """Forget what this batch has written."""
+        self._untold.clear()
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        with self._translated("read"):
+            self.reload()
 
     def register(self, job: Job) -> Job:
         """Write a new job (its id is ignored) and return it with its number."""
@@ -108,7 +109,7 @@ class Store:
             self._begin()
             number = self._db.execute(sql, row_from_job(job)).lastrowid
         assert number is not None
-        job = replace(job, id=number)
+        job = job.changed(id=number)
         self._record(job.id, None, job.state, "registered")
         self._mirror.put(job)
         return job
@@ -151,7 +152,7 @@ class Store:
     def move(self, job: Job, event: Event, why: str, **changes: Any) -> Job:
         """Move a job, guarded by the state it is in, and write the event. Raises IllegalMove."""
         state = after(job.state, event)
-        moved = replace(job, state=state, **changes)
+        moved = job.changed(state=state, **changes)
         columns = {"state": state.value} | columns_of(changes)
         assignments = ", ".join(f"{column} = ?" for column in columns)
         known = self.live.get(job.id)
@@ -173,7 +174,7 @@ class Store:
         """Let a job keep less of its grant."""
         smaller = self.release(job)
         self._write_shares(job.id, shares)
-        smaller = replace(smaller, shares=shares)
+        smaller = smaller.changed(shares=shares)
         self._mirror.put(smaller)
         return smaller
 
@@ -181,7 +182,7 @@ class Store:
         """End a job's grant: nothing of it holds a GPU any more."""
         if job.shares:
             self._write("DELETE FROM share WHERE job_id = ?", (job.id,))
-        freed = replace(job, shares=())
+        freed = job.changed(shares=())
         self._mirror.put(freed)
         return freed
 
@@ -190,7 +191,7 @@ class Store:
         columns = columns_of(changes)
         assignments = ", ".join(f"{column} = ?" for column in columns)
         self._write(f"UPDATE job SET {assignments} WHERE id = ?", (*columns.values(), job.id))
-        changed = replace(job, **changes)
+        changed = job.changed(**changes)
         self._mirror.put(changed)
         return changed
 
@@ -298,13 +299,14 @@ class Store:
 
     def write_down(self) -> None:
         """Tell SQLite what this batch has written so far; it is committed with the rest. Raises StoreError."""
+        if not self._untold:
+            return
         untold, self._untold = self._untold, []
-        if untold:
-            with self._translated("write"):
-                self._begin()
-                for sql, values, guarded in untold:
-                    if not self._db.execute(sql, values).rowcount and guarded:
-                        raise StoreError("write", DATABASE, "somebody else has changed a job")
+        with self._translated("write"):
+            self._begin()
+            for sql, values, guarded in untold:
+                if not self._db.execute(sql, values).rowcount and guarded:
+                    raise StoreError("write", DATABASE, "somebody else has changed a job")
 
     def _begin(self) -> None:
         if not self._db.in_transaction:
@@ -321,6 +323,26 @@ class Store:
             yield
         except sqlite3.Error as err:
             raise translate(err, doing) from err
+
+
+class Batch:
+    """One transaction of a store; no generator, since there is one for each wake."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            self._store.undo()
+            return
+        try:
+            self._store.commit()
+        except BaseException:
+            self._store.undo()
+            raise
 
 
 def _changes_since(version: int) -> str:
