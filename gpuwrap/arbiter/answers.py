@@ -103,7 +103,8 @@ class Answers:
         seat.connection = None
         seat.told = None
         self._arbiter.watch_leader(connection.job_id)  # only the end of the process ends its job
-        self._arbiter.touch()
+        if connection.job_id in self._arbiter.store.in_line:
+            self._arbiter.touch()
 
     def committed(self) -> None:
         """The batch was committed: what was asked in it is answered."""
@@ -294,12 +295,16 @@ class Answers:
         if connection is not None and seat.sweep is None:
             self.refuse(connection, err)
 
-    def _take(self, connection: Connection, _values: Values) -> None:
+    def _take(self, connection: Connection, values: Values) -> None:
         job = self._job_of(connection)
         if job is not None and job.state is JobState.GRANTED:
             self._arbiter.enforcer.take(job)
         elif job is not None and job.state in STARTED:
             self._arbiter.enforcer.send_off(job)
+        elif job is not None and self._arbiter.ahead.answered(self._arbiter.seats[job.id]):
+            self._arbiter.bell.queue(connection, "stay")
+            if self._arbiter.seats[job.id].is_away():
+                self._continued(connection, values)  # it has said a word
         else:
             self._arbiter.bell.queue(connection, "again")
 

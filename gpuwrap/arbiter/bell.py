@@ -91,6 +91,7 @@ class Bell:
         """False after a batch that could not be committed, until one was."""
         self._has_sent_ahead = False
         self._listening: socket.socket | None = None
+        self._fd = -1
         self._inode = 0
 
     def open(self) -> None:
@@ -101,7 +102,7 @@ class Bell:
         sock.bind(self._folder.inside(BELL))
         sock.listen(BACKLOG)
         self._inode = os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino
-        self._listening = sock
+        self._listening, self._fd = sock, sock.fileno()
         self._watcher.watch(sock.fileno(), self._accept)
 
     def is_in_place(self) -> bool:
@@ -112,6 +113,10 @@ class Bell:
             return os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino == self._inode
         except OSError:
             return False
+
+    def is_rung(self, ready: list[tuple[int, int]]) -> bool:
+        """Whether somebody new is at the bell, by what epoll found."""
+        return (self._fd, select.EPOLLIN) in ready
 
     def close(self) -> bool:
         """Take the bell away, and look once more: false, and it stays open, if somebody has just rung it."""
@@ -135,7 +140,7 @@ class Bell:
         if self._listening is not None:
             self._watcher.unwatch(self._listening.fileno())
             self._listening.close()
-            self._listening = None
+            self._listening, self._fd = None, -1
 
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):
@@ -146,13 +151,16 @@ class Bell:
         if connection is not None:
             self._outbox.append((connection, pack(kind, **values)))
 
-    def send_ahead(self, connection: Connection | None, kind: str) -> None:
-        """Send at once what binds nobody, whether the batch will be committed or not; never before what is queued for it."""
-        if not self.may_send_ahead or any(connection is other for other, _packet in self._outbox):
-            self.queue(connection, kind)
-        elif connection is not None:
-            self.send_now(connection, kind)
-            self._has_sent_ahead = True
+    def send_ahead(self, connection: Connection | None, kind: str) -> bool:
+        """Send at once what binds nobody, whether the batch will be committed or not; false if it must be queued.
+
+        That is so after a batch that was not, and never is it sent before what is queued for the same client.
+        """
+        if connection is None or not self.may_send_ahead or any(connection is other for other, _packet in self._outbox):
+            return False
+        self.send_now(connection, kind)
+        self._has_sent_ahead = True
+        return True
 
     def has_sent_ahead(self) -> bool:
         """Whether anything was sent ahead since this was asked last."""
@@ -185,6 +193,8 @@ class Bell:
 
     def flush(self) -> None:
         """Send what was queued."""
+        if not (self._outbox or self._rows):
+            return
         outbox, self._outbox = self._outbox, []
         rows, self._rows = self._rows, {}
         for connection, kind, job_ids, values in rows.values():

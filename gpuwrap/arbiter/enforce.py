@@ -105,10 +105,10 @@ class Enforcer:
         if seat.sweep is not None and not self._arbiter.sweeps.may_offer(job.id, seat.sweep):
             return
         seat.offered_mono = time.monotonic()
-        if seat.sweep is not None:
+        if seat.sweep is not None or not (
+            self._arbiter.ahead.was_asked(seat) or self._arbiter.bell.send_ahead(seat.connection, "offer")
+        ):
             self._say(job.id, seat, "offer")
-        else:
-            self._arbiter.bell.send_ahead(seat.connection, "offer")
         seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self.withdraw(job.id))
 
     def _say(self, job_id: int, seat: Seat, kind: str, /, **values: object) -> None:
@@ -355,6 +355,7 @@ class Enforcer:
 
     def release(self, job: Job) -> None:
         """Give a job's GPUs back, and let go of claims that no grant needs any more."""
+        self._arbiter.ahead.freed(job)
         self._arbiter.store.release(job)
         self._arbiter.touch()
         self.after_commit.append(self._arbiter.let_go_of_claims)

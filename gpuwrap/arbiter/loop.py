@@ -23,6 +23,7 @@ from ..policy.plan import plan
 from ..state.paths import Folder
 from ..state.settings import Settings
 from ..state.store import Store
+from .ahead import Ahead
 from .answers import Answers, Poisoned
 from .bell import Bell, Connection
 from .claims import Claims
@@ -51,6 +52,8 @@ from .viewing import bounds_of, view_of
 
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 0.2
+# For so long nothing else is done while the answer to an offer is on its way: clients take less, unless they stand still.
+ANSWER_SECONDS = 0.001
 # How long a successor waits for clients to come back before it plans without them: they take milliseconds.
 RETURN_SECONDS = 1.0
 # Plans in a row for one wake: each repeats because a client turned out to be stopped or a GPU to be claimed.
@@ -76,6 +79,7 @@ class Arbiter:
         self.sim_root = sim_root
         self.timers = Timers()
         self.seats: dict[int, Seat] = {}
+        self.away: set[int] = set()
         self.leaders: dict[int, int] = {}
         """Jobs by the pid of their leader or waiting client: no such process is a leftover of another job."""
         self.leftovers: set[int] = set()
@@ -91,6 +95,8 @@ class Arbiter:
         self._afterwards: list[Callable[[], None]] = []
         self._due: list[Callable[[], None]] = []
         self._has_offered = False
+        self._is_displaced = False
+        """The database was no longer at its path when last asked: after each wake, and before anybody new is let in."""
         self._dirty_since: float | None = None
         self._look_begun: float | None = None
         self._look_is_noted = True
@@ -99,6 +105,7 @@ class Arbiter:
         self._leaving = False
         self._retired = False
         self.on_retire: Callable[[], None] = lambda: None
+        self.ahead = Ahead(self)
         self.claims = Claims(self, self.timers, self._claims_changed)
         self.descent = Descent(self)
         self.enforcer = Enforcer(self)
@@ -112,7 +119,9 @@ class Arbiter:
         self.memory = Memory(self)
         self.sweeps = Sweeps(self)
         self.sampling = Sampling(self)
-        self.observer = Observer(store.live, store.holding, self.seats, settings["ignore"])
+        self.observer = Observer(
+            store.live, store.holding, self.seats, settings["ignore"], nested=store.nested, away=self.away
+        )
         self.observer.strangers.recall(store)
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
@@ -129,20 +138,21 @@ class Arbiter:
         """Serve until nothing is left to do."""
         self.step([])
         while not self._leaving:
-            if self._has_offered and (waiting := self._epoll.poll(0)):
-                self.step(waiting)  # who answered the offer waits for us; what is due waits for nobody
+            if self._has_offered and (waiting := self._epoll.poll(ANSWER_SECONDS)):
+                self.step(waiting)  # who answers the offer waits for us; what is due waits for nobody
             self.catch_up()
             if not self._leaving:
-                self.step(self._epoll.poll(self.timers.timeout()))
+                self.step([] if self._is_displaced and not self._retired else self._epoll.poll(self.timers.timeout()))
         self.catch_up()
         self.keeper.dismiss()
 
     def step(self, ready: list[tuple[int, int]]) -> None:
         """Handle one wake."""
         self._has_offered = False
+        self.ahead.over()
         try:
             with self.store.batch():
-                if not self.store.is_in_place():
+                if self._is_displaced or (self.bell.is_rung(ready) and not self.store.is_in_place()):
                     self._retire()
                 self.tuning.check()
                 self.timers.run()
@@ -151,6 +161,7 @@ class Arbiter:
                 self._has_offered = self.bell.has_sent_ahead()
                 if self._has_offered:
                     self.store.write_down()
+                    os.sched_yield()  # the client may need this very processor: one of two commits for its 0.1 ms
                     self._serve(self._epoll.poll(0))  # who has taken an offer meanwhile goes with the same commit
                     self._decide()
                 self._note_look()
@@ -162,6 +173,7 @@ class Arbiter:
         self._afterwards = []
         self.bell.may_send_ahead = True
         self.answers.committed()
+        self.bell.flush()  # who waits first
         self.enforcer.flush_now()
         self.bell.flush()
 
@@ -224,7 +236,8 @@ class Arbiter:
         self._afterwards = []
         for action in due:
             action()
-        if not self.bell.is_in_place() and self.store.is_in_place():
+        self._is_displaced = not self.store.is_in_place()
+        if not self.bell.is_in_place() and not self._is_displaced:
             log("bell", "somebody removed the bell: hanging up another")
             self.bell.open()
 
@@ -233,7 +246,7 @@ class Arbiter:
     def adopt(self, job: Job, connection: Connection | None, pidfd: int | None) -> Seat:
         """Give a job its seat, or its new connection."""
         if job.id not in self.seats:
-            self.seats[job.id] = Seat(job.identity.pid)
+            self.seats[job.id] = Seat(job.identity.pid, job.id, self.away)
             self.answers.unjudged.add(job.id)
         seat = self.seats[job.id]
         self.leaders[job.identity.pid] = job.id
@@ -384,10 +397,12 @@ class Arbiter:
             if self.look is None or self.look.begun_mono < self._dirty_since:
                 return
             self._dirty_since = None
+            self.ahead.ask()
             if not self._plan_once():
                 self._dirty_since = self.look.begun_mono  # once more, from the same look
             if self._dirty_since is None:
                 break
+        self.ahead.over()
         self.sampling.planned()
         self.answers.planned()
         self.afterwards(self.lines.refresh_soon)

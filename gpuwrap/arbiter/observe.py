@@ -6,7 +6,7 @@
 3. A nested job's processes count for the outer job in the outer view.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,18 +24,33 @@ class Observer:
     """Attributes GPU processes, and keeps what it found out while the processes live."""
 
     def __init__(
-        self, live: Mapping[int, Job], holding: Mapping[int, Job], seats: Mapping[int, Seat], ignored: Ignored = ()
+        self,
+        live: Mapping[int, Job],
+        holding: Mapping[int, Job],
+        seats: Mapping[int, Seat],
+        ignored: Ignored = (),
+        *,
+        nested: Mapping[int, Mapping[int, Job]] | None = None,
+        away: set[int] | None = None,
     ) -> None:
+        """`nested`: those live jobs that are inside others, by the outer one; `away`: those whose client may be out of reach.
+
+        Both are looked for among all where they are not given.
+        """
         self._jobs = live
         self._holding = holding
+        self._nested = nested
+        self._away = away
         self._seats = seats
         self._owners: dict[tuple[int, int], int | None] = {}
         self.strangers = Strangers(ignored)
 
     def outer_view(self, look: Look, others: Mapping[str, Claim], drained: frozenset[str], bounds: Bounds) -> View:
         """Build the view of the outer queue."""
-        jobs = tuple([job for job in self._jobs.values() if job.parent_id is None])
-        stopped, absent = self._passed_over(jobs)
+        jobs = tuple(self._jobs.values())
+        if self._nested is None or self._nested:  # or else not one of a long line need be touched
+            jobs = tuple([job for job in jobs if job.parent_id is None])
+        stopped, absent = self._passed_over()
         owners = self._owners_of(look)
         gpus = tuple(self._gpu(sample, owners, others, drained) for sample in look.samples)
         return View(gpus, jobs, stopped, absent, bounds)
@@ -48,7 +63,7 @@ class Observer:
         the GPU.
         """
         jobs = tuple(job for job in self._jobs.values() if job.parent_id == parent.id)
-        stopped, absent = self._passed_over(jobs)
+        stopped, absent = self._passed_over()
         owners = self._owners_of(look)
         samples = {sample.uuid: sample for sample in look.samples}
         lineage = self._lineage(parent)
@@ -89,17 +104,24 @@ class Observer:
             if owners.get(process.pid) == job.id
         ]
 
-    def _passed_over(self, jobs: Iterable[Job]) -> tuple[frozenset[int], frozenset[int]]:
-        stopped, absent = set(), set()
-        waiting, seats = JobState.WAITING, self._seats
-        for job in jobs:
-            if job.state is not waiting:
+    def _passed_over(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Return which waiting jobs, of all queues, are stopped, and whose client cannot be reached."""
+        seats = self._seats
+        suspects = list(seats if self._away is None else self._away)
+        if len(seats) < len(self._jobs):
+            suspects += self._jobs.keys() - seats.keys()
+        stopped: set[int] = set()
+        absent: set[int] = set()
+        for job_id in suspects:
+            job, seat = self._jobs.get(job_id), seats.get(job_id)
+            if self._away is not None and (seat is None or not seat.is_away()):
+                self._away.discard(job_id)
+            if job is None or job.state is not JobState.WAITING:
                 continue
-            seat = seats.get(job.id)
             if seat is None or seat.connection is None or seat.mute:
-                absent.add(job.id)
+                absent.add(job_id)
             elif seat.stopped:
-                stopped.add(job.id)
+                stopped.add(job_id)
         return frozenset(stopped), frozenset(absent)
 
     def _owners_of(self, look: Look) -> dict[int, int | None]:

@@ -21,6 +21,9 @@ class Seat:
 
     pid: int
     """Of the leader, or of the client that will become it."""
+    job_id: int = 0
+    away: set[int] = field(default_factory=set, repr=False)
+    """The arbiter's: jobs whose client may be out of reach. A job is put there by its seat; who finds it back takes it out."""
     connection: Connection | None = None
     sweep: "Sweep | None" = None
     """The process in whose name a row of a sweep waits: `pid` and `connection` are its, and there is no pidfd here."""
@@ -43,6 +46,8 @@ class Seat:
     """What it is told on stderr when it starts."""
     told: str | None = None
     """The last line it was sent."""
+    asked_ahead: bool = False
+    """Was offered a grant before it was made, and has not answered; see `ahead`."""
     offer_timer: Timer | None = None
     offered_mono: float = 0.0
     kill_timer: Timer | None = None
@@ -63,6 +68,16 @@ class Seat:
     """What the database says of them."""
     survivors_watched: dict[int, int] = field(default_factory=dict)
     """pidfds of survivors that are watched, by pid."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set anything; what may put the client out of reach is noted, so that nobody need look at each of a long line."""
+        object.__setattr__(self, name, value)
+        if (value is None and name == "connection") or (value is True and name in ("stopped", "mute")):
+            self.away.add(self.job_id)
+
+    def is_away(self) -> bool:
+        """Whether the client cannot take an offer: gone, stopped, or silent since the last one."""
+        return self.connection is None or self.stopped or self.mute
 
     def cancel_timers(self) -> None:
         """Forget what was to be done later."""

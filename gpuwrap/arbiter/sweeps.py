@@ -179,7 +179,7 @@ class Sweeps:
 
     def _seat(self, job: Job, sweep: Sweep) -> Seat:
         """Give a row its seat in the name of the process; also if a child's becoming it was undone."""
-        seat = self._arbiter.seats.setdefault(job.id, Seat(sweep.identity.pid))
+        seat = self._arbiter.seats.setdefault(job.id, Seat(sweep.identity.pid, job.id, self._arbiter.away))
         if seat.sweep is not sweep:
             if seat.connection is not None:
                 seat.connection.job_id = None

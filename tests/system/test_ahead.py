@@ -1,0 +1,131 @@
+"""Who is probably next is asked before the plan is made (`ahead`): a wrong guess changes nothing for anybody."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from waiting import let_pass, wait_until
+from world import World
+
+GIB = 1 << 30
+# A client of our own, which writes down each word of the arbiter, and takes what it is offered.
+CLIENT = """
+    import os, socket, sys
+    from gpuwrap.wire import PACKET, PROTOCOL, pack, unpack
+    folder, log = sys.argv[1:]
+    os.chdir(folder)
+    bell = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    bell.connect("bell")
+    bell.send(pack("register", version=PROTOCOL, key="ours", offset=0, gpus=1))
+    with open(log, "a", buffering=1) as file:
+        while packet := bell.recv(PACKET):
+            kind, _values = unpack(packet)
+            if kind in ("offer", "stay", "again", "go"):
+                print(kind, file=file)
+            if kind == "offer":
+                bell.send(pack("take"))
+            if kind == "go":
+                break
+"""
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    return make_world("24G")
+
+
+@pytest.fixture
+def stranger(world: World) -> Iterator[Callable[[], Path]]:
+    """Comes to the GPU when called, and returns what it leaves by."""
+    sleeper = world.adopt(subprocess.Popen(["sleep", "600"]))
+
+    def come() -> Path:
+        path = world.folder / "sim" / "0" / str(sleeper.pid)
+        path.with_suffix(".new").write_text(str(20 * GIB))
+        return path.with_suffix(".new").rename(path)
+
+    yield come
+    sleeper.kill()
+    sleeper.wait(30)
+
+
+def start_client(world: World, log: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", textwrap.dedent(CLIENT), str(world.folder), str(log)]
+    return world.adopt(subprocess.Popen(command))
+
+
+def come_as_it_ends(world: World, stranger: Callable[[], Path], holder: "subprocess.Popen[bytes]") -> Path:
+    """Have the stranger come so late that no plan knows of it before the holder has ended."""
+    arbiter = world.arbiter_pid()
+    assert arbiter is not None
+    os.kill(arbiter, signal.SIGSTOP)
+    there = stranger()
+    holder.kill()
+    os.kill(arbiter, signal.SIGCONT)
+    return there
+
+
+def test_who_is_asked_in_vain_stays_and_is_offered_its_turn_when_it_comes(
+    world: World, stranger: Callable[[], Path], tmp_path: Path
+) -> None:
+    log = tmp_path / "heard"
+    log.touch()
+    holder = world.start("sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPU to be held")
+    client = start_client(world, log)
+    wait_until(lambda: world.state(2) == "waiting", "our client to wait")
+    there = come_as_it_ends(world, stranger, holder)
+    wait_until(lambda: log.read_text().split() == ["offer", "stay"], "our client to be asked in vain")
+    assert world.state(2) == "waiting"
+    let_pass(1.5, "looks at the GPU, which ask nobody")
+    assert log.read_text().split() == ["offer", "stay"]
+    there.unlink()
+    wait_until(lambda: log.read_text().split()[2:] == ["offer", "go"], "its turn")
+    client.wait(30)
+    assert [event["to_state"] for event in world.events() if event["job_id"] == 2] == ["waiting", "granted", "running", "ended"]
+
+
+def test_a_gpurun_that_was_asked_in_vain_waits_on_and_hears_signals(world: World, stranger: Callable[[], Path]) -> None:
+    holder = world.start("sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPU to be held")
+    first, second = world.start("true"), world.start("-p", "low", "true")
+    wait_until(lambda: [world.state(2), world.state(3)] == ["waiting"] * 2, "two to wait")
+    there = come_as_it_ends(world, stranger, holder)
+    wait_until(lambda: world.state(1) == "ended", "the holder to have ended")
+    wait_until(lambda: _sleeps_unblocked(first.pid), "the first to wait on")
+    first.terminate()
+    assert first.wait(30) == -signal.SIGTERM
+    there.unlink()
+    assert second.wait(30) == 0
+
+
+def _sleeps_unblocked(pid: int) -> bool:
+    """Whether a process waits, and blocks no signal."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return status["State"].split()[0] == "S" and int(status["SigBlk"], 16) == 0
+
+
+def test_who_stands_still_is_not_asked(world: World, tmp_path: Path) -> None:
+    log = tmp_path / "heard"
+    log.touch()
+    holder = world.start("sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPU to be held")
+    client = start_client(world, log)
+    wait_until(lambda: world.state(2) == "waiting", "our client to wait")
+    following = world.start("sleep", "600")
+    wait_until(lambda: world.state(3) == "waiting", "another to wait")
+    client.send_signal(signal.SIGSTOP)
+    os.waitpid(client.pid, os.WUNTRACED)
+    holder.kill()
+    wait_until(lambda: world.state(3) == "running", "the other to run")
+    client.send_signal(signal.SIGCONT)
+    # It may have been asked, since nobody can know that it stands still before it is looked at; it has no grant.
+    wait_until(lambda: log.read_text().split() in (["offer", "stay"], ["offer", "again"]), "its answer to be one too late", 30)
+    assert world.state(2) == "waiting"
+    following.kill()
+    client.kill()
