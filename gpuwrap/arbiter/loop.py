@@ -1,8 +1,8 @@
 """The arbiter's loop: wake, batch, decide, commit, answer.
 
 1. Everything one wake brings is one transaction; answers and signals go out after it is committed, and then what nobody waits
-   for is done. If it cannot be committed, nothing of it has happened. An offer, which is a question, goes out before: while
-   the client finds its answer the grant is written, and who has taken it meanwhile is let go by the same commit.
+   for is done. If it cannot be committed, nothing of it has happened. An offer, which is a question, goes out before, and even
+   before the plan (`ahead`): who takes it within a millisecond is let go by the same commit.
 2. A plan is only made from a look at the GPUs that began after the last thing that changed.
 3. Nothing here waits but epoll; what may hang (the driver) is asked elsewhere.
 4. The arbiter leaves when no job and no grant is left for `IDLE_SECONDS`: it takes the bell away, looks once more, then
@@ -160,9 +160,9 @@ class Arbiter:
                 self._decide()
                 self._has_offered = self.bell.has_sent_ahead()
                 if self._has_offered:
-                    self.store.write_down()
-                    os.sched_yield()  # the client may need this very processor: one of two commits for its 0.1 ms
-                    self._serve(self._epoll.poll(0))  # who has taken an offer meanwhile goes with the same commit
+                    answers = self._epoll.poll(ANSWER_SECONDS)
+                    self._has_offered = not answers
+                    self._serve(answers)
                     self._decide()
                 self._note_look()
                 self._arm()

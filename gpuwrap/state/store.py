@@ -2,8 +2,9 @@
 
 1. A job's state changes only through `move`, which names the state it expects and checks the row count.
    What is written stands in the mirror at once; SQLite is told at the end of the batch, in order, and before it is asked.
-2. The arbiter is the only writer while it lives; no transaction spans a wait; every write is BEGIN IMMEDIATE, since a
-   deferred one that turns into a write fails at once whatever the timeout [SQLite, BUSY_SNAPSHOT].
+2. The arbiter is the only writer while it lives; no transaction spans a wait, but for the millisecond in which an offer may
+   be answered; every write is BEGIN IMMEDIATE, since a deferred one that turns into a write fails at once whatever the
+   timeout [SQLite, BUSY_SNAPSHOT].
 3. The mirror of the live rows (`mirror`) is read anew after a failed commit, so that memory never runs ahead of the disk.
 4. synchronous=NORMAL: consistent after power loss, though the last commits may be missing; every job is dead by then,
    since the boot id has changed.
