@@ -151,12 +151,17 @@ class gpu:
 
     def _granted(self, call: Call) -> dict[str, str]:
         message: tuple[str, dict[str, str]] | None = None
+        has_taken = False  # the answer is not here yet: taken twice, it would come twice, and the second be read at the end
         while True:
+            if message is None:
+                has_taken = False
             kind, values = message if message is not None else call.ask(self._register())
             if kind == "go":
                 return values
             if kind == "offer":
-                call.send(pack("take"))
+                has_taken = has_taken or call.send(pack("take"))
+            elif kind == "stay":
+                has_taken = False
             elif kind == "job":
                 self._job = values["id"]
             elif kind in ("wait", "note"):
@@ -166,6 +171,7 @@ class gpu:
                 self._request |= {"wait": values["seconds"]} if "seconds" in values else {}
                 self._limit_wait()
             elif kind == "again":
+                has_taken = False
                 call.send(pack("continued"))
             elif kind == "end" and values["kind"] == "wait-limit":
                 raise TimeoutError(f"job {self._job} not started within the wait limit: {values.get('text', '')}")

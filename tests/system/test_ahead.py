@@ -129,3 +129,44 @@ def test_who_stands_still_is_not_asked(world: World, tmp_path: Path) -> None:
     assert world.state(2) == "waiting"
     following.kill()
     client.kill()
+
+
+BLOCK = """
+    import ctypes, os, sys, threading, time
+    import gpuwrap
+    flag = sys.argv[1]
+
+    def keep_busy():
+        libc = ctypes.PyDLL(None)
+        while not os.path.exists(flag):
+            time.sleep(0.001)
+        open(flag + ".busy", "w").close()
+        libc.usleep(600_000)  # no other thread of the program runs
+
+    threading.Thread(target=keep_busy, daemon=True).start()
+    with gpuwrap.gpu():
+        path = f"{os.environ['GPURUN_SIM_DIR']}/0/{os.getpid()}"
+        with open(path + ".new", "w") as file:
+            file.write(str(1 << 30))
+        os.rename(path + ".new", path)
+"""
+
+
+def test_a_busy_program_asked_twice_takes_once_and_is_told_what_its_block_leaves(
+    world: World, stranger: Callable[[], Path], tmp_path: Path
+) -> None:
+    """Two answers to two takes would leave one to be read at the end of the block, as the answer to that."""
+    flag = tmp_path / "flag"
+    holder = world.start("sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPU to be held")
+    command = [sys.executable, "-c", textwrap.dedent(BLOCK), str(flag)]
+    block = world.adopt(subprocess.Popen(command, env=world.env, stderr=subprocess.PIPE, text=True))
+    wait_until(lambda: world.state(2) == "waiting", "the block to wait")
+    flag.touch()
+    wait_until((tmp_path / "flag.busy").exists, "the program to be busy")
+    there = come_as_it_ends(world, stranger, holder)
+    wait_until(lambda: world.state(1) == "ended", "the holder to have ended")
+    there.unlink()
+    world.run("--dry-run", "true")  # which looks at the GPU at once
+    _, told = block.communicate(timeout=30)
+    assert "this process still holds 1G" in told, told
