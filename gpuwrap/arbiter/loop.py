@@ -96,7 +96,8 @@ class Arbiter:
         self._due: list[Callable[[], None]] = []
         self._has_offered = False
         self._is_displaced = False
-        """The database was no longer at its path when last asked: after each wake, and before anybody new is let in."""
+        """The database was no longer at its path when last asked: after each wake. Asked too before anybody new is let in, and
+        before an offer is taken."""
         self._dirty_since: float | None = None
         self._look_begun: float | None = None
         self._look_is_noted = True
@@ -160,6 +161,8 @@ class Arbiter:
                 self._decide()
                 self._has_offered = self.bell.has_sent_ahead()
                 if self._has_offered:
+                    if not self.store.is_in_place():
+                        self._retire()  # what starts now would be known to nobody
                     answers = self._epoll.poll(ANSWER_SECONDS)
                     self._has_offered = not answers
                     self._serve(answers)

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from crowd import Crowd
 from proof import GIB, MAYBE, Asked, build_work, claims_on, left_over, no_gpu_is_given_twice
-from waiting import wait_until
+from waiting import let_pass, wait_until
 from world import World, start_ticks
 
 from gpuwrap.state.schema import ADDED, VERSION
@@ -233,6 +233,25 @@ def test_another_boot_id_is_a_restart_and_nothing_is_believed_to_run(make_world:
 def delete_database(world: World) -> None:
     for path in world.folder.glob("state.db*"):
         path.unlink()
+
+
+def test_nothing_starts_from_a_deleted_database(make_world: MakeWorld) -> None:
+    """The arbiter sleeps while it is deleted, and wakes because a GPU came free."""
+    world = make_world("24G")
+    holder = world.start("sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPU to be held")
+    arbiter = world.arbiter_pid()
+    assert arbiter is not None
+    waiter = world.start("sleep", "601")
+    wait_until(lambda: world.state(2) == "waiting", "another to wait")
+    let_pass(0.1, "the arbiter falls asleep")
+    os.kill(arbiter, signal.SIGSTOP)
+    delete_database(world)
+    holder.kill()
+    holder.wait(30)
+    os.kill(arbiter, signal.SIGCONT)
+    wait_until(lambda: Path(f"/proc/{waiter.pid}/cmdline").read_bytes().startswith(b"sleep"), "the other to run")
+    assert [(job["pid"], job["state"]) for job in world.jobs()] == [(waiter.pid, "running")], "it runs and nobody knows of it"
 
 
 def test_a_database_deleted_under_a_running_arbiter_costs_no_running_job_and_no_double_grant(
