@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..lifecycle import JobState
 from ..model import Job
+from ..units import PRIORITY_STEP
+from .bell import Connection
 from .seats import Seat
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ class Ahead:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._freed: set[str] = set()
-        self._asked: Seat | None = None
+        self._asked: Connection | None = None
 
     def freed(self, job: Job) -> None:
         """The grant of a job is over."""
@@ -30,22 +32,29 @@ class Ahead:
 
     def ask(self) -> None:
         """Ask the first in line, if enough came free since this was called last that it may be its turn."""
-        arbiter = self._arbiter
         freed, self._freed = self._freed, set()
-        made = arbiter.plans.get(None)
-        if not freed or made is None:
+        job = self._first() if freed else None
+        if job is None or job.state is not JobState.WAITING or job.request.gpus > len(freed):
             return
-        first = next(iter(made.kept.values()), None)
-        job, seat = arbiter.store.in_line.get(first or 0), arbiter.seats.get(first or 0)
-        if job is None or job.state is not JobState.WAITING or job.request.gpus > len(freed) or seat is None:
-            return
-        if seat.sweep is None and not seat.is_away() and arbiter.bell.send_ahead(seat.connection, "offer"):
+        seat, bell = self._arbiter.seats[job.id], self._arbiter.bell
+        if seat.sweep is None and not seat.is_away() and bell.send_ahead(seat.connection, "offer"):
             seat.asked_ahead = True
-            self._asked = seat
+            self._asked = seat.connection
+
+    def may_ask_to_give_way(self, job: Job) -> bool:
+        """Whether a job that runs by now stands in the way of the first in line: before, it could not be asked for room."""
+        first = self._first()
+        return first is not None and first.priority >= job.priority + PRIORITY_STEP
+
+    def _first(self) -> Job | None:
+        """Return the first in line by the last plan, for whom it kept GPUs."""
+        made = self._arbiter.plans.get(None)
+        first = next(iter(made.kept.values()), None) if made is not None else None
+        return self._arbiter.store.in_line.get(first) if first is not None else None
 
     def was_asked(self, seat: Seat) -> bool:
         """Whether a client was asked in this wake: its grant needs no other offer."""
-        return seat is self._asked
+        return self._asked is not None and seat.connection is self._asked
 
     def over(self) -> None:
         """The plan is made: whoever was asked, later grants are offered."""
@@ -54,6 +63,6 @@ class Ahead:
     def answered(self, seat: Seat) -> bool:
         """Whether the answer of a client that has no grant is one to our question; it is, once."""
         asked, seat.asked_ahead = seat.asked_ahead, False
-        if seat is self._asked:
+        if seat.connection is self._asked:
             self._asked = None
         return asked

@@ -103,7 +103,8 @@ class Answers:
         seat.connection = None
         seat.told = None
         self._arbiter.watch_leader(connection.job_id)  # only the end of the process ends its job
-        if connection.job_id in self._arbiter.store.in_line:
+        job = self._arbiter.store.live.get(connection.job_id)
+        if job is None or job.state not in STARTED or self._arbiter.ahead.may_ask_to_give_way(job):
             self._arbiter.touch()
 
     def committed(self) -> None:

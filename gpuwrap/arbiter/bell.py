@@ -91,7 +91,6 @@ class Bell:
         """False after a batch that could not be committed, until one was."""
         self._has_sent_ahead = False
         self._listening: socket.socket | None = None
-        self._fd = -1
         self._inode = 0
 
     def open(self) -> None:
@@ -102,7 +101,7 @@ class Bell:
         sock.bind(self._folder.inside(BELL))
         sock.listen(BACKLOG)
         self._inode = os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino
-        self._listening, self._fd = sock, sock.fileno()
+        self._listening = sock
         self._watcher.watch(sock.fileno(), self._accept)
 
     def is_in_place(self) -> bool:
@@ -113,10 +112,6 @@ class Bell:
             return os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino == self._inode
         except OSError:
             return False
-
-    def is_rung(self, ready: list[tuple[int, int]]) -> bool:
-        """Whether somebody new is at the bell, by what epoll found."""
-        return (self._fd, select.EPOLLIN) in ready
 
     def close(self) -> bool:
         """Take the bell away, and look once more: false, and it stays open, if somebody has just rung it."""
@@ -140,7 +135,7 @@ class Bell:
         if self._listening is not None:
             self._watcher.unwatch(self._listening.fileno())
             self._listening.close()
-            self._listening, self._fd = None, -1
+            self._listening = None
 
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):

@@ -95,9 +95,6 @@ class Arbiter:
         self._afterwards: list[Callable[[], None]] = []
         self._due: list[Callable[[], None]] = []
         self._has_offered = False
-        self._is_displaced = False
-        """The database was no longer at its path when last asked: after each wake. Asked too before anybody new is let in, and
-        before an offer is taken."""
         self._dirty_since: float | None = None
         self._look_begun: float | None = None
         self._look_is_noted = True
@@ -143,7 +140,7 @@ class Arbiter:
                 self.step(waiting)  # who answers the offer waits for us; what is due waits for nobody
             self.catch_up()
             if not self._leaving:
-                self.step([] if self._is_displaced and not self._retired else self._epoll.poll(self.timers.timeout()))
+                self.step(self._epoll.poll(self.timers.timeout()))
         self.catch_up()
         self.keeper.dismiss()
 
@@ -153,7 +150,7 @@ class Arbiter:
         self.ahead.over()
         try:
             with self.store.batch():
-                if self._is_displaced or (self.bell.is_rung(ready) and not self.store.is_in_place()):
+                if not self.store.is_in_place():
                     self._retire()
                 self.tuning.check()
                 self.timers.run()
@@ -161,12 +158,10 @@ class Arbiter:
                 self._decide()
                 self._has_offered = self.bell.has_sent_ahead()
                 if self._has_offered:
-                    if not self.store.is_in_place():
-                        self._retire()  # what starts now would be known to nobody
                     answers = self._epoll.poll(ANSWER_SECONDS)
-                    self._has_offered = not answers
                     self._serve(answers)
                     self._decide()
+                    self._has_offered = self.bell.has_sent_ahead() or not answers
                 self._note_look()
                 self._arm()
         except (StoreError, Poisoned) as err:
@@ -176,7 +171,6 @@ class Arbiter:
         self._afterwards = []
         self.bell.may_send_ahead = True
         self.answers.committed()
-        self.bell.flush()  # who waits first
         self.enforcer.flush_now()
         self.bell.flush()
 
@@ -239,8 +233,7 @@ class Arbiter:
         self._afterwards = []
         for action in due:
             action()
-        self._is_displaced = not self.store.is_in_place()
-        if not self.bell.is_in_place() and not self._is_displaced:
+        if not self.bell.is_in_place() and self.store.is_in_place():
             log("bell", "somebody removed the bell: hanging up another")
             self.bell.open()
 

@@ -193,15 +193,20 @@ class Launch:
             elif kind == "job":
                 self._registered(values["id"])
                 self.listed = self.listed or values
-            elif kind in ("wait", "note"):
-                self._tell(kind, values)
-            elif kind == "limit":  # gpurun set -w
-                self._limit_wait(float(values["seconds"]) if "seconds" in values else None)
             elif kind == "again":  # the offer was withdrawn, or taken too late; the job keeps its place
                 self._offer_withdrawn()
-            elif kind == "hush":
-                self._own_line().hush()
+            else:
+                self._heed(kind, values)
             message = self._next_message()
+
+    def _heed(self, kind: str, values: dict[str, str]) -> None:
+        """Take in what changes nothing but how we wait. (`stay`: the offer was made before the grant, which others got.)"""
+        if kind in ("wait", "note"):
+            self._tell(kind, values)
+        elif kind == "limit":  # gpurun set -w
+            self._limit_wait(float(values["seconds"]) if "seconds" in values else None)
+        elif kind == "hush":
+            self._own_line().hush()
 
     def _next_message(self) -> tuple[str, dict[str, str]] | None:
         return self.call.receive()
@@ -241,13 +246,16 @@ class Launch:
     def _take(self) -> tuple[str, dict[str, str]] | None:
         """Take the offer: the point of no return, if the answer is `go`. Unblocks signals again if it is not."""
         self._block()
-        message = None
+        message, meanwhile = None, []
         if self.call.send(pack("take")):
             message = self.call.receive()
             while message is not None and message[0] in ("wait", "note", "hush", "offer", "limit"):
+                meanwhile.append(message)
                 message = self.call.receive()
         if message is None or message[0] != "go":
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
+            for kind, values in meanwhile:
+                self._heed(kind, values)
         return message
 
     def _become(self, values: dict[str, str]) -> None:

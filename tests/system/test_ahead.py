@@ -12,12 +12,14 @@ import pytest
 from waiting import let_pass, wait_until
 from world import World
 
+from gpuwrap.arbiter.sampling import WATCH_SECONDS as LOOK_SECONDS
+
 GIB = 1 << 30
 # A client of our own, which writes down each word of the arbiter, and takes what it is offered.
 CLIENT = """
-    import os, socket, sys
+    import os, socket, sys, time
     from gpuwrap.wire import PACKET, PROTOCOL, pack, unpack
-    folder, log = sys.argv[1:]
+    folder, log, *gate = sys.argv[1:]
     os.chdir(folder)
     bell = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     bell.connect("bell")
@@ -28,9 +30,13 @@ CLIENT = """
             if kind in ("offer", "stay", "again", "go"):
                 print(kind, file=file)
             if kind == "offer":
+                while gate and not os.path.exists(gate[0]):
+                    time.sleep(0.01)
                 bell.send(pack("take"))
             if kind == "go":
                 break
+    bell.close()
+    time.sleep(600 if gate else 0)
 """
 
 
@@ -54,8 +60,9 @@ def stranger(world: World) -> Iterator[Callable[[], Path]]:
     sleeper.wait(30)
 
 
-def start_client(world: World, log: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", textwrap.dedent(CLIENT), str(world.folder), str(log)]
+def start_client(world: World, log: Path, *gate: Path) -> "subprocess.Popen[bytes]":
+    """With a gate it takes an offer only once that is there, and then runs for long."""
+    command = [sys.executable, "-c", textwrap.dedent(CLIENT), str(world.folder), str(log), *map(str, gate)]
     return world.adopt(subprocess.Popen(command))
 
 
@@ -128,6 +135,21 @@ def test_who_stands_still_is_not_asked(world: World, tmp_path: Path) -> None:
     wait_until(lambda: log.read_text().split() in (["offer", "stay"], ["offer", "again"]), "its answer to be one too late", 30)
     assert world.state(2) == "waiting"
     following.kill()
+    client.kill()
+
+
+def test_an_urgent_job_that_came_between_grant_and_start_has_room_made_at_once(world: World, tmp_path: Path) -> None:
+    """Who has only been granted a GPU cannot make room: it is asked as soon as it runs, not at the next look."""
+    log, gate = tmp_path / "heard", tmp_path / "gate"
+    world.run("true")  # so that there is an arbiter
+    client = start_client(world, log, gate)
+    wait_until(lambda: world.state(2) == "granted", "our client to be offered the GPU")
+    urgent = world.start("-p", "urgent", "true")
+    wait_until(lambda: world.state(3) == "waiting", "the urgent job to wait")
+    gate.touch()
+    assert urgent.wait(30) == 0
+    moments = [event["at"] for event in world.events() if event["job_id"] == 2 and event["to_state"] in ("running", "paused")]
+    assert moments[1] - moments[0] < LOOK_SECONDS / 2
     client.kill()
 
 
