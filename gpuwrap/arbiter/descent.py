@@ -118,7 +118,7 @@ class Descent:
         for reaper in self.adopters.among(seat.reapers):
             for stat in self.adopters.young(reaper, job.identity.start_ticks, others):
                 known = stat.pid in linked or stat.pid == job.identity.pid
-                if not known and _is_linked(stat, job, seat, reaper == parent, marker):
+                if not known and self._is_linked(stat, job, seat, reaper == parent, marker):
                     linked[stat.pid] = stat
         if linked:
             for stat in processes.descendants(list(linked), skip=self._is_no_kin):
@@ -126,19 +126,31 @@ class Descent:
         return [identity_of(job, stat) for stat in linked.values()]
 
     def job_around(self, pid: int) -> Job | None:
-        """Find the innermost running job from which a process came: by its parents, or the nearest that is an orphan."""
+        """Find the innermost running job from which a process came: by its parents, or the nearest that is an orphan.
+
+        A session created below a job may be that of a job inside it: whom its parents lead to is then in the inner one.
+        """
         jobs: list[Job] | None = None
+        found: Job | None = None
         for stat in self._arbiter.lineages.of(pid):
             # Where a gpurun exec'd a gpurun several jobs have one leader: the latest is known by it, the innermost.
             job = self._arbiter.store.live.get(self._arbiter.leaders.get(stat.pid, 0))
             if job is not None and can_give(job) and job.identity.start_ticks == stat.start_ticks:
-                return job
-            if jobs is None:
-                jobs = [job for _, job in sorted(self._arbiter.store.holding.items(), reverse=True) if can_give(job)]
-            job = self._job_of(stat, jobs)
-            if job is not None:
-                return job
-        return None
+                return job if found is None or self._is_inside(job, found) else found
+            if found is None:
+                if jobs is None:
+                    jobs = [job for _, job in sorted(self._arbiter.store.holding.items(), reverse=True) if can_give(job)]
+                found = self._job_of(stat, jobs)
+        return found
+
+    def _is_inside(self, job: Job, outer: Job) -> bool:
+        """Whether one running job is inside another, however deep."""
+        while job.parent_id is not None and job.parent_id != outer.id:
+            around = self._arbiter.store.live.get(job.parent_id)
+            if around is None:
+                return False
+            job = around
+        return job.parent_id == outer.id
 
     def _job_of(self, stat: Stat, jobs: list[Job]) -> Job | None:
         """Find the job that a process itself is known to come from."""
@@ -148,7 +160,7 @@ class Descent:
             if seat is None or stat.start_ticks < job.identity.start_ticks or stat.pid == job.identity.pid:
                 continue
             kin = seat.kin.get(stat.pid)
-            if (kin is not None and kin.start_ticks == stat.start_ticks) or _is_below_head(seat, stat):
+            if (kin is not None and kin.start_ticks == stat.start_ticks) or self._is_below_head(job, seat, stat):
                 return job
             if any(stat.parent == reaper.pid for reaper in seat.reapers):
                 if environment is None:
@@ -156,6 +168,31 @@ class Descent:
                 if self._arbiter.markers.of(job).is_in(environment) and _was_adopted(stat, job, seat):
                     return job
         return None
+
+    def _is_linked(self, stat: Stat, job: Job, seat: Seat, of_parent: bool, marker: Marker) -> bool:
+        """Whether a process that an ancestor of the leader has as a child came from the job.
+
+        Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
+        """
+        if stat.state in "ZX":
+            return False
+        leader = job.identity.pid
+        if stat.session == leader or (stat.group == leader and not of_parent) or self._is_below_head(job, seat, stat):
+            return True
+        return marker.is_on(stat.pid)
+
+    def _is_below_head(self, job: Job, seat: Seat, stat: Stat) -> bool:
+        """Whether a process is in a session or group that was created below the job; pids are reused only once both are empty.
+
+        One that a gpurun leads, seen before that registered, is the inner job's: that is found by its leader.
+        """
+        for head in {stat.session, stat.group} & seat.heads.keys():
+            if self._arbiter.leaders.get(head, job.id) != job.id:
+                continue
+            there = processes.read_stat(head)
+            if there is None or there.start_ticks == seat.heads[head]:
+                return True
+        return False
 
 
 def _was_adopted(stat: Stat, job: Job, seat: Seat) -> bool:
@@ -168,28 +205,6 @@ def _was_adopted(stat: Stat, job: Job, seat: Seat) -> bool:
     if groups != processes.groups_of(job.identity.pid):
         return False
     return stat.parent == 1 or stat.parent != seat.reapers[0].pid or processes.groups_of(stat.parent) != groups
-
-
-def _is_linked(stat: Stat, job: Job, seat: Seat, of_parent: bool, marker: Marker) -> bool:
-    """Whether a process that an ancestor of the leader has as a child came from the job.
-
-    Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
-    """
-    if stat.state in "ZX":
-        return False
-    leader = job.identity.pid
-    if stat.session == leader or (stat.group == leader and not of_parent) or _is_below_head(seat, stat):
-        return True
-    return marker.is_on(stat.pid)
-
-
-def _is_below_head(seat: Seat, stat: Stat) -> bool:
-    """Whether a process is in a session or group that was created below the job; pids are reused only once both are empty."""
-    for head in {stat.session, stat.group} & seat.heads.keys():
-        there = processes.read_stat(head)
-        if there is None or there.start_ticks == seat.heads[head]:
-            return True
-    return False
 
 
 def can_give(job: Job) -> bool:

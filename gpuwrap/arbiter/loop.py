@@ -294,6 +294,9 @@ class Arbiter:
 
     def job_ended(self, job: Job) -> None:
         """Who waited inside a job that has ended waits outside now, and who outlives it holds its share there."""
+        for inner in self.store.inside(job.id):
+            if inner.state in STARTED and not processes.is_same_process(inner.identity):
+                self.enforcer.leader_ended(inner.id)  # we hear of it in a moment; it was inside to its end
         self.limits.job_ended(job)
         for inner in self.store.inside(job.id):
             self.store.change(inner, parent_id=job.parent_id)

@@ -144,6 +144,14 @@ def test_no_nesting_of_three_levels_is_stuck(
     assert [row["parent_id"] for row in world.rows("SELECT parent_id FROM job ORDER BY id")] == [None, 1, 2]
 
 
+@pytest.mark.parametrize("how", ["exec ", ""], ids=["it leads the session", "it is in the session"])
+def test_what_runs_in_a_session_that_was_seen_before_has_its_own_queue(world: World, how: str) -> None:
+    """The outer job's look sees the session first; what the inner job asks for is asked inside that all the same."""
+    late = f"sleep 1.5; {how}{world.command} -- sh -c {quote(world.command + ' -- true; true')}; exit $?"
+    done = world.run("--", "sh", "-c", f"setsid -w sh -c {quote(late)}; exit $?", timeout=15)
+    assert done.returncode == 0, done.stderr
+
+
 def test_gpurun_that_execs_gpurun_is_two_jobs_of_one_process(world: World) -> None:
     done = world.run("--", world.command, "--", world.command, "sh", "-c", "echo $GPURUN_JOB", timeout=30)
     assert (done.returncode, done.stdout) == (0, "3\n")
