@@ -188,8 +188,6 @@ class Bell:
 
     def flush(self) -> None:
         """Send what was queued."""
-        if not (self._outbox or self._rows):
-            return
         outbox, self._outbox = self._outbox, []
         rows, self._rows = self._rows, {}
         for connection, kind, job_ids, values in rows.values():

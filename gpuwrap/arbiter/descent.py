@@ -118,7 +118,7 @@ class Descent:
         for reaper in self.adopters.among(seat.reapers):
             for stat in self.adopters.young(reaper, job.identity.start_ticks, others):
                 known = stat.pid in linked or stat.pid == job.identity.pid
-                if not known and self._is_linked(stat, job, seat, reaper == parent, marker):
+                if not known and _is_linked(stat, job, seat, reaper == parent, marker):
                     linked[stat.pid] = stat
         if linked:
             for stat in processes.descendants(list(linked), skip=self._is_no_kin):
@@ -160,7 +160,7 @@ class Descent:
             if seat is None or stat.start_ticks < job.identity.start_ticks or stat.pid == job.identity.pid:
                 continue
             kin = seat.kin.get(stat.pid)
-            if (kin is not None and kin.start_ticks == stat.start_ticks) or self._is_below_head(job, seat, stat):
+            if (kin is not None and kin.start_ticks == stat.start_ticks) or _is_below_head(seat, stat):
                 return job
             if any(stat.parent == reaper.pid for reaper in seat.reapers):
                 if environment is None:
@@ -168,31 +168,6 @@ class Descent:
                 if self._arbiter.markers.of(job).is_in(environment) and _was_adopted(stat, job, seat):
                     return job
         return None
-
-    def _is_linked(self, stat: Stat, job: Job, seat: Seat, of_parent: bool, marker: Marker) -> bool:
-        """Whether a process that an ancestor of the leader has as a child came from the job.
-
-        Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
-        """
-        if stat.state in "ZX":
-            return False
-        leader = job.identity.pid
-        if stat.session == leader or (stat.group == leader and not of_parent) or self._is_below_head(job, seat, stat):
-            return True
-        return marker.is_on(stat.pid)
-
-    def _is_below_head(self, job: Job, seat: Seat, stat: Stat) -> bool:
-        """Whether a process is in a session or group that was created below the job; pids are reused only once both are empty.
-
-        One that a gpurun leads, seen before that registered, is the inner job's: that is found by its leader.
-        """
-        for head in {stat.session, stat.group} & seat.heads.keys():
-            if self._arbiter.leaders.get(head, job.id) != job.id:
-                continue
-            there = processes.read_stat(head)
-            if there is None or there.start_ticks == seat.heads[head]:
-                return True
-        return False
 
 
 def _was_adopted(stat: Stat, job: Job, seat: Seat) -> bool:
@@ -205,6 +180,28 @@ def _was_adopted(stat: Stat, job: Job, seat: Seat) -> bool:
     if groups != processes.groups_of(job.identity.pid):
         return False
     return stat.parent == 1 or stat.parent != seat.reapers[0].pid or processes.groups_of(stat.parent) != groups
+
+
+def _is_linked(stat: Stat, job: Job, seat: Seat, of_parent: bool, marker: Marker) -> bool:
+    """Whether a process that an ancestor of the leader has as a child came from the job.
+
+    Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
+    """
+    if stat.state in "ZX":
+        return False
+    leader = job.identity.pid
+    if stat.session == leader or (stat.group == leader and not of_parent) or _is_below_head(seat, stat):
+        return True
+    return marker.is_on(stat.pid)
+
+
+def _is_below_head(seat: Seat, stat: Stat) -> bool:
+    """Whether a process is in a session or group that was created below the job; pids are reused only once both are empty."""
+    for head in {stat.session, stat.group} & seat.heads.keys():
+        there = processes.read_stat(head)
+        if there is None or there.start_ticks == seat.heads[head]:
+            return True
+    return False
 
 
 def can_give(job: Job) -> bool:
