@@ -269,11 +269,12 @@ class Answers:
 
     def machine_known(self) -> None:
         """A look is over: handle what waited for it, and judge requests made before the machine was known."""
-        waiting, self._put_off = self._put_off, []
-        for connection, kind, values in waiting:
-            self.answer(connection, kind, values)
-        still = {connection for connection, _, _ in self._put_off}
-        self._put_off_since = {each: since for each, since in self._put_off_since.items() if each in still}
+        if self._put_off or self._put_off_since:
+            waiting, self._put_off = self._put_off, []
+            for connection, kind, values in waiting:
+                self.answer(connection, kind, values)
+            still = {connection for connection, _, _ in self._put_off}
+            self._put_off_since = {each: since for each, since in self._put_off_since.items() if each in still}
         look = self._arbiter.look
         if look is None or look.pending:
             return

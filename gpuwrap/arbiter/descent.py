@@ -17,7 +17,6 @@ from ..host.processes import Stat
 from ..lifecycle import STARTED
 from ..model import Identity, Job
 from .kinship import identity_of
-from .marker import Marker
 from .seats import Seat
 
 if TYPE_CHECKING:
@@ -114,11 +113,10 @@ class Descent:
         linked = self._living_kin(job, seat)
         others = self._arbiter.leaders
         parent = seat.reapers[0].pid if seat.reapers else 0
-        marker = self._arbiter.markers.of(job)
         for reaper in self.adopters.among(seat.reapers):
             for stat in self.adopters.young(reaper, job.identity.start_ticks, others):
                 known = stat.pid in linked or stat.pid == job.identity.pid
-                if not known and _is_linked(stat, job, seat, reaper == parent, marker):
+                if not known and self._is_linked(stat, job, seat, reaper == parent):
                     linked[stat.pid] = stat
         if linked:
             for stat in processes.descendants(list(linked), skip=self._is_no_kin):
@@ -169,6 +167,18 @@ class Descent:
                     return job
         return None
 
+    def _is_linked(self, stat: Stat, job: Job, seat: Seat, of_parent: bool) -> bool:
+        """Whether a process that an ancestor of the leader has as a child came from the job.
+
+        Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
+        """
+        if stat.state in "ZX":
+            return False
+        leader = job.identity.pid
+        if stat.session == leader or (stat.group == leader and not of_parent) or _is_below_head(seat, stat):
+            return True
+        return self._arbiter.markers.of(job).is_on(stat.pid)
+
 
 def _was_adopted(stat: Stat, job: Job, seat: Seat) -> bool:
     """Whether a child of an ancestor of the leader came there as an orphan of the job.
@@ -180,19 +190,6 @@ def _was_adopted(stat: Stat, job: Job, seat: Seat) -> bool:
     if groups != processes.groups_of(job.identity.pid):
         return False
     return stat.parent == 1 or stat.parent != seat.reapers[0].pid or processes.groups_of(stat.parent) != groups
-
-
-def _is_linked(stat: Stat, job: Job, seat: Seat, of_parent: bool, marker: Marker) -> bool:
-    """Whether a process that an ancestor of the leader has as a child came from the job.
-
-    Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
-    """
-    if stat.state in "ZX":
-        return False
-    leader = job.identity.pid
-    if stat.session == leader or (stat.group == leader and not of_parent) or _is_below_head(seat, stat):
-        return True
-    return marker.is_on(stat.pid)
 
 
 def _is_below_head(seat: Seat, stat: Stat) -> bool:

@@ -46,11 +46,17 @@ class Enforcer:
 
     def apply_all(self, actions: Sequence[Action]) -> bool:
         """Carry out actions, pauses for one newcomer all or none; false if the plan must be made anew."""
-        pauses = [action for action in actions if isinstance(action, Pause)]
-        if not all([self._apply(action) for action in actions if not isinstance(action, Pause)]):
+        pauses: dict[int, list[int]] = {}
+        went_well = True
+        for action in actions:
+            if isinstance(action, Pause):
+                pauses.setdefault(action.newcomer_id, []).append(action.job_id)
+            elif not self._apply(action):
+                went_well = False
+        if not went_well:
             return False
-        for newcomer_id in sorted({pause.newcomer_id for pause in pauses}):
-            jobs = [self._arbiter.store.live[each.job_id] for each in pauses if each.newcomer_id == newcomer_id]
+        for newcomer_id in sorted(pauses):
+            jobs = [self._arbiter.store.live[job_id] for job_id in pauses[newcomer_id]]
             if self._arbiter.pausing.pause(jobs, newcomer_id, f"for job {newcomer_id}") is not None:
                 return False
         return True
@@ -168,12 +174,12 @@ class Enforcer:
         arbiter = self._arbiter
         variables = {
             "CUDA_VISIBLE_DEVICES": ",".join(
-                share.uuid if share.uuid.startswith("MIG") else str(share.index) for share in job.shares
+                [share.uuid if share.uuid.startswith("MIG") else str(share.index) for share in job.shares]
             ),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "GPURUN_GPU_UUIDS": ",".join(share.uuid for share in job.shares),
+            "GPURUN_GPU_UUIDS": ",".join([share.uuid for share in job.shares]),
             "GPURUN_JOB": str(job.id),
-            "GPURUN_GRANTED": ",".join(str(share.bytes) for share in job.shares),
+            "GPURUN_GRANTED": ",".join([str(share.bytes) for share in job.shares]),
             "GPURUN_ATTEMPT": str(job.attempt),
         }
         if job.row is not None:
@@ -288,7 +294,7 @@ class Enforcer:
         seat = self._arbiter.seats[job.id]
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
-        self.after_commit.append(lambda: self._arbiter.unwatch_leader(job.id))
+        self._arbiter.unwatch_leader(job.id)  # now: it stays readable, and would cut short the wait for an answer
         if not started:
             return
         seat.kin = {survivor.pid: survivor for survivor in self._arbiter.descent.survivors(job)}
@@ -310,7 +316,7 @@ class Enforcer:
         arbiter.leftovers.discard(job.id)
         arbiter.left_behind.forget(job.id)
         self.release(job)
-        self.after_commit.append(lambda: arbiter.leave_seat(job.id))
+        arbiter.afterwards(lambda: arbiter.leave_seat(job.id))
 
     def _is_held(self, job: Job) -> bool:
         """Whether a survivor holds a GPU of the grant: the driver names it, a device file is open, or it is young."""
@@ -358,7 +364,7 @@ class Enforcer:
         self._arbiter.ahead.freed(job)
         self._arbiter.store.release(job)
         self._arbiter.touch()
-        self.after_commit.append(self._arbiter.let_go_of_claims)
+        self._arbiter.afterwards(self._arbiter.let_go_of_claims)
 
     def look_for_leftovers(self, job: Job) -> None:
         """After a restart: find again what an ended job left behind."""
@@ -388,4 +394,4 @@ def gpu_words(shares: tuple[Share, ...]) -> str:
     """Name the GPUs of a grant."""
     if not shares:
         return "no GPU"
-    return ("GPU " if len(shares) == 1 else "GPUs ") + ", ".join(str(share.index) for share in shares)
+    return ("GPU " if len(shares) == 1 else "GPUs ") + ", ".join([str(share.index) for share in shares])

@@ -35,6 +35,10 @@ class Leftovers:
 
     def remember(self) -> None:
         """Write down the processes of jobs that are known beside their leaders and stay, where that has changed."""
+        store, seats = self._arbiter.store, self._arbiter.seats
+        known = [(job, seats[job.id]) for job in store.holding.values() if job.id in seats]
+        if not any([seat.kin or seat.kin_saved for _, seat in known]):
+            return
         old_ticks = (time.clock_gettime(time.CLOCK_BOOTTIME) - STAYS_SECONDS) * processes.CLOCK_TICKS
         look = self._arbiter.look
         named = {process.pid for sample in look.samples for process in sample.processes or ()} if look else set()
@@ -42,15 +46,12 @@ class Leftovers:
         def stays(kin: Identity) -> bool:
             return kin.start_ticks < old_ticks or kin.pid in named
 
-        for job in self._arbiter.store.holding.values():
-            seat = self._arbiter.seats.get(job.id)
-            if seat is None:
-                continue
+        for job, seat in known:
             kept = [kin for kin in seat.kin.values() if job.state is JobState.ENDED or stays(kin)]
             text = " ".join(f"{kin.pid}:{kin.start_ticks}" for kin in sorted(kept, key=lambda kin: kin.pid))
             if text != seat.kin_saved:
                 seat.kin_saved = text
-                self._arbiter.store.set(_name(job.id), text)
+                store.set(_name(job.id), text)
 
     def forget(self, job_id: int) -> None:
         """The job has let go."""

@@ -66,6 +66,8 @@ class Limits:
         store = self._arbiter.store
         if job.request.time_limit_seconds is not None:
             store.unset(_stood_key(job.id))
+        if not store.nested:
+            return
         for inner in [inner for inner in store.holding.values() if inner.parent_id is not None and inner.state in STARTED]:
             around = [each.id for each in self._around(inner)]
             if job.id not in around or inner.request.time_limit_seconds is None or inner.started_at is None:

@@ -163,7 +163,6 @@ class Arbiter:
                     self._decide()
                     self._has_offered = self.bell.has_sent_ahead() or not answers
                 self._note_look()
-                self._arm()
         except (StoreError, Poisoned) as err:
             self._not_committed(err)
             return
@@ -173,6 +172,7 @@ class Arbiter:
         self.answers.committed()
         self.enforcer.flush_now()
         self.bell.flush()
+        self._arm()
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         """Call back for every descriptor that is ready."""
@@ -280,14 +280,14 @@ class Arbiter:
             self.leave_seat(job_id)
         for job in self.store.live.values():
             if self.sweeps.holds(job):
-                seat = self.sweeps.restore(job)
-            else:
-                seat = self.seats.get(job.id) or self.adopt(job, None, processes.open_pidfd(job.identity))
+                self.sweeps.restore(job)
+            elif job.id not in self.seats:
+                self.adopt(job, None, processes.open_pidfd(job.identity))
             if job.state is JobState.ENDED:
                 self.leftovers.add(job.id)
             elif job.state is JobState.GRANTED:
                 self.enforcer.offer(job)
-            if job.state in STARTED or seat.connection is None:
+            if job.state is not JobState.ENDED:
                 self.watch_leader(job.id)
         self.pausing.undone()
         self.inventory.read_drained()

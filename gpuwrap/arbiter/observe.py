@@ -8,7 +8,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..host import processes
 from ..host.devices import Look
@@ -45,15 +45,17 @@ class Observer:
         self._owners: dict[tuple[int, int], int | None] = {}
         self.strangers = Strangers(ignored)
 
-    def outer_view(self, look: Look, others: Mapping[str, Claim], drained: frozenset[str], bounds: Bounds) -> View:
-        """Build the view of the outer queue."""
+    def outer_view(
+        self, look: Look, others: Mapping[str, Claim], drained: frozenset[str], bounds: Bounds, **rest: Any
+    ) -> View:
+        """Build the view of the outer queue; `rest` are the fields that do not come from a look."""
         jobs = tuple(self._jobs.values())
         if self._nested is None or self._nested:  # or else not one of a long line need be touched
             jobs = tuple([job for job in jobs if job.parent_id is None])
         stopped, absent = self._passed_over()
         owners = self._owners_of(look)
-        gpus = tuple(self._gpu(sample, owners, others, drained) for sample in look.samples)
-        return View(gpus, jobs, stopped, absent, bounds)
+        gpus = tuple([self._gpu(sample, owners, others, drained) for sample in look.samples])
+        return View(gpus, jobs, stopped, absent, bounds, **rest)
 
     def inner_view(self, parent: Job, look: Look, bounds: Bounds) -> View:
         """Build the view inside a job's grant: its shares are the GPUs, its nested jobs the queue.

@@ -81,6 +81,8 @@ class Strangers:
 
     def keep(self, store: Store) -> None:
         """Write down who stands idle, where that has changed."""
+        if not self._past and not self._kept:
+            return
         idle = [
             f"{uuid}:{pid}:{start}:{past.idle_since:.0f}:{past.cpu_seconds:.2f}"
             for (uuid, pid, start), past in self._past.items()
@@ -114,12 +116,13 @@ class Strangers:
                 elif past.idle_since is None:
                     past.idle_since = now_mono
                     past.cpu_seconds = processes.cpu_seconds(process.pid) or 0.0
-        told = {sample.uuid for sample in look.samples if sample.processes is not None}
-        for key, past in self._past.items():
-            if key[0] not in told:  # a GPU, or a list, that is not there just now
-                stat = processes.read_stat(key[1])
-                if stat is not None and stat.start_ticks == key[2]:
-                    seen[key] = past
+        if self._past:
+            told = {sample.uuid for sample in look.samples if sample.processes is not None}
+            for key, past in self._past.items():
+                if key[0] not in told:  # a GPU, or a list, that is not there just now
+                    stat = processes.read_stat(key[1])
+                    if stat is not None and stat.start_ticks == key[2]:
+                        seen[key] = past
         self._past = seen
 
     def peak_bytes(self, uuid: str, pids: Iterable[int]) -> int | None:

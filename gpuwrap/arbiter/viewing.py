@@ -24,11 +24,12 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
     """
     after = arbiter.order.blocked()
     if parent_id is None:
-        view = arbiter.observer.outer_view(look, arbiter.claims.others, arbiter.drained, arbiter.bounds)
-        fault = DRIVER_OPENING if look.pending else look.fault
-        return replace(
-            view,
-            fault=fault,
+        return arbiter.observer.outer_view(
+            look,
+            arbiter.claims.others,
+            arbiter.drained,
+            arbiter.bounds,
+            fault=DRIVER_OPENING if look.pending else look.fault,
             without_gpu=runs_without(arbiter.settings, look),
             yielding=_yielding(arbiter, asking),
             after=after,
