@@ -16,6 +16,7 @@ from ..errors import ProgramNotFound, ProgramNotRunnable
 
 # What Python sets LC_CTYPE to in the C locale [PEP 538].
 COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
+MAY_BE_COERCED = os.environ.get("LC_CTYPE") in COERCED_LOCALES
 
 
 def program_argv(count: int) -> tuple[list[bytes], int]:
@@ -113,7 +114,7 @@ def set_environment(values: dict[str, str], sim: str | None) -> None:
     for name, value in variables.items():
         os.unsetenv(name)  # putenv replaces one entry only, and there may be several of a name
         os.putenv(name, value)
-    if os.environ.get("LC_CTYPE") in COERCED_LOCALES:
+    if MAY_BE_COERCED:
         _restore_locale()
 
 

@@ -107,6 +107,8 @@ class Launch:
         self.offset = offset
         self.job = ""
         self.ignored = 0
+        self.all_signals = _signal.valid_signals()
+        self.visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
         self.key = os.urandom(8).hex()
         self.quiet = "quiet" in given
@@ -141,7 +143,7 @@ class Launch:
         request = dict(self.request)
         if "wait" in request:  # repeated to a new arbiter, it says what is left
             request["wait"] = max(0.0, float(str(request["wait"])) - (time.monotonic() - self.begun_mono))
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        visible = self.visible
         return pack(
             "rehearse" if rehearsal else "register",
             version=PROTOCOL,
@@ -241,7 +243,7 @@ class Launch:
             self.line.redraw()
 
     def _block(self) -> None:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.all_signals)
 
     def _take(self) -> tuple[str, dict[str, str]] | None:
         """Take the offer: the point of no return, if the answer is `go`. Unblocks signals again if it is not."""
@@ -279,9 +281,11 @@ class Launch:
 
         What it lists the arbiter has counted, but for the rows of a sweep.
         """
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        visible = self.visible
+        if visible in SAYS_NOTHING:
+            return
         granted = values.get("CUDA_VISIBLE_DEVICES", "")
-        if visible in SAYS_NOTHING or not granted or "GPURUN_JOB" in os.environ:
+        if not granted or "GPURUN_JOB" in os.environ:
             return
         if "doubt" in self.listed:
             say(self.listed["doubt"])

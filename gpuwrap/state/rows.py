@@ -22,7 +22,7 @@ def columns_of(changes: dict[str, Any]) -> dict[str, Any]:
         if field == "result":
             columns.update(zip(_RESULT_COLUMNS, _result_values(value), strict=True))
         elif field == "shares":
-            columns["devices"] = json.dumps([[s.uuid, s.index, s.bytes, int(s.whole)] for s in value])
+            columns["devices"] = text_from_shares(value)
         elif field == "request":
             columns.update(zip(_REQUEST_COLUMNS, _request_values(value), strict=True))
         elif field == "identity":
@@ -86,6 +86,12 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
 
 def _text_from_uuids(uuids: frozenset[str] | None) -> str | None:
     return None if uuids is None else " ".join(sorted(uuids))
+
+
+def text_from_shares(shares: tuple[Share, ...]) -> str:
+    """Write a grant as JSON; put together here, since each start waits for it."""
+    quoted = json.encoder.encode_basestring_ascii
+    return "[" + ", ".join([f"[{quoted(s.uuid)}, {s.index}, {s.bytes}, {int(s.whole)}]" for s in shares]) + "]"
 
 
 def shares_from_text(text: str | None) -> tuple[Share, ...]:

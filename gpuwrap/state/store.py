@@ -13,8 +13,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -45,7 +44,7 @@ class Store:
         self.holding, self.awaiting = self._mirror.holding, self._mirror.awaiting
         self.has_ended = self._mirror.has_ended
         self.nested, self.inside = self._mirror.nested, self._mirror.inside
-        with self._translated("open"):
+        with _Translated("open"):
             refuse_newer(self._db)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -91,7 +90,7 @@ class Store:
         """Commit what this batch has written. Raises StoreError."""
         self.write_down()
         if self._db.in_transaction:
-            with self._translated("write"):
+            with _Translated("write"):
                 self._db.execute("COMMIT")
 
     def undo(self) -> None:
@@ -99,14 +98,14 @@ class Store:
         self._untold.clear()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
-        with self._translated("read"):
+        with _Translated("read"):
             self.reload()
 
     def register(self, job: Job) -> Job:
         """Write a new job (its id is ignored) and return it with its number."""
         self.write_down()
         sql = f"INSERT INTO job ({JOB_COLUMNS}) VALUES (NULL{', ?' * (JOB_COLUMNS.count(',') - 1)}, NULL)"
-        with self._translated("write"):
+        with _Translated("write"):
             self._begin()
             number = self._db.execute(sql, row_from_job(job)).lastrowid
         assert number is not None
@@ -155,11 +154,10 @@ class Store:
         state = after(job.state, event)
         moved = job.changed(state=state, **changes)
         columns = {"state": state.value} | columns_of(changes)
-        assignments = ", ".join(f"{column} = ?" for column in columns)
         known = self.live.get(job.id)
         if known is None or known.state is not job.state:
             raise IllegalMove(job.state, event)
-        sql = f"UPDATE job SET {assignments} WHERE id = ? AND state = ?"
+        sql = f"UPDATE job SET {' = ?, '.join(columns)} = ? WHERE id = ? AND state = ?"
         self._write(sql, (*columns.values(), job.id, job.state.value), guarded=True)
         self._record(job.id, job.state, state, why)
         self._mirror.put(moved)
@@ -190,8 +188,7 @@ class Store:
     def change(self, job: Job, **changes: Any) -> Job:
         """Change what is not the state: priority, peak and the like."""
         columns = columns_of(changes)
-        assignments = ", ".join(f"{column} = ?" for column in columns)
-        self._write(f"UPDATE job SET {assignments} WHERE id = ?", (*columns.values(), job.id))
+        self._write(f"UPDATE job SET {' = ?, '.join(columns)} = ? WHERE id = ?", (*columns.values(), job.id))
         changed = job.changed(**changes)
         self._mirror.put(changed)
         return changed
@@ -303,7 +300,7 @@ class Store:
         if not self._untold:
             return
         untold, self._untold = self._untold, []
-        with self._translated("write"):
+        with _Translated("write"):
             self._begin()
             for sql, values, guarded in untold:
                 if not self._db.execute(sql, values).rowcount and guarded:
@@ -315,15 +312,24 @@ class Store:
 
     def _read(self, sql: str, values: Iterable[Any]) -> list[Any]:
         self.write_down()
-        with self._translated("read"):
+        with _Translated("read"):
             return self._db.execute(sql, tuple(values)).fetchall()
 
-    @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as err:
-            raise translate(err, doing) from err
+
+class _Translated:
+    """Says in our words what SQLite refuses; no generator either."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, self._doing) from error
 
 
 class Batch:
