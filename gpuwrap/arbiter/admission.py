@@ -128,7 +128,7 @@ class Admission:
 
     def _read_request(self, values: Values, parent: Job | None, learned: int | None = None) -> Request:
         gpus = values.get("gpus", "1")
-        without = runs_without(self._arbiter.settings, self._arbiter.look)
+        without = runs_without(self._arbiter.settings, self._arbiter.deciding.look)
         samples = self._machine(parent) if gpus != "0" and not without else []
         visible = values.get("visible") if gpus != "0" else None
         allowed = None if without else choose_devices(samples, values.get("device"), values.get("not"), visible)
@@ -144,14 +144,14 @@ class Admission:
             give_way=GiveWay(values.get("give_way", GiveWay.PAUSE.value)),
             time_limit_seconds=float(values["time"]) if "time" in values else None,
         )
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         if request.gpus and not (look and look.pending):
             self.judge(request, parent.id if parent else None)
         return request
 
     def _machine(self, parent: Job | None) -> list[GpuSample]:
         """Return the GPUs a request can choose from. Raises Refused if there is no driver."""
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         if look is None:
             return []
         if look.fault is not None and not look.pending and not look.samples:
@@ -164,13 +164,13 @@ class Admission:
 
     def must_know(self, values: Values) -> None:
         """Raise Refused if which GPUs there are is not known yet, and is asked about."""
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         if (look is None or look.pending) and depends_on_machine(values):
             raise Refused("the NVIDIA driver has not answered yet", hint="try again in a moment")
 
     def visible(self, values: Values) -> dict[str, object]:
         """Tell a client what its CUDA_VISIBLE_DEVICES means here: how many GPUs it lists, and what it might not mean."""
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         if "visible" not in values or look is None:
             return {}
         found = visible_gpus(list(look.samples), values["visible"])
@@ -192,7 +192,7 @@ class Admission:
 
     def judge(self, request: Request, parent_id: int | None) -> None:
         """Refuse what this machine, or the job inside which it was asked for, can never give."""
-        if request.gpus == 0 or runs_without(self._arbiter.settings, self._arbiter.look):
+        if request.gpus == 0 or runs_without(self._arbiter.settings, self._arbiter.deciding.look):
             return
         parent = self._arbiter.store.live.get(parent_id) if parent_id is not None else None
         samples = self._machine(parent)

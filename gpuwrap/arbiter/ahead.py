@@ -48,7 +48,7 @@ class Ahead:
 
     def _first(self) -> Job | None:
         """Return the first in line by the last plan, for whom it kept GPUs."""
-        made = self._arbiter.plans.get(None)
+        made = self._arbiter.deciding.plans.get(None)
         first = next(iter(made.kept.values()), None) if made is not None else None
         return self._arbiter.store.in_line.get(first) if first is not None else None
 

@@ -105,7 +105,7 @@ class Answers:
         self._arbiter.watch_leader(connection.job_id)  # only the end of the process ends its job
         job = self._arbiter.store.live.get(connection.job_id)
         if job is None or job.state not in STARTED or self._arbiter.ahead.may_ask_to_give_way(job):
-            self._arbiter.touch()
+            self._arbiter.deciding.touch()
 
     def committed(self) -> None:
         """The batch was committed: what was asked in it is answered."""
@@ -172,11 +172,11 @@ class Answers:
         job = arbiter.store.register(self.admission.read_job(connection, values, key))
         arbiter.adopt(job, connection, connection.give_pidfd())
         self._note_wishes(job, values)
-        if arbiter.look is not None and not arbiter.look.pending:
+        if arbiter.deciding.look is not None and not arbiter.deciding.look.pending:
             self.unjudged.discard(job.id)
         arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
         arbiter.bell.queue(connection, "job", id=job.id, **self.admission.visible(values))
-        arbiter.touch()
+        arbiter.deciding.touch()
 
     def returned(self, connection: Connection, job: Job, values: Values) -> None:
         """The client of a job is here again, or its stub."""
@@ -206,7 +206,7 @@ class Answers:
             arbiter.enforcer.send_off(job)
             if job.requeue:
                 arbiter.reruns.ask_again(job)
-        arbiter.touch()
+        arbiter.deciding.touch()
 
     def _note_wishes(self, job: Job, values: Values) -> None:
         seat = self._arbiter.seats[job.id]
@@ -230,7 +230,7 @@ class Answers:
                 self._arbiter.seats[job.id].limit_mono = time.monotonic() + seconds
                 self.limited.add(job.id)
         if seconds > 0:
-            self._arbiter.timers.after(seconds, self._arbiter.touch)
+            self._arbiter.timers.after(seconds, self._arbiter.deciding.touch)
 
     def wait_for_ever(self, job: Job) -> None:
         """Have a job stay in the line however long it takes."""
@@ -242,7 +242,7 @@ class Answers:
 
         One that says which GPUs, or all, waits until the driver has been opened as well: which they are is not known before.
         """
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         if values.get("gpus") == "0" or (look is not None and not (look.pending and depends_on_machine(values))):
             return False
         self.put_off(connection, kind, values)
@@ -265,7 +265,7 @@ class Answers:
         """Answer a request after the look that begins now."""
         self._put_off.append((connection, kind, values))
         self._asked.pop()
-        self._arbiter.begin_look()
+        self._arbiter.deciding.begin_look()
 
     def machine_known(self) -> None:
         """A look is over: handle what waited for it, and judge requests made before the machine was known."""
@@ -275,7 +275,7 @@ class Answers:
                 self.answer(connection, kind, values)
             still = {connection for connection, _, _ in self._put_off}
             self._put_off_since = {each: since for each, since in self._put_off_since.items() if each in still}
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         if look is None or look.pending:
             return
         for job_id in sorted(self.unjudged):
@@ -356,7 +356,7 @@ class Answers:
             seat.stopped = seat.background = seat.mute = False
             seat.rests_until = None
             seat.told = None  # it may be in the foreground now, or no longer: tell it anew
-            self._arbiter.touch()
+            self._arbiter.deciding.touch()
 
     def _job_of(self, connection: Connection) -> Job | None:
         return self._arbiter.store.live.get(connection.job_id) if connection.job_id is not None else None
@@ -383,7 +383,7 @@ class Answers:
             return
         job = self.admission.read_job(connection, values, "rehearsal")
         self.rehearsals.append((connection, job, float(values["wait"]) if "wait" in values else None))
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
 
 
 def _key(identity: Identity, values: Values) -> str:

@@ -42,11 +42,11 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
     if "name" in wanted:
         changes["name"] = wanted["name"]
     after = arbiter.store.change(job, **changes)
-    told = _told(job, after, arbiter.look.samples if arbiter.look is not None else [])
+    told = _told(job, after, arbiter.deciding.look.samples if arbiter.deciding.look is not None else [])
     if "wait" in wanted:
         told.append(_limit_wait(arbiter, after, wanted["wait"]))
     arbiter.limits.watch(after)
-    arbiter.touch()
+    arbiter.deciding.touch()
     return True, ", ".join(told) or "as it was"
 
 

@@ -85,10 +85,10 @@ class Enforcer:
             return False
         if job.parent_id is None and not self._claim(grant.shares):
             return False
-        view = arbiter.views.get(job.parent_id) if arbiter.sampling.somebody_is_paused() else None
+        view = arbiter.deciding.views.get(job.parent_id) if arbiter.sampling.somebody_is_paused() else None
         seat.to_tell = notice(grant, view) if view is not None else None
-        if job.request.gpus and not grant.shares and arbiter.look is not None:
-            seat.to_tell = f"runs without a GPU: {arbiter.look.fault}"
+        if job.request.gpus and not grant.shares and arbiter.deciding.look is not None:
+            seat.to_tell = f"runs without a GPU: {arbiter.deciding.look.fault}"
         job = arbiter.store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
         self.offer(job)
         return True
@@ -254,8 +254,8 @@ class Enforcer:
         The grant shrinks to that: a CUDA context stays until its process ends.
         """
         arbiter = self._arbiter
-        assert arbiter.look is not None
-        used = arbiter.observer.used_by(arbiter.look).get(job.id, {})
+        assert arbiter.deciding.look is not None
+        used = arbiter.observer.used_by(arbiter.deciding.look).get(job.id, {})
         kept = []
         for share in job.shares:
             size = used.get(share.uuid, 0)  # None: the driver does not say
@@ -363,7 +363,7 @@ class Enforcer:
         """Give a job's GPUs back, and let go of claims that no grant needs any more."""
         self._arbiter.ahead.freed(job)
         self._arbiter.store.release(job)
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
         self._arbiter.afterwards(self._arbiter.let_go_of_claims)
 
     def look_for_leftovers(self, job: Job) -> None:

@@ -33,12 +33,12 @@ class Inventory:
 
     def is_fresh(self) -> bool:
         """Whether the last look can be shown; a driver that has not answered yet is no reason to wait for ever."""
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         return look is not None and time.monotonic() - look.begun_mono < FRESH_SECONDS
 
     def gpus(self) -> list[dict[str, Any]]:
         """Return every GPU: the frozen keys, and `notes`, who uses it in words. Raises GpurunError if there is no driver."""
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         assert look is not None
         if look.pending and not look.samples:
             raise GpurunError("no GPU to be seen yet: the NVIDIA driver has not answered", hint="try again in a moment")
@@ -52,7 +52,7 @@ class Inventory:
     def drain(self, text: str, drained: bool) -> list[list[object]]:
         """Let no new job onto GPUs, or let them again; returns [index, True, what it means]. Raises Refused."""
         arbiter = self._arbiter
-        look = arbiter.look
+        look = arbiter.deciding.look
         samples = list(look.samples) if look is not None else []
         done: list[list[object]] = []
         uuids = set(arbiter.drained)
@@ -69,7 +69,7 @@ class Inventory:
                 done.append([sample.index, True, "is drained already" if drained else "was not drained"])
         arbiter.store.set(DRAINED, " ".join(sorted(uuids)))
         arbiter.drained = frozenset(uuids)
-        arbiter.touch()
+        arbiter.deciding.touch()
         return done
 
     def read_drained(self) -> None:
@@ -79,7 +79,7 @@ class Inventory:
     def _gpu(self, gpu: Gpu, jobs: tuple[Job, ...], indices: dict[str, int]) -> dict[str, Any]:
         here = [job for job in jobs if any(share.uuid == gpu.uuid for share in job.shares)]
         claim = self._claim(gpu)
-        plan = self._arbiter.plans.get(None)
+        plan = self._arbiter.deciding.plans.get(None)
         kept = plan.kept.get(gpu.uuid) if plan is not None else None
         state, notes = _state(gpu, here, claim, kept)
         notes += [_job_words(job, gpu) for job in here]

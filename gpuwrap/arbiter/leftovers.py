@@ -40,7 +40,7 @@ class Leftovers:
         if not any([seat.kin or seat.kin_saved for _, seat in known]):
             return
         old_ticks = (time.clock_gettime(time.CLOCK_BOOTTIME) - STAYS_SECONDS) * processes.CLOCK_TICKS
-        look = self._arbiter.look
+        look = self._arbiter.deciding.look
         named = {process.pid for sample in look.samples for process in sample.processes or ()} if look else set()
 
         def stays(kin: Identity) -> bool:

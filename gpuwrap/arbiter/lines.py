@@ -114,7 +114,7 @@ class Lines:
 
     def tell(self, job: Job) -> tuple[list[str], list[str]] | None:
         """Tell why a job waits in whole sentences, and what would help; None before the first plan."""
-        plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
+        plan, view = self._arbiter.deciding.plans.get(job.parent_id), self._arbiter.deciding.views.get(job.parent_id)
         seat = self._arbiter.seats.get(job.id)
         if seat is not None and seat.rests_until is not None:
             seconds = max(1, round(seat.rests_until - time.time()))
@@ -150,7 +150,7 @@ class Lines:
         times = f", {job.times_given_way} times so far" if job.times_given_way > 1 else ""
         if job.yields_to is None:
             return f"paused by hand, {since}{times}: gpurun resume {job.id} lets it go on"
-        plan = self._arbiter.plans.get(job.parent_id)
+        plan = self._arbiter.deciding.plans.get(job.parent_id)
         why = f": {stuck(plan, job.id)}" if plan is not None and job.id in plan.stuck else ""
         return f"paused for {job_list(self._stand_beside(job))}, {since}{times}{why}"
 
@@ -170,7 +170,7 @@ class Lines:
         """Return the rule, the sentence and what would help, as of the last plan; None before the first."""
         if job.state not in IN_LINE:
             return self._explain_started(job)
-        plan, view = self._arbiter.plans.get(job.parent_id), self._arbiter.views.get(job.parent_id)
+        plan, view = self._arbiter.deciding.plans.get(job.parent_id), self._arbiter.deciding.views.get(job.parent_id)
         if job.state is JobState.HELD and (plan is None or view is None):
             return "held", f"held: gpurun resume {job.id} lets it go", []
         seat = self._arbiter.seats.get(job.id)

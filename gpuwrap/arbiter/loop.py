@@ -3,9 +3,8 @@
 1. Everything one wake brings is one transaction; answers and signals go out after it is committed, and then what nobody waits
    for is done. If it cannot be committed, nothing of it has happened. An offer, which is a question, goes out before, and even
    before the plan (`ahead`): who takes it within a millisecond is let go by the same commit.
-2. A plan is only made from a look at the GPUs that began after the last thing that changed.
-3. Nothing here waits but epoll; what may hang (the driver) is asked elsewhere.
-4. The arbiter leaves when no job and no grant is left for `IDLE_SECONDS`: it takes the bell away, looks once more, then
+2. Nothing here waits but epoll; what may hang (the driver) is asked elsewhere.
+3. The arbiter leaves when no job and no grant is left for `IDLE_SECONDS`: it takes the bell away, looks once more, then
    lets its lock go.
 """
 
@@ -16,10 +15,9 @@ from collections.abc import Callable
 
 from ..errors import StoreError
 from ..host import processes
-from ..host.devices import Devices, Look
+from ..host.devices import Devices
 from ..lifecycle import IN_LINE, STARTED, JobState
-from ..model import Gpu, Job, Plan, ResultKind, View
-from ..policy.plan import plan
+from ..model import Job, ResultKind
 from ..state.paths import Folder
 from ..state.settings import Settings
 from ..state.store import Store
@@ -27,6 +25,7 @@ from .ahead import Ahead
 from .answers import Answers, Poisoned
 from .bell import Bell, Connection
 from .claims import Claims
+from .deciding import Deciding
 from .descent import Descent
 from .enforce import Enforcer
 from .inventory import Inventory
@@ -48,16 +47,12 @@ from .seats import Seat
 from .sweeps import Sweeps
 from .timers import Timer, Timers
 from .tuning import Tuning
-from .viewing import bounds_of, view_of
+from .viewing import bounds_of
 
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 0.2
 # For so long nothing else is done while the answer to an offer is on its way: clients take less, unless they stand still.
 ANSWER_SECONDS = 0.001
-# How long a successor waits for clients to come back before it plans without them: they take milliseconds.
-RETURN_SECONDS = 1.0
-# Plans in a row for one wake: each repeats because a client turned out to be stopped or a GPU to be claimed.
-MOST_PLANS = 200
 
 
 class Arbiter:
@@ -85,9 +80,6 @@ class Arbiter:
         self.leftovers: set[int] = set()
         self.lineages = processes.Lineages()
         self.markers = Markers(sim_root)
-        self.look: Look | None = None
-        self.views: dict[int | None, View] = {}
-        self.plans: dict[int | None, Plan] = {}
         self.bounds = bounds_of(settings)
         self.drained: frozenset[str] = frozenset()
         self._epoll = select.epoll()
@@ -95,15 +87,12 @@ class Arbiter:
         self._afterwards: list[Callable[[], None]] = []
         self._due: list[Callable[[], None]] = []
         self._has_offered = False
-        self._dirty_since: float | None = None
-        self._look_begun: float | None = None
-        self._look_is_noted = True
         self._idle_timer: Timer | None = None
-        self._awaited_until: float | None = None
         self._leaving = False
         self._retired = False
         self.on_retire: Callable[[], None] = lambda: None
         self.ahead = Ahead(self)
+        self.deciding = Deciding(self)
         self.claims = Claims(self, self.timers, self._claims_changed)
         self.descent = Descent(self)
         self.enforcer = Enforcer(self)
@@ -128,7 +117,7 @@ class Arbiter:
         self.inventory.read_drained()
         self.tuning = Tuning(self)
         self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._keeper_died)
-        self.watch(devices.fileno(), lambda _mask: self._look_over())
+        self.watch(devices.fileno(), lambda _mask: self.deciding.look_over())
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -155,14 +144,14 @@ class Arbiter:
                 self.tuning.check()
                 self.timers.run()
                 self._serve(ready)
-                self._decide()
+                self.deciding.decide()
                 self._has_offered = self.bell.has_sent_ahead()
                 if self._has_offered:
                     answers = self._epoll.poll(ANSWER_SECONDS)
                     self._serve(answers)
-                    self._decide()
+                    self.deciding.decide()
                     self._has_offered = self.bell.has_sent_ahead() or not answers
-                self._note_look()
+                self.deciding.note_look()
         except (StoreError, Poisoned) as err:
             self._not_committed(err)
             return
@@ -194,7 +183,7 @@ class Arbiter:
             self.answers.refuse_poisoned(err)
         self.bell.flush()
         self._resume_from_store()
-        self.touch()
+        self.deciding.touch()
         time.sleep(RETRY_SECONDS)  # what woke us is still there and would wake us at once
 
     # --- descriptors --------------------------------------------------------------------------------------------
@@ -303,15 +292,15 @@ class Arbiter:
             if inner.state in IN_LINE:
                 self.answers.unjudged.add(inner.id)
         self.order.job_ended(job)
-        self.touch()
+        self.deciding.touch()
 
     def holders(self, job: Job) -> list[tuple[int, int | None]]:
         """Return a job's processes that the driver named at the last look."""
-        return self.observer.holders(self.look, job) if self.look is not None else []
+        return self.observer.holders(self.deciding.look, job) if self.deciding.look is not None else []
 
     def total_bytes(self, uuid: str) -> int | None:
         """Return the memory of a GPU."""
-        for sample in self.look.samples if self.look else ():
+        for sample in self.deciding.look.samples if self.deciding.look else ():
             if sample.uuid == uuid:
                 return sample.total_bytes
         return None
@@ -331,119 +320,7 @@ class Arbiter:
 
     def _claims_changed(self) -> None:
         self.claim_standing()
-        self.touch()
-
-    def gpu(self, uuid: str) -> Gpu | None:
-        """Return a GPU as the last plan of the outer queue saw it."""
-        view = self.views.get(None)
-        return next((gpu for gpu in view.gpus if gpu.uuid == uuid), None) if view else None
-
-    # --- deciding -----------------------------------------------------------------------------------------------
-
-    def touch(self) -> None:
-        """Something changed that may let a job start: look, then plan."""
-        if self._dirty_since is None:
-            self._dirty_since = time.monotonic()
-
-    def plan_from(self, look: Look) -> None:
-        """The look that is just over shows something new: plan from it."""
-        if self._dirty_since is None:
-            self._dirty_since = look.begun_mono
-
-    def begin_look(self) -> None:
-        """Ask for a look, unless one is under way."""
-        if self._look_begun is None:
-            self._look_begun = time.monotonic()
-            self.devices.begin_look()
-            self._look_over()  # simulated GPUs have answered already
-
-    def _look_over(self) -> None:
-        try:
-            self.look = self.devices.finish_look()
-        except BlockingIOError:
-            return
-        self._look_begun = None
-        self.sampling.looked(self.look)
-        self.observer.strangers.note(self.look)
-        self._look_is_noted = False
-        self.answers.machine_known()
-        self.memory.note(self.observer.used_by(self.look))
-        self.afterwards(self.descent.look)
-        for job_id in list(self.leftovers):
-            job = self.store.live.get(job_id)
-            if job is not None:
-                self.enforcer.release_if_let_go(job)
-
-    def _note_look(self) -> None:
-        """Write down what a successor could not find out."""
-        if not self._look_is_noted:
-            self._look_is_noted = True
-            self.observer.strangers.keep(self.store)
-            self.left_behind.remember()
-
-    def _decide(self) -> None:
-        if self._dirty_since is None or self._awaits_clients():
-            return
-        if not self._somebody_waits():
-            self._dirty_since = None
-            self.views.clear()
-            self.plans.clear()
-            self.afterwards(self.lines.refresh_soon)
-            return
-        for _ in range(MOST_PLANS):
-            if self.look is None or self.look.begun_mono < self._dirty_since:
-                self.begin_look()
-            if self.look is None or self.look.begun_mono < self._dirty_since:
-                return
-            self._dirty_since = None
-            self.ahead.ask()
-            if not self._plan_once():
-                self._dirty_since = self.look.begun_mono  # once more, from the same look
-            if self._dirty_since is None:
-                break
-        self.ahead.over()
-        self.sampling.planned()
-        self.answers.planned()
-        self.afterwards(self.lines.refresh_soon)
-
-    def await_clients(self) -> None:
-        """After a restart: let the clients known to wait come back first, or a later one might be served before them."""
-        self._awaited_until = time.monotonic() + RETURN_SECONDS
-        self.timers.after(RETURN_SECONDS, self.touch)
-
-    def _awaits_clients(self) -> bool:
-        if self._awaited_until is None:
-            return False
-        if time.monotonic() < self._awaited_until and any(
-            seat.connection is None and not seat.stopped
-            for seat in (self.seats.get(job_id) for job_id in self.store.in_line)
-            if seat is not None
-        ):
-            return True
-        self._awaited_until = None
-        return False
-
-    def _somebody_waits(self) -> bool:
-        asked = self.answers.rehearsals or self.answers.verbs.renicings
-        return bool(asked or self.store.in_line or self.sampling.somebody_is_paused())
-
-    def _plan_once(self) -> bool:
-        """Plan the outer queue and the queue inside each job; false if it must be done again."""
-        assert self.look is not None
-        now_at = time.time()
-        parents = {outer for outer, jobs in self.store.nested.items() if any(job.state in IN_LINE for job in jobs.values())}
-        self.views.clear()
-        self.plans.clear()
-        for parent_id in sorted(parents | {None}, key=lambda it: it or 0):
-            view = view_of(self, parent_id, self.look)
-            if view is None:
-                continue
-            self.views[parent_id] = view
-            self.plans[parent_id] = made = plan(view, now_at)
-            self.answers.verbs.note_effects(made, view)
-            if not self.enforcer.apply_all(made.actions):
-                return False
-        return True
+        self.deciding.touch()
 
     # --- time ---------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class Pausing:
     def look_again(self, job_id: int) -> None:
         """A job can give way that could not a moment ago."""
         self._found.pop(job_id, None)
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
 
     def forget(self, job_id: int) -> None:
         """The job has ended."""
@@ -150,7 +150,7 @@ class Pausing:
             return failed
         for job, means in wanted:
             self._note_pause(job, means, newcomer_id, why)
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
         return None
 
     def _stop(self, wanted: Sequence[tuple[Job, Means]]) -> str | None:
@@ -186,7 +186,7 @@ class Pausing:
         log("resume", f"job {job.id}: {why}")
         text = f"job {job.id} goes on after {format_duration(time.time() - (job.paused_at or time.time()))}"
         self._arbiter.enforcer.after_commit.append(lambda: tell(job, text))
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
 
     def resume_by_hand(self, job: Job, by: str) -> tuple[bool, str]:
         """Let a paused job go on, at once only if that breaks no promise. Returns whether it does, and what to say."""

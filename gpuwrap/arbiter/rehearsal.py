@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:
     """Say what the next plan would do for a job that waits no longer than `patience`."""
-    assert arbiter.look is not None
+    assert arbiter.deciding.look is not None
     holder = arbiter.order.holder(job.once) if job.once is not None else None
     if holder is not None:
         return f"would not start: job {holder.id} of key {job.once} is {holder.state.value}"
     job = replace(job, id=arbiter.store.next_id())
-    view = view_of(arbiter, job.parent_id, arbiter.look, job)
+    view = view_of(arbiter, job.parent_id, arbiter.deciding.look, job)
     if view is None:
         return f"would wait for job {job.parent_id}, inside which it runs"
     waits = dict(view.patience) if patience is None else {**view.patience, job.id: patience}

@@ -124,7 +124,7 @@ class Reruns:
         )
         log("evict", f"job {job.id}: {why}")
         self._ask(job)
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
         return True
 
     def why_not_evict(self, job: Job) -> str | None:
@@ -325,7 +325,7 @@ class Reruns:
             seat.connection, "rerun", text=text, after=f"{again.after:g}", failures=again.failures, reruns=again.reruns,
             short=again.short,
         )  # fmt: skip
-        arbiter.touch()
+        arbiter.deciding.touch()
 
     def _told(self, job: Job, again: Again) -> str:
         if not again.gave_way:

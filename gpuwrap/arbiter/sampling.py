@@ -46,7 +46,7 @@ class Sampling:
     def planned(self) -> None:
         """A plan was made, and carried out."""
         self._planned_mono = time.monotonic()
-        self._planned_from = self._arbiter.look
+        self._planned_from = self._arbiter.deciding.look
 
     def looked(self, now: Look) -> None:
         """A look is over: if it shows something new, a plan must follow."""
@@ -54,7 +54,7 @@ class Sampling:
             self._compares, before = False, self._planned_from
             facts = (now.samples, now.fault, now.pending)
             if before is None or facts != (before.samples, before.fault, before.pending):
-                self._arbiter.plan_from(now)
+                self._arbiter.deciding.plan_from(now)
 
     def somebody_is_paused(self) -> bool:
         """Whether any job is paused."""
@@ -78,19 +78,16 @@ class Sampling:
         arbiter.pausing.look_after()
         arbiter.reruns.look_after()
         if not arbiter.store.in_line and not self.somebody_is_paused():
-            arbiter.begin_look()
+            arbiter.deciding.begin_look()
         elif self._is_settled():
             self._compares = True
-            arbiter.begin_look()
+            arbiter.deciding.begin_look()
         else:
-            arbiter.touch()
+            arbiter.deciding.touch()
 
     def _is_settled(self) -> bool:
         arbiter = self._arbiter
         fresh = time.monotonic() < self._planned_mono + REPLAN_SECONDS
-        quiet = not arbiter.leftovers and not any(made.actions for made in arbiter.plans.values())
-        return (
-            fresh
-            and quiet
-            and not any(view.yielding or any(gpu.foreign != () for gpu in view.gpus) for view in arbiter.views.values())
-        )
+        views, plans = arbiter.deciding.views.values(), arbiter.deciding.plans.values()
+        quiet = not arbiter.leftovers and not any(made.actions for made in plans)
+        return fresh and quiet and not any(view.yielding or any(gpu.foreign != () for gpu in view.gpus) for view in views)

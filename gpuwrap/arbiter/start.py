@@ -90,8 +90,8 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
         return
     log("ready", f"arbiter {os.getpid()}" + (" by keeper" if by_keeper else ""))
     _report(pack("ready"))
-    arbiter.await_clients()
-    arbiter.touch()
+    arbiter.deciding.await_clients()
+    arbiter.deciding.touch()
     arbiter.run()
     store.close()
     lock.release()

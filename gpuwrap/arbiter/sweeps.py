@@ -108,7 +108,7 @@ class Sweeps:
             arbiter.answers.limit_waits([job for job in jobs if job is not None], float(values["wait"]))
         name = next((job.name for job in jobs if job is not None), None)
         arbiter.bell.queue(connection, "sweep", ids=in_words([job.id if job else 0 for job in jobs]), name=name)
-        arbiter.touch()
+        arbiter.deciding.touch()
 
     def _register(self, connection: Connection, pieces: list[Piece], values: Values, prefix: str) -> list[Job | None]:
         """Write all rows; their numbers follow each other."""
@@ -185,7 +185,7 @@ class Sweeps:
                 seat.connection.job_id = None
             seat.close(self._arbiter)
             seat.sweep, seat.pid = sweep, sweep.identity.pid
-            look = self._arbiter.look
+            look = self._arbiter.deciding.look
             if look is None or look.pending:
                 self._arbiter.answers.unjudged.add(job.id)
         seat.connection = sweep.connection
@@ -246,7 +246,7 @@ class Sweeps:
             self._process_ended(sweep)
         self._watch(sweep)
         self._forget_if_over(sweep)
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
 
     def _watch(self, sweep: Sweep) -> None:
         if sweep.pidfd is not None and not sweep.watched and sweep.identity in self._sweeps:
@@ -313,7 +313,7 @@ class Sweeps:
         if sweep is None:
             return False
         self._wake(sweep)
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
         return True
 
     def _wake(self, sweep: Sweep) -> None:

@@ -95,7 +95,7 @@ class Tuning:
         arbiter.observer.strangers.ignored = new["ignore"]
         if "over_memory" in changed:
             arbiter.memory.judge_again()
-        arbiter.touch()
+        arbiter.deciding.touch()
 
 
 def _look(paths: list[str], taken: Marks) -> Found:

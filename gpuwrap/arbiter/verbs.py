@@ -85,7 +85,7 @@ class Verbs:
                 done.append([job.id, refusal is None, refusal or "paused"])
             else:
                 done.append([job.id, False, _cannot_be(job, "paused")])
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
         self._arbiter.bell.queue_long(connection, json.dumps(done))
 
     def _resume(self, connection: Connection, values: Values) -> None:
@@ -103,7 +103,7 @@ class Verbs:
             else:
                 done.append([job.id, False, _cannot_be(job, "resumed")])
         self._add_places(done)
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
         self._arbiter.bell.queue_long(connection, json.dumps(done))
 
     def _renice(self, connection: Connection, values: Values) -> None:
@@ -120,7 +120,7 @@ class Verbs:
             self._arbiter.store.change(job, priority=wanted)
             done.append([job.id, True, f"priority {job.priority} → {wanted}"])
         self._add_places(done)
-        self._arbiter.touch()
+        self._arbiter.deciding.touch()
         self.renicings.append((connection, done))  # answered after the next plan, with what it does
 
     def _set(self, connection: Connection, values: Values) -> None:
@@ -253,7 +253,7 @@ class Verbs:
         if stat is not None and stat.state in "Tt":
             for each in self._arbiter.sweeps.seats_like(seat):
                 each.stopped = True
-            self._arbiter.touch()
+            self._arbiter.deciding.touch()
 
 
 def _cannot_be(job: Job, done: str) -> str:

@@ -30,6 +30,7 @@ class Fake:
         self.timers = SimpleNamespace(after=self._after)
         self.begun: list[str] = []
         self.look = look(100)
+        self.deciding = self
         self.sampling = Sampling(self)  # type: ignore[arg-type]
         self.sampling.planned()
 

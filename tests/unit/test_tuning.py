@@ -23,6 +23,7 @@ class Fake:
         self.file = folder / "settings.toml"
         self.now = 100.0
         self.planned = 0
+        self.deciding = self
         self.looks = 0
         monkeypatch.setattr(tuning, "files", lambda: [str(self.file)])
         monkeypatch.setattr(settings, "files", lambda: [str(self.file)])
