@@ -23,13 +23,13 @@ from ..host.freezer import leave_groups
 from ..lifecycle import STARTED, JobState
 from ..model import Job
 from ..state import paths
-from ..state.settings import read_settings
 from ..state.store import Store
 from ..wire import pack
 from .keeper import KEPT_FD
 from .log import log
 from .loop import Arbiter
 from .summon import arbiter_command, knock
+from .tuning import settings_at_start
 
 LOCK_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.01
@@ -75,7 +75,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     store = Store(folder)
     devices, sim_root = _open_devices(folder, sim)
     command = [*arbiter_command(path, sim), "keeper"]
-    arbiter = Arbiter(folder, store, devices, read_settings(), command, sim_root)
+    arbiter = Arbiter(folder, store, devices, settings_at_start(store), command, sim_root)
     arbiter.on_retire = lock.release
     arbiter.descent.adopters.note_birth(summoners)
     if pouch is not None:
@@ -107,6 +107,7 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
         arbiter.keeper.dismiss()
     with store.batch():
         recover(arbiter)
+        arbiter.tuning.remember()
         arbiter.descent.look()
         arbiter.order.cancel_failed()
     arbiter.enforcer.flush_now()

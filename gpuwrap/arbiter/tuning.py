@@ -3,7 +3,8 @@
 1. Nothing wakes for it: the files are looked at by whatever wakes the arbiter, `CHECK_SECONDS` after the last time at the
    earliest. So what is planned after a long sleep is planned by the settings of that moment.
 2. A file is taken when two looks have found it the same: an editor may have emptied it, and be about to write.
-3. What cannot be read changes nothing; the log tells of it, once for each change.
+3. What cannot be read changes nothing; the log tells of it, once for each change. What was read last is in the database, so
+   that this holds for a successor, too.
 4. A file on a network filesystem may hang: where one may lie there, a thread looks (`aside`), more rarely, and nobody waits.
 """
 
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import GpurunError
 from ..host.aside import Aside
+from ..host.processes import boot_id
 from ..state.paths import LOCAL_FILESYSTEMS, filesystem_of
-from ..state.settings import Marks, Settings, files, marks_of, read_settings
+from ..state.settings import Marks, Settings, files, marks_of, read_settings, remembered
+from ..state.store import Store
 from .log import log
 from .viewing import bounds_of
 
 if TYPE_CHECKING:
     from .loop import Arbiter
 
+REMEMBERED = "settings"
 CHECK_SECONDS = 2.0
 # A thread costs 0.6 ms.
 AWAY_CHECK_SECONDS = 10.0
@@ -67,6 +71,12 @@ class Tuning:
             self._coming, self._taken = None, found.marks
             self._take(found.read)
 
+    def remember(self) -> None:
+        """Write down, where that has changed, what holds. Called inside a batch."""
+        store, text = self._arbiter.store, self._arbiter.settings.text()
+        if text != store.setting(REMEMBERED):
+            store.set(REMEMBERED, text)
+
     def _look(self) -> Found | None:
         """Return what the files are like; None while a thread that was asked has not found out."""
         if not self._files:
@@ -88,6 +98,7 @@ class Tuning:
         arbiter, old = self._arbiter, self._arbiter.settings
         changed = [name for name, value in new.values.items() if value != old[name]]
         arbiter.settings = new
+        self.remember()
         if not changed:
             return
         log("settings", "now " + ", ".join(f"{name} = {new.written[name]!r}" for name in changed))
@@ -96,6 +107,22 @@ class Tuning:
         if "over_memory" in changed:
             arbiter.memory.judge_again()
         arbiter.deciding.touch()
+
+
+def settings_at_start(store: Store) -> Settings:
+    """Read the settings. Raises GpurunError if they cannot be read, unless somebody of an earlier arbiter's is left.
+
+    Then what held before goes on: a slip in a file must not cost those in line their places because an arbiter died.
+    """
+    marks = marks_of(files())
+    try:
+        return read_settings()
+    except GpurunError as err:
+        text = store.setting(REMEMBERED)
+        if not text or not any(job.identity.boot_id == boot_id() for job in store.live.values()):
+            raise
+        log("settings", f"{err.text}; what was read before stays")
+        return remembered(text, marks)
 
 
 def _look(paths: list[str], taken: Marks) -> Found:

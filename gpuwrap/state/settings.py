@@ -5,6 +5,8 @@ home, which the arbiter has as HOME), and `settings.toml` in GPURUN_DIR. An unkn
 The arbiter reads them when it starts, and anew when a file has come, changed or gone (arbiter/tuning).
 """
 
+import contextlib
+import json
 import os
 import stat
 import tomllib
@@ -110,6 +112,10 @@ class Settings:
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
+    def text(self) -> str:
+        """Write down what files set, for `remembered`."""
+        return json.dumps({name: self.written[name] for name in self.sources})
+
 
 def files() -> list[str]:
     """Return the files that may exist, in the order in which they are read."""
@@ -159,6 +165,21 @@ def read_settings() -> Settings:
             except UsageError as err:
                 raise GpurunError(f"cannot use settings: {path}: {name}: {err.text}") from err
             written[name], sources[name] = value, path
+    return Settings(values, written, sources, marks)
+
+
+def remembered(text: str, marks: Marks) -> Settings:
+    """Return the settings that `Settings.text` wrote down; what is none any more is left out.
+
+    `marks` are those of the files as they are now: once they differ, the files are read.
+    """
+    values = {name: setting.read(setting.default) for name, setting in SETTINGS.items()}
+    written = {name: setting.default for name, setting in SETTINGS.items()}
+    sources = {}
+    for name, value in json.loads(text).items():
+        with contextlib.suppress(KeyError, UsageError):
+            values[name] = SETTINGS[name].read(value)
+            written[name], sources[name] = value, "remembered"
     return Settings(values, written, sources, marks)
 
 

@@ -1,6 +1,8 @@
 """Settings that are changed under a running arbiter."""
 
 import os
+import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from waiting import let_pass, wait_until
 from world import World
 
 from gpuwrap.arbiter.tuning import ASLEEP_SECONDS, CHECK_SECONDS
+from gpuwrap.wire import PROTOCOL, pack
 
 MakeWorld = Callable[..., World]
 # From the change to the plan: two looks, and what wakes the arbiter to them; the rest is for a busy machine.
@@ -97,6 +100,41 @@ def test_a_broken_file_changes_nothing_and_is_told_by_doctor(make_world: MakeWor
     write(world, "jobs_per_gpu = 2\n")
     until_state(world, 2, "running")
     assert goes_on not in world.run("doctor").stdout
+
+
+def test_a_broken_file_costs_nobody_a_place_when_the_arbiter_dies(make_world: MakeWorld) -> None:
+    world = make_world("1x24G")
+    write(world, "jobs_per_gpu = 1\n")
+    holder = share(world, "1G", 1, "running")
+    waiter = share(world, "1G", 2, "waiting")
+    write(world, "jobs_per_gpu = \n")
+    before = world.arbiter_pid()
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: world.arbiter_pid() not in (None, before), "the next arbiter", SOON_SECONDS)
+    assert world.run("ls").returncode == 0
+    assert "the setting jobs_per_gpu is 1" in world.run("why", "2").stdout
+    assert [line.endswith("what was read before stays") for line in said(world)] == [True]
+    holder.kill()
+    until_state(world, 2, "running")
+    assert waiter.poll() is None
+    # Mended, it is taken as ever.
+    write(world, "jobs_per_gpu = 2\n")
+    share(world, "1G", 3, "running")
+
+
+def test_a_broken_file_is_refused_where_nobody_would_lose_by_it(make_world: MakeWorld) -> None:
+    world = make_world("1x24G")
+    write(world, "jobs_per_gpu = 1\n")
+    assert world.run("true").returncode == 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as newer:  # an arbiter makes room for newer clients' own
+        newer.connect(str(world.folder / "bell"))
+        newer.send(pack("ping", version=PROTOCOL + 1))
+        wait_until(lambda: world.arbiter_pid() is None, "the arbiter to leave", SOON_SECONDS)
+    write(world, "jobs_per_gpu = \n")
+    done = world.run("true")
+    assert done.returncode == 125
+    assert f"cannot use settings: {world.directory}/settings.toml: " in done.stderr
 
 
 def test_a_path_that_leads_nowhere_changes_nothing_until_it_has_gone(make_world: MakeWorld) -> None:

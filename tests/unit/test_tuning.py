@@ -24,6 +24,8 @@ class Fake:
         self.now = 100.0
         self.planned = 0
         self.deciding = self
+        self.known: dict[str, str] = {}
+        self.store = SimpleNamespace(setting=lambda name: self.known.get(name, ""), set=self.known.__setitem__)
         self.looks = 0
         monkeypatch.setattr(tuning, "files", lambda: [str(self.file)])
         monkeypatch.setattr(settings, "files", lambda: [str(self.file)])
