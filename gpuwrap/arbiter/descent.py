@@ -132,14 +132,25 @@ class Descent:
         found: Job | None = None
         for stat in self._arbiter.lineages.of(pid):
             # Where a gpurun exec'd a gpurun several jobs have one leader: the latest is known by it, the innermost.
-            job = self._arbiter.store.live.get(self._arbiter.leaders.get(stat.pid, 0))
-            if job is not None and can_give(job) and job.identity.start_ticks == stat.start_ticks:
+            job = self._led_by(stat.pid)
+            if job is not None and job.identity.start_ticks == stat.start_ticks:
                 return job if found is None or self._is_inside(job, found) else found
             if found is None:
                 if jobs is None:
                     jobs = [job for _, job in sorted(self._arbiter.store.holding.items(), reverse=True) if can_give(job)]
                 found = self._job_of(stat, jobs)
         return found
+
+    def _led_by(self, pid: int) -> Job | None:
+        """Find the innermost job of a process that has GPUs to give: with a block of its own it is in line for more, or was."""
+        job_id = self._arbiter.leaders.get(pid)
+        if job_id is None:
+            return None
+        latest = self._arbiter.store.live.get(job_id)
+        if latest is not None and can_give(latest):
+            return latest
+        led = [job for job in self._arbiter.store.holding.values() if job.identity.pid == pid and can_give(job)]
+        return max(led, key=lambda job: job.id, default=None)
 
     def _is_inside(self, job: Job, outer: Job) -> bool:
         """Whether one running job is inside another, however deep."""

@@ -53,6 +53,12 @@ class Leftovers:
                 seat.kin_saved = text
                 store.set(_name(job.id), text)
 
+    def undone(self) -> None:
+        """A batch was not committed: what was written down in it is not."""
+        for job in self._arbiter.store.holding.values():
+            if job.id in self._arbiter.seats:
+                self._arbiter.seats[job.id].kin_saved = self._arbiter.store.setting(_name(job.id))
+
     def forget(self, job_id: int) -> None:
         """The job has let go."""
         seat = self._arbiter.seats.get(job_id)

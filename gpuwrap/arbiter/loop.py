@@ -184,6 +184,7 @@ class Arbiter:
         self.bell.flush()
         self._resume_from_store()
         self.deciding.touch()
+        self._arm()
         time.sleep(RETRY_SECONDS)  # what woke us is still there and would wake us at once
 
     # --- descriptors --------------------------------------------------------------------------------------------
@@ -279,7 +280,10 @@ class Arbiter:
             if job.state is not JobState.ENDED:
                 self.watch_leader(job.id)
         self.pausing.undone()
+        self.left_behind.undone()
+        self.observer.strangers.undone(self.store)
         self.inventory.read_drained()
+        self.let_go_of_claims()
 
     def job_ended(self, job: Job) -> None:
         """Who waited inside a job that has ended waits outside now, and who outlives it holds its share there."""

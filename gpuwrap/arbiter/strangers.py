@@ -97,6 +97,10 @@ class Strangers:
         else:
             store.unset(KEPT)
 
+    def undone(self, store: Store) -> None:
+        """A batch was not committed: what was written down in it is not."""
+        self._kept = store.setting(KEPT)
+
     def note(self, look: Look) -> None:
         """Take in a look, each once; one that is not over yet shows nothing."""
         if look.begun_mono <= self._noted_mono or look.pending:

@@ -308,3 +308,34 @@ def test_block_after_block_of_a_job_whose_environment_was_wiped_is_inside_that_j
             each.wait()
     assert done == ("", "")
     assert {row["parent_id"] for row in world.rows("SELECT parent_id FROM job WHERE id > 1")} == {1}
+
+
+def test_what_a_job_starts_asks_inside_it_while_the_job_itself_waits_for_a_block(world: World, tmp_path: Path) -> None:
+    """The last job of that process is the block, which has no GPU to give: the one around it has."""
+    held, ask, end = (tmp_path / name for name in ("held", "ask", "end"))
+    body = f"""
+import subprocess, threading
+def gpurun(*words):
+    return subprocess.Popen([{world.command!r}, *words])
+holder = gpurun("sh", "-c", "until [ -e {end} ]; do sleep 0.05; done")
+until({str(held)!r})
+late = []
+def ask():
+    until({str(ask)!r})
+    late.append(subprocess.Popen(["env", "-u", "GPURUN_JOB", {world.command!r}, "true"]))  # unseen below the job, and unmarked
+asking = threading.Thread(target=ask)
+asking.start()
+with gpuwrap.gpu(quiet=True):
+    pass
+asking.join()
+print(holder.wait(), late[0].wait())
+"""
+    child = script(world, body, world.command, "-i", "0")
+    wait_until(lambda: len(world.jobs()) == 2 and world.state(2) == "running", "the inner job to hold the GPU")
+    held.touch()
+    wait_until(lambda: len(world.jobs()) == 3 and world.state(3) == "waiting", "the block to wait")
+    ask.touch()
+    wait_until(lambda: len(world.jobs()) == 4, "another to ask")
+    assert world.rows("SELECT parent_id FROM job WHERE id = 4") == [{"parent_id": 1}]
+    end.touch()
+    assert child.communicate(timeout=30)[0] == "0 0\n"

@@ -1,10 +1,10 @@
-"""The descriptor of a leader that has ended: it stays readable, so the loop lets go of it as soon as the end is noted."""
+"""What a batch leaves behind in the arbiter itself: where it noted the end of a job, and where it could not be committed."""
 
 import os
 import select
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +13,16 @@ from views import waiting
 from waiting import wait_until
 
 from gpuwrap.arbiter.loop import Arbiter
+from gpuwrap.arbiter.sampling import SAMPLE_SECONDS
 from gpuwrap.errors import StoreError
 from gpuwrap.host import processes
 from gpuwrap.host.simulated import SimulatedDevices
 from gpuwrap.lifecycle import Event, JobState
-from gpuwrap.model import Job
+from gpuwrap.model import Job, Share
 from gpuwrap.state.paths import Folder
 from gpuwrap.state.settings import read_settings
 from gpuwrap.state.store import Store
+from gpuwrap.units import GIB
 
 
 @pytest.fixture
@@ -45,12 +47,13 @@ def leader() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def started(arbiter: Arbiter, leader: "subprocess.Popen[bytes]") -> tuple[Job, int]:
-    """A running job without GPUs, and the descriptor of its leader, which the loop watches."""
+    """A running job on the GPU, and the descriptor of its leader, which the loop watches."""
     identity = processes.identify(leader.pid)
     assert identity is not None
     with arbiter.store.batch():
-        job = arbiter.store.register(replace(waiting(0, 0), identity=identity))
-        job = arbiter.store.move(arbiter.store.grant(job, (), "granted"), Event.TAKE, "taken")
+        job = arbiter.store.register(replace(waiting(0), identity=identity))
+        granted = arbiter.store.grant(job, (Share("GPU-sim-1-0", 0, 24 * GIB, True),), "granted")
+        job = arbiter.store.move(granted, Event.TAKE, "taken")
         pidfd = processes.open_pidfd(identity)
         assert pidfd is not None
         arbiter.adopt(job, None, pidfd)
@@ -67,6 +70,19 @@ def watched() -> set[int]:
             lines = Path(f"/proc/self/fdinfo/{name}").read_text().splitlines()
             found |= {int(line.split()[1]) for line in lines if line.startswith("tfd:")}
     return found
+
+
+@contextmanager
+def full_disk(arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is written is written, as far as it goes, but not committed."""
+
+    def refuse() -> None:
+        arbiter.store.write_down()
+        raise StoreError("write", "state.db", "the disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(arbiter.store, "commit", refuse)
+        yield
 
 
 def end(leader: "subprocess.Popen[bytes]", pidfd: int) -> None:
@@ -90,13 +106,43 @@ def test_an_end_that_could_not_be_written_down_is_noted_again(
     job, pidfd = started(arbiter, leader)
     end(leader, pidfd)
 
-    def refuse() -> None:
-        raise StoreError("write", "state.db", "the disk is full")
-
-    with monkeypatch.context() as full:
-        full.setattr(arbiter.store, "commit", refuse)
+    with full_disk(arbiter, monkeypatch):
         arbiter.step([(pidfd, select.EPOLLIN)])
     assert arbiter.store.live[job.id].state is JobState.RUNNING
     assert pidfd in watched()
     arbiter.step([(pidfd, select.EPOLLIN)])
     assert arbiter.store.find(job.id).state is JobState.ENDED  # type: ignore[union-attr]
+
+
+def test_processes_that_could_not_be_written_down_are_written_down_later(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A successor could not find them again: they may have wiped their marker, and left their session."""
+    job, _pidfd = started(arbiter, leader)
+    long_there = processes.identify(1)
+    assert long_there is not None
+    arbiter.seats[job.id].kin = {1: long_there}
+
+    def look() -> None:
+        arbiter.deciding.begin_look()
+        arbiter.step([])
+
+    with full_disk(arbiter, monkeypatch):
+        look()
+    assert arbiter.store.setting(f"kin {job.id}") == ""
+    look()
+    assert arbiter.store.setting(f"kin {job.id}") == f"1:{long_there.start_ticks}"
+
+
+def test_after_a_wake_that_was_lost_the_gpus_are_looked_at_again(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wake was that of the next look: nobody may ring for hours, and a stranger leaves unseen."""
+    started(arbiter, leader)
+    arbiter.step([])
+    wait_until(lambda: arbiter.timers.timeout() == 0, "the history to be pruned")
+    arbiter.step([])
+    wait_until(lambda: arbiter.timers.timeout() == 0, "the next look to be due")
+    with full_disk(arbiter, monkeypatch):
+        arbiter.step([])
+    assert 0 <= arbiter.timers.timeout() <= SAMPLE_SECONDS
