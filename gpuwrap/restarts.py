@@ -33,9 +33,7 @@ def read_restarts(given: Given) -> dict[str, object]:
     request: dict[str, object] = {}
     way = given.get("give_way")
     if way is not None and way not in KNOWN_WAYS:
-        raise UsageError(f"--give-way {way}: never, pause or requeue")
-    if way == "suspend":
-        raise UsageError("--give-way suspend: not yet known to this version")
+        raise UsageError(f"--give-way {way}: never, pause, suspend or requeue")
     if given.get("restartable"):
         if way not in (None, "requeue"):
             raise UsageError(f"-r means --give-way requeue, and --give-way {way} was given too")

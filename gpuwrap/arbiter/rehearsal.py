@@ -35,4 +35,5 @@ def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:
         return f"would start as soon as others have ended: it {effect(made, job.id, view)}"
     if any(isinstance(action, Pause) and action.newcomer_id == job.id for action in made.actions):
         return f"would start now: it {effect(made, job.id, view)}"
-    return f"would wait for {Teller(view, time.time()).sentence(made.reasons[job.id], job)}"
+    waits_for = Teller(view, time.time()).sentence(made.reasons[job.id], job)
+    return f"would not start: it waits for {waits_for}" if patience == 0 else f"would wait for {waits_for}"

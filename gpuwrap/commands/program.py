@@ -12,7 +12,7 @@ import _signal
 import errno
 import os
 
-from ..errors import ProgramNotFound, ProgramNotRunnable
+from ..errors import NOT_FOUND, GpurunError, ProgramNotFound, ProgramNotRunnable
 
 # What Python sets LC_CTYPE to in the C locale [PEP 538].
 COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
@@ -30,7 +30,7 @@ def program_argv(count: int) -> tuple[list[bytes], int]:
 
 
 def find_program(name: bytes) -> bytes:
-    """Find a program as execvp would. Raises ProgramNotFound (127) or ProgramNotRunnable (126)."""
+    """Find a program as execvp would. Raises GpurunError: 127: it (or its interpreter) is not there; 126: it cannot be run."""
     if b"/" in name:
         candidates = [name]
     elif not name:
@@ -49,12 +49,34 @@ def find_program(name: bytes) -> bytes:
         if mode & 0o170000 == 0o040000:
             refused = "is a directory"
         elif os.access(path, os.X_OK):
+            if mode & 0o170000 == 0o100000 and _lacks_interpreter(path):
+                raise GpurunError(f"cannot run: {readable(name)}: bad interpreter: no such file", status=NOT_FOUND)
             return path
         else:
             refused = "permission denied"
     if refused is not None:
         raise ProgramNotRunnable(readable(name), refused)
     raise ProgramNotFound(readable(name), hint=_not_found_hint(readable(name)))
+
+
+def _lacks_interpreter(path: bytes) -> bool:
+    """Whether a file begins with `#!` and names what is not there: no wait would help. What cannot be read is left to exec."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        line = os.read(fd, 256).partition(b"\n")[0]
+        words = line[2:].split(None, 1) if line.startswith(b"#!") else []
+        if words:
+            os.stat(words[0].split(b"\0")[0])
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass
+    finally:
+        os.close(fd)
+    return False
 
 
 def _not_found_hint(name: str) -> str | None:

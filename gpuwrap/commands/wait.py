@@ -1,13 +1,14 @@
 """wait: wait for jobs and return their status.
 
-One job: its own status, 128 + N for death by signal N, as a shell says it. Several: the first that is not 0, in the order
-named, of a range and of a sweep whichever have ended before too. A job whose status nobody knows, and one that never ran,
-counts as 1.
+One job: its own status, 128 + N for death by signal N, as a shell says it; of one that never ran what its gpurun ended with
+(124 at the wait limit, 125 where a job it needed failed, 143 where it was taken out of the line). Several: the first that is
+not 0, in the order named, of a range and of a sweep whichever have ended before too. One that nobody knows counts as 1.
 """
 
+import signal
 import sys
 
-from ..errors import SOME_FAILED
+from ..errors import SOME_FAILED, WAIT_LIMIT
 from ..lifecycle import JobState
 from ..model import Job, ResultKind
 from .asking import Given, World, require_jobs
@@ -40,5 +41,10 @@ def status_of(job: Job) -> int:
         return result.code
     if result.kind is ResultKind.SIGNAL and result.signal is not None:
         return 128 + result.signal
+    if result.kind is ResultKind.WAIT_LIMIT:
+        sys.stderr.write(f"gpurun: wait: job {job.id}: not started within the wait limit: {result.text}\n")
+        return WAIT_LIMIT
     sys.stderr.write(f"gpurun: wait: job {job.id}: {result.text or result.kind.value}\n")
+    if result.kind is ResultKind.CANCELLED:
+        return 128 + (result.signal or signal.SIGTERM) if result.code is None else result.code
     return SOME_FAILED

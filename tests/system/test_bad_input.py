@@ -174,7 +174,9 @@ def programs(tmp_path: Path) -> Path:
     (tmp_path / "plain").write_text("no program\n")
     (tmp_path / "plain").chmod(0o644)
     (tmp_path / "folder").mkdir()
-    (tmp_path / "bad-interpreter").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "no-interpreter").write_text("#! /no/such/interpreter -x\n")
+    (tmp_path / "no-interpreter").chmod(0o755)
+    (tmp_path / "bad-interpreter").write_text(f"#!{tmp_path}/no-interpreter\n")
     (tmp_path / "bad-interpreter").chmod(0o755)
     (tmp_path / "busy").write_bytes(Path("/bin/true").read_bytes())
     (tmp_path / "busy").chmod(0o755)
@@ -194,6 +196,7 @@ def programs(tmp_path: Path) -> Path:
         ("./plain", 126, "permission denied"),
         ("./folder", 126, "directory"),
         ("./loop", 126, ""),
+        ("./no-interpreter", 127, "bad interpreter: no such file"),
     ],
 )
 def test_a_program_that_cannot_run_is_told_before_waiting(

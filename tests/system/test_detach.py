@@ -358,3 +358,31 @@ def test_a_job_that_never_ran_has_no_output_and_its_log_says_so(world: World) ->
     assert world.run("-w", "0s", "true").returncode == 124
     done = world.run("logs", "2")
     assert (done.returncode, done.stderr) == (1, "gpurun: logs: job 2 never ran: wait-limit\n")
+
+
+def test_dry_run_of_who_waits_for_nothing_says_that_it_would_not_start(world: World) -> None:
+    assert world.run("--dry-run", "-n", "-g", "all", "true").stdout.startswith("would start now")
+    world.start("-g", "all", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be held")
+    assert world.run("-n", "true").returncode == 124
+    assert world.run("--dry-run", "-n", "true").stdout.startswith("would not start: it waits for ")
+    assert world.run("--dry-run", "-w", "1h", "true").stdout.startswith("would wait for ")
+
+
+def test_of_a_job_that_never_ran_wait_returns_what_its_gpurun_ended_with(world: World, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    def registered(*words: object) -> str:
+        return world.run("-d", *words).stdout.strip()
+
+    failing = registered("-g", "0", "sh", "-c", f"until [ -e {gate} ]; do sleep 0.05; done; exit 3")
+    cancelled = registered("-g", "0", "-a", f"ok:{failing}", "true")
+    world.start("-g", "all", "sleep", "600")
+    wait_until(lambda: world.state(3) == "running", "the GPUs to be held")
+    late, killed = registered("-w", "1s", "true"), registered("true")
+    assert world.run("kill", killed).returncode == 0
+    gate.touch()
+    assert {job: world.run("wait", job).returncode for job in (failing, cancelled, late, killed)} == {
+        failing: 3, cancelled: 125, late: 124, killed: 143,
+    }  # fmt: skip
+    assert "not started within the wait limit" in world.run("wait", late).stderr

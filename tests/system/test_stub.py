@@ -772,9 +772,8 @@ def test_the_program_never_notices_that_arbiters_die(world: World, tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--give-way", "suspend"], "--give-way suspend: not yet known to this version"),
-        (["--give-way", "maybe"], "--give-way maybe: never, pause or requeue"),
-        (["--give-way", ""], "--give-way : never, pause or requeue"),
+        (["--give-way", "maybe"], "--give-way maybe: never, pause, suspend or requeue"),
+        (["--give-way", ""], "--give-way : never, pause, suspend or requeue"),
         (["-r", "--give-way", "never"], "-r means --give-way requeue, and --give-way never was given too"),
         (["-r", "--signal", "TERM"], "signal TERM: the seconds to wait after it are missing: TERM:120"),
         (["-r", "--signal", "KILL:3"], "signal KILL: cannot be caught; KILL comes last by itself"),
@@ -805,7 +804,8 @@ def test_what_cannot_be_run_is_told_as_without_a_stub(world: World, tmp_path: Pa
 
 
 def test_the_plain_forms_have_no_stub(world: World) -> None:
-    for words in ([], ["--give-way", "never"], ["--give-way", "pause"], ["--signal", "TERM:5"], ["--retries", "0"]):
+    ways = [["--give-way", way] for way in ("never", "pause", "suspend")]
+    for words in ([], *ways, ["--signal", "TERM:5"], ["--retries", "0"]):
         done = world.run(*words, "sh", "-c", "echo $$ $GPURUN_PREEMPT_FILE")
         assert int(done.stdout) == world.jobs()[-1]["pid"], words
 

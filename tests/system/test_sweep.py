@@ -126,9 +126,11 @@ def test_it_ends_with_the_first_status_that_is_not_0_in_order(world: World, comm
 
 
 def test_a_program_that_cannot_be_executed_is_told_by_its_row(world: World, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    broken.write_text("#!/no/such/interpreter\n")
+    broken, between = tmp_path / "broken", tmp_path / "between"
+    broken.write_text(f"#!{between}\n")
+    between.write_text("#!/no/such/interpreter\n")  # so far nobody looks but the kernel
     broken.chmod(0o755)
+    between.chmod(0o755)
     done = world.run("--array", "1-2", broken)
     assert done.returncode == 127
     assert done.stderr == f"gpurun: cannot run: {broken}: bad interpreter: no such file\n" * 2
