@@ -5,6 +5,8 @@ jobs were there, the first verb summons an arbiter, which repairs.
 """
 
 import os
+import sys
+import time
 
 from ..arbiter.summon import Call, WaitLimitPassed, knock
 from ..errors import GpurunError, NoSuchJob, UsageError
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 Given = dict[str, str | bool]
 # Why a job waits: the rule, the sentence, and what would help.
 Why = tuple[str, str, list[str]]
-# For how long a verb bears that the bell's queue is full.
+# For how long a verb bears that the bell's queue is full, and a list that it is not answered.
 ANSWER_SECONDS = 5.0
 # Numbers sent in one packet.
 AT_ONCE = 4000
@@ -126,7 +128,7 @@ class World:
     def explain(self, jobs: "Sequence[Job | Listed]", *, listed: bool = False) -> "Callable[[], dict[int, Why]]":
         """Ask why jobs wait or stand still (rule, sentence, what would help); what is returned fetches the answer.
 
-        It tells what an arbiter can tell: without one nobody waits. `listed`: briefly.
+        It tells what an arbiter can tell: without one nobody waits; one that hangs keeps no list waiting. `listed`: briefly.
         """
         holding = self.reader.holding_ids() if self.reader is not None else frozenset()
         numbers = [str(job.id) for job in jobs if not job.has_ended or job.id in holding]
@@ -137,8 +139,17 @@ class World:
 
         def fetch() -> dict[int, Why]:
             found: dict[int, Why] = {}
-            for text in texts:
-                found |= _read_reasons(self._ask("explain", jobs=text, listed=listed, plain=True))
+            call = self._to_arbiter()
+            call.limit_mono = time.monotonic() + ANSWER_SECONDS
+            try:
+                for text in texts:
+                    found |= _read_reasons(self._ask("explain", jobs=text, listed=listed, plain=True))
+            except WaitLimitPassed:
+                call.drop()
+                lacks = f"the arbiter has not answered for {ANSWER_SECONDS:g} s: why jobs wait is not known"
+                sys.stderr.write(f"gpurun: {lacks}\n")
+            finally:
+                call.limit_mono = None
             return found
 
         return fetch

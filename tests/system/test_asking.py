@@ -7,8 +7,8 @@ import pytest
 from waiting import wait_until
 from world import World
 
+from gpuwrap.commands.asking import ANSWER_SECONDS, _read_reasons
 from gpuwrap.commands.asking import World as Asking
-from gpuwrap.commands.asking import _read_reasons
 from gpuwrap.listed import Listed
 
 
@@ -75,3 +75,17 @@ def test_a_list_shows_what_the_records_say(asking: Asking, world: World) -> None
         assert each.has_ended == record.has_ended
         assert each.devices == {share.uuid: share.index for share in record.shares}
     assert [each.words[1] for each in listed if each.id == 4] == ["\udcff  x"]
+
+
+def test_an_arbiter_that_hangs_keeps_no_list_waiting(asking: Asking, world: World) -> None:
+    pid = world.arbiter_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = world.run("ls", timeout=10 * ANSWER_SECONDS)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (done.returncode, done.stderr) == (0, "gpurun: the arbiter has not answered for 5 s: why jobs wait is not known\n")
+    assert "sleep 600" in done.stdout
+    assert "behind" in done.stdout
+    assert "1st in line" in world.run("ls").stdout
