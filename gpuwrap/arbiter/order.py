@@ -180,11 +180,12 @@ class Order:
     def _called(self, word: str) -> list[int]:
         store = self._arbiter.store
         live = [job for job in store.live.values() if job.state is not JobState.ENDED and job.name is not None]
-        if any(letter in word for letter in "*?["):
-            found = [job for job in live if fnmatchcase(job.name or "", word)]
-        else:
-            found = [job for job in live if job.name == word]
-            if not found:
-                return store.latest_named(word)
-        sweeps = {(job.row.sweep, job.name): None for job in found if job.row is not None and job.name is not None}
-        return [job.id for job in found] + [number for sweep in sweeps for number in store.rows_named(*sweep)]
+        is_glob = any(letter in word for letter in "*?[")
+        names = [name for name in store.names() if fnmatchcase(name, word)] if is_glob else [word]
+        numbers: list[int] = []
+        for name in names:
+            found = [job for job in live if job.name == name]
+            sweeps = {job.row.sweep: None for job in found if job.row is not None}
+            numbers += [job.id for job in found] + [row for sweep in sweeps for row in store.rows_named(sweep, name)]
+            numbers += [] if found else store.latest_named(name)
+        return numbers

@@ -162,8 +162,9 @@ class World:
         """Find the jobs that words name: number, range, name or glob; with `everything` all of mine that live.
 
         A name is the live jobs of that name, else the latest that ended: all rows of it, if that is a sweep. Of a range and
-        of a sweep that is not over, those that have ended belong to it if `ended`: then the answer is the same whenever one
-        asks. Returns what was found, each once, and an error for each word that names none.
+        of a sweep that is not over, those that have ended belong to it if `ended`, and the names that a glob matches are those
+        of ended jobs, too: then the answer is the same whenever one asks. Returns what was found, each once, and an error for
+        each word that names none.
         """
         found: dict[int, Job] = {}
         missing: list[NoSuchJob] = []
@@ -192,10 +193,16 @@ class World:
         if any(letter in word for letter in "*?["):
             from fnmatch import fnmatchcase  # imports re
 
-            jobs = [job for job in live if job.name is not None and fnmatchcase(job.name, word)]
+            names = self.reader.names() if ended else [job.name for job in live if job.name is not None]
+            matched = [name for name in dict.fromkeys(names) if fnmatchcase(name, word)]
+            jobs = sorted((job for name in matched for job in self._called(name, live)), key=lambda job: job.id)
         else:
-            jobs = [job for job in live if job.name == word] or self.reader.latest_named(word)
+            jobs = self._called(word, live)
         return self._whole(jobs) if ended else jobs
+
+    def _called(self, name: str, live: "list[Job]") -> "list[Job]":
+        assert self.reader is not None
+        return [job for job in live if job.name == name] or self.reader.latest_named(name)
 
     def _whole(self, jobs: "list[Job]") -> "list[Job]":
         """Add to rows the others of their sweeps, by number, as far as they have the same name."""

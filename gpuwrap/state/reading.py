@@ -88,6 +88,10 @@ class Reader:
         """Return the latest job of a name, if any; of a sweep all rows of that name."""
         return self._jobs(LATEST_NAMED.format("known.*", self._every_column()), (name, name))
 
+    def names(self) -> list[str]:
+        """Return the names of all jobs, each once."""
+        return [row[0] for row in self._fetch("SELECT DISTINCT name FROM job WHERE name IS NOT NULL", ())]
+
     def rows_named(self, sweep: int, name: str) -> "list[Job]":
         """Return the rows of a sweep that have a name, ended or not."""
         return self._jobs(f"SELECT * FROM {self._every_column()} WHERE sweep = ? AND name = ? ORDER BY id", (sweep, name))

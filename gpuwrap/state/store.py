@@ -144,6 +144,10 @@ class Store:
         """Return the latest job of a name, ended or not, if any; of a sweep all rows of that name."""
         return [row[0] for row in self._read(LATEST_NAMED.format("id", "job"), (name, name))]
 
+    def names(self) -> list[str]:
+        """Return the names of all jobs, ended or not, each once."""
+        return [row[0] for row in self._read("SELECT DISTINCT name FROM job WHERE name IS NOT NULL", ())]
+
     def rows_named(self, sweep: int, name: str) -> list[int]:
         """Return the rows of a sweep that have a name, ended or not."""
         rows = self._read("SELECT id FROM job WHERE sweep = ? AND name = ? ORDER BY id", (sweep, name))

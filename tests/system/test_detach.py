@@ -386,3 +386,20 @@ def test_of_a_job_that_never_ran_wait_returns_what_its_gpurun_ended_with(world: 
         failing: 3, cancelled: 125, late: 124, killed: 143,
     }  # fmt: skip
     assert "not started within the wait limit" in world.run("wait", late).stderr
+
+
+def test_a_glob_names_the_same_jobs_whenever_one_waits_for_them(world: World, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    world.run("-d", "-g", "0", "-N", "lr-1", "false")  # of this name a later one counts
+    world.run("-d", "-g", "0", "-N", "lr-1", "sh", "-c", "exit 3")
+    until_ended(world, 2)
+    world.run("-d", "-g", "0", "-N", "lr-2", "sh", "-c", f"until [ -e {gate} ]; do sleep 0.05; done")
+    assert world.run("-g", "0", "-a", "ok:lr-*", "true").returncode == 125
+    with world.start("wait", "lr-*") as waiting:
+        gate.touch()
+        assert waiting.wait(30) == 3
+    assert world.run("wait", "lr-*").returncode == 3
+    assert world.run("wait", "lr-[2]", "lr-?").returncode == 3
+    assert world.run("logs", "lr-*").returncode == 0
+    assert world.run("kill", "lr-*").returncode == 1
+    assert world.run("wait", "x*").returncode == 1
