@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from .loop import Arbiter
 
 
+# What is asked without writing anything, and answered at once.
+READING = ("watch", "explain", "why", "ping")
+
+
 class Poisoned(Exception):
     """A request that ran into a mistake of ours: the batch it came in cannot be trusted."""
 
@@ -42,7 +46,7 @@ class Answers:
         self._arbiter = arbiter
         self.admission = Admission(arbiter)
         self.verbs = Verbs(arbiter, self)
-        self._asked: list[tuple[Connection, str]] = []
+        self._asked: list[tuple[Connection, str, Values]] = []
         self._put_off: list[tuple[Connection, str, Values]] = []
         self._put_off_since: dict[Connection, float] = {}
         self.limited: set[int] = set()
@@ -78,7 +82,7 @@ class Answers:
         if handler is None:
             self._arbiter.bell.queue(connection, "refused", text=f"the arbiter does not know {kind}", status=FAILED)
             return
-        self._asked.append((connection, kind))
+        self._asked.append((connection, kind, values))
         try:
             handler(connection, values)
             self._arbiter.store.write_down()  # while it is known who asked for it
@@ -116,15 +120,17 @@ class Answers:
         asked, self._asked = self._asked, []
         self.refuse(poisoned.connection, GpurunError(poisoned.text))
         self._arbiter.bell.flush()
-        for connection, _kind in asked:
+        for connection, _kind, _values in asked:
             self._arbiter.bell.drop(connection)
             self.gone(connection)
 
     def refuse_all(self, err: StoreError) -> None:
         """The batch was not committed."""
         asked, self._asked = self._asked, []
-        for connection, kind in asked:
-            if kind in ("take", "become"):
+        for connection, kind, values in asked:
+            if kind in READING:
+                self._kinds[kind](connection, values)  # it wrote nothing: only the answer was lost, with the others'
+            elif kind in ("take", "become"):
                 self._arbiter.bell.queue(connection, "again")
             elif kind == "register" or (kind == "sweep" and not self._arbiter.sweeps.has_rows(connection)):
                 doing = GpurunError(f"cannot register job: {err.text.partition(': ')[2]}", hint=err.hint)

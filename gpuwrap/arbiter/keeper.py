@@ -30,7 +30,9 @@ class Keeper:
         self.pid = 0
 
     def start(self) -> None:
-        """Start a keeper."""
+        """Start a keeper, unless there is one."""
+        if self._pipe >= 0:
+            return
         reading, self._pipe = os.pipe()
         actions = [(os.POSIX_SPAWN_DUP2, reading, 0), (os.POSIX_SPAWN_DUP2, self._kept_fd, KEPT_FD)]
         self.pid = os.posix_spawn(SHELL, ["sh", "-c", SCRIPT, "keeper", *self._command], os.environ, file_actions=actions)

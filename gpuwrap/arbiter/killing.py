@@ -71,6 +71,18 @@ class Killing:
         if seat.kill_timer is None:
             seat.kill_timer = self._arbiter.timers.after(seconds, lambda: self._kill_all(job_id))
 
+    def undone(self) -> None:
+        """A batch was not committed: who was to be ended in it is not, and runs on up to its limit."""
+        for job in self._arbiter.store.holding.values():
+            seat = self._arbiter.seats.get(job.id)
+            if seat is None or job.state not in STARTED or job.state is JobState.STOPPING:
+                continue
+            seat.ended_by = None
+            if seat.kill_timer is not None:
+                seat.kill_timer.cancel()
+                seat.kill_timer = None
+            self._arbiter.limits.watch(job)
+
     def _kill_leftovers(self, job: Job) -> str:
         seat = self._arbiter.seats[job.id]
         identities = self.without_others(job, seat.kin.values())

@@ -279,6 +279,8 @@ class Arbiter:
                 self.enforcer.offer(job)
             if job.state is not JobState.ENDED:
                 self.watch_leader(job.id)
+        self.timers.undone()
+        self.killing.undone()
         self.pausing.undone()
         self.left_behind.undone()
         self.observer.strangers.undone(self.store)

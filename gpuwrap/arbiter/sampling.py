@@ -74,7 +74,9 @@ class Sampling:
 
     def _sample(self) -> None:
         arbiter = self._arbiter
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()  # another is hung up after each step, whatever becomes of it
+            self._timer = None
         arbiter.pausing.look_after()
         arbiter.reruns.look_after()
         if not arbiter.store.in_line and not self.somebody_is_paused():

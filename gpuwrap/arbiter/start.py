@@ -16,7 +16,7 @@ import sys
 import time
 from typing import NoReturn
 
-from ..errors import GpurunError
+from ..errors import GpurunError, StoreError
 from ..host import processes
 from ..host.devices import Devices
 from ..host.freezer import leave_groups
@@ -34,6 +34,8 @@ from .tuning import settings_at_start
 LOCK_SECONDS = 10.0
 LOCK_POLL_SECONDS = 0.01
 CLAIM_SECONDS = 1.0
+# How often a disk that is full is tried again.
+DISK_SECONDS = 1.0
 MOST_LOG_BYTES = 1 << 20
 # The third start by a keeper within this time gives up: something kills every arbiter.
 CRASH_WINDOW_SECONDS = 60.0
@@ -100,8 +102,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
 def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     """Recover and hang up the bell; false if keepers start arbiters too often, and nobody shall follow this one."""
     store = arbiter.store
-    with store.batch():
-        store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
+    _record(store, by_keeper)
     gives_up = by_keeper and store.keeper_starts_since(time.time() - CRASH_WINDOW_SECONDS) > CRASHES_BORNE
     if gives_up:
         arbiter.keeper.dismiss()
@@ -122,6 +123,21 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     gc.set_threshold(RECORDS_BETWEEN_COLLECTIONS)
     arbiter.bell.open()
     return True
+
+
+def _record(store: Store, by_keeper: bool) -> None:
+    """Write down that we started. A keeper's arbiter waits for a disk that is full: nobody else may come for who is paused."""
+    while True:
+        try:
+            with store.batch():
+                store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
+        except StoreError as err:
+            if not by_keeper or not store.live:
+                raise
+            log("start", err.text)
+            time.sleep(DISK_SECONDS)
+        else:
+            return
 
 
 def recover(arbiter: Arbiter) -> None:

@@ -1,4 +1,8 @@
-"""What is to be done later: callbacks by monotonic time, in one heap."""
+"""What is to be done later: callbacks by monotonic time, in one heap.
+
+What was called back in a batch that could not be committed has not been done: it is called back again, and what it had hung up
+for later is not.
+"""
 
 import heapq
 import itertools
@@ -33,11 +37,16 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
+        self._called: list[Timer] = []
+        self._made: list[Timer] = []
+        self._is_calling = False
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back once, `seconds` from now."""
         timer = Timer(time.monotonic() + seconds, callback)
-        heapq.heappush(self._heap, (timer.at_mono, next(self._count), timer))
+        if self._is_calling:
+            self._made.append(timer)
+        self._hang(timer)
         return timer
 
     def timeout(self) -> float:
@@ -49,7 +58,27 @@ class Timers:
     def run(self) -> None:
         """Call back all that are due."""
         now = time.monotonic()
-        while self._heap and self._heap[0][0] <= now:
-            callback = heapq.heappop(self._heap)[2].callback
-            if callback is not None:
-                callback()
+        self._called.clear()
+        self._made.clear()
+        self._is_calling = True
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                timer = heapq.heappop(self._heap)[2]
+                if timer.callback is not None:
+                    self._called.append(timer)
+                    timer.callback()
+        finally:
+            self._is_calling = False
+
+    def undone(self) -> None:
+        """Call back again, at once, all that `run` has called back last, but for what was cancelled meanwhile."""
+        for timer in self._made:
+            timer.cancel()
+        for timer in self._called:
+            if timer.callback is not None:
+                self._hang(timer)
+        self._called.clear()
+        self._made.clear()
+
+    def _hang(self, timer: Timer) -> None:
+        heapq.heappush(self._heap, (timer.at_mono, next(self._count), timer))

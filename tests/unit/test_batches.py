@@ -2,11 +2,14 @@
 
 import os
 import select
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from views import waiting
@@ -18,7 +21,7 @@ from gpuwrap.errors import StoreError
 from gpuwrap.host import processes
 from gpuwrap.host.simulated import SimulatedDevices
 from gpuwrap.lifecycle import Event, JobState
-from gpuwrap.model import Job, Share
+from gpuwrap.model import Job, Request, Share
 from gpuwrap.state.paths import Folder
 from gpuwrap.state.settings import read_settings
 from gpuwrap.state.store import Store
@@ -46,14 +49,14 @@ def leader() -> Iterator["subprocess.Popen[bytes]"]:
         child.kill()
 
 
-def started(arbiter: Arbiter, leader: "subprocess.Popen[bytes]") -> tuple[Job, int]:
+def started(arbiter: Arbiter, leader: "subprocess.Popen[bytes]", **changes: Any) -> tuple[Job, int]:
     """A running job on the GPU, and the descriptor of its leader, which the loop watches."""
     identity = processes.identify(leader.pid)
     assert identity is not None
     with arbiter.store.batch():
-        job = arbiter.store.register(replace(waiting(0), identity=identity))
+        job = arbiter.store.register(replace(waiting(0), identity=identity, **changes))
         granted = arbiter.store.grant(job, (Share("GPU-sim-1-0", 0, 24 * GIB, True),), "granted")
-        job = arbiter.store.move(granted, Event.TAKE, "taken")
+        job = arbiter.store.move(granted, Event.TAKE, "taken", started_at=time.time())
         pidfd = processes.open_pidfd(identity)
         assert pidfd is not None
         arbiter.adopt(job, None, pidfd)
@@ -146,3 +149,55 @@ def test_after_a_wake_that_was_lost_the_gpus_are_looked_at_again(
     with full_disk(arbiter, monkeypatch):
         arbiter.step([])
     assert 0 <= arbiter.timers.timeout() <= SAMPLE_SECONDS
+
+
+def test_a_time_limit_that_passed_in_a_lost_batch_holds_and_asks_as_ever(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had neither a timer any more, nor been ended; then its last net killed it without a word."""
+    job, _pidfd = started(arbiter, leader, request=Request(time_limit_seconds=0.1))
+    asked: list[int] = []
+    monkeypatch.setattr(arbiter.killing, "send", lambda _job, number: asked.append(number))
+    arbiter.limits.watch(job)
+    wait_until(lambda: arbiter.timers.timeout() == 0, "the limit to pass")
+    with full_disk(arbiter, monkeypatch):
+        arbiter.step([])
+    assert arbiter.store.live[job.id].state is JobState.RUNNING
+    assert (arbiter.seats[job.id].kill_timer, arbiter.seats[job.id].ended_by) == (None, None)
+    arbiter.step([])
+    arbiter.step([])
+    assert arbiter.store.live[job.id].state is JobState.STOPPING
+    assert asked == [signal.SIGTERM]
+
+
+def test_who_was_to_be_killed_in_a_lost_batch_is_not(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked was refused: nobody may kill it ten seconds later."""
+    job, _pidfd = started(arbiter, leader)
+    monkeypatch.setattr(arbiter.tuning, "check", lambda: arbiter.killing.kill_within(job.id, 10.0))  # within the batch
+    with full_disk(arbiter, monkeypatch):
+        arbiter.step([])
+    assert arbiter.seats[job.id].kill_timer is None
+
+
+def test_what_was_called_back_in_a_lost_batch_is_called_back_again(
+    arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what was cancelled in it; and what it had hung up itself is hung up once."""
+    called: list[str] = []
+
+    def first() -> None:
+        called.append("first")
+        cancelled.cancel()
+        arbiter.timers.after(0.0, lambda: called.append("hung up"))
+
+    arbiter.timers.after(0.0, first)
+    cancelled = arbiter.timers.after(0.0, lambda: called.append("cancelled"))
+    with full_disk(arbiter, monkeypatch):
+        arbiter.step([])
+    assert called == ["first"]
+    arbiter.step([])
+    arbiter.step([])
+    arbiter.step([])
+    assert called == ["first", "first", "hung up"]

@@ -36,7 +36,7 @@ class Fake:
 
     def _after(self, _seconds: float, action: Any) -> Any:
         self.due = action
-        return SimpleNamespace(is_later_than=lambda _seconds: False)
+        return SimpleNamespace(is_later_than=lambda _seconds: False, cancel=lambda: None)
 
     def touch(self) -> None:
         self.begun.append("plan")
