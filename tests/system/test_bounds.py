@@ -212,7 +212,7 @@ def test_a_rehearsal_tells_who_would_give_way_and_changes_nothing(stage_of: Make
     assert told("-n", "-p", "urgent", "-m", "8G") == "would start now: it pauses job 1 (8G beside its 20G on GPU 0)\n"
     assert told("-p", "urgent", "-i", "1") == "would start as soon as others have ended: it evicts job 2\n"
     refused = told("-n", "-p", "urgent", "-i", "1")
-    assert refused.startswith("would wait for GPU 1"), refused
+    assert refused.startswith("would not start: it waits for GPU 1"), refused
     assert "is given 2 min to end, and job 3 gives up before" in refused
     assert told().startswith("would wait for")
     assert [stage.world.state(job) for job in (1, 2)] == ["running", "running"]
