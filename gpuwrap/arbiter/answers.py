@@ -129,7 +129,7 @@ class Answers:
         asked, self._asked = self._asked, []
         for connection, kind, values in asked:
             if kind in READING:
-                self._kinds[kind](connection, values)  # it wrote nothing: only the answer was lost, with the others'
+                self._answer_again(connection, kind, values)
             elif kind in ("take", "become"):
                 self._arbiter.bell.queue(connection, "again")
             elif kind == "register" or (kind == "sweep" and not self._arbiter.sweeps.has_rows(connection)):
@@ -140,6 +140,13 @@ class Answers:
                 self.gone(connection)
             elif kind not in ("rows", "failed", "continued", "started", "ok", "pending"):
                 self.refuse(connection, err)
+
+    def _answer_again(self, connection: Connection, kind: str, values: Values) -> None:
+        """Answer what wrote nothing: only its answer was lost, with those of others."""
+        try:
+            self._kinds[kind](connection, values)
+        except StoreError as err:
+            self.refuse(connection, err)
 
     def busy(self) -> bool:
         """Whether somebody is being served although no job is left."""

@@ -159,6 +159,7 @@ class Arbiter:
         self._afterwards = []
         self.bell.may_send_ahead = True
         self.answers.committed()
+        self.timers.committed()
         self.enforcer.flush_now()
         self.bell.flush()
         self._arm()

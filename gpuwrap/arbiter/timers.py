@@ -58,8 +58,6 @@ class Timers:
     def run(self) -> None:
         """Call back all that are due."""
         now = time.monotonic()
-        self._called.clear()
-        self._made.clear()
         self._is_calling = True
         try:
             while self._heap and self._heap[0][0] <= now:
@@ -70,15 +68,19 @@ class Timers:
         finally:
             self._is_calling = False
 
+    def committed(self) -> None:
+        """What was called back is done."""
+        self._called.clear()
+        self._made.clear()
+
     def undone(self) -> None:
-        """Call back again, at once, all that `run` has called back last, but for what was cancelled meanwhile."""
+        """Call back again, at once, all that was called back in this batch, but for what was cancelled meanwhile."""
         for timer in self._made:
             timer.cancel()
         for timer in self._called:
             if timer.callback is not None:
                 self._hang(timer)
-        self._called.clear()
-        self._made.clear()
+        self.committed()
 
     def _hang(self, timer: Timer) -> None:
         heapq.heappush(self._heap, (timer.at_mono, next(self._count), timer))

@@ -145,10 +145,15 @@ def _mark(path: str) -> tuple[int, int, int, int] | int:
     return facts.st_ctime_ns, facts.st_size, facts.st_ino, facts.st_mode
 
 
+def _defaults() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return all values where no file says anything, and as one would write them."""
+    written = {name: setting.default for name, setting in SETTINGS.items()}
+    return {name: SETTINGS[name].read(default) for name, default in written.items()}, written
+
+
 def read_settings() -> Settings:
     """Read all files. Raises GpurunError that names file and setting."""
-    values = {name: setting.read(setting.default) for name, setting in SETTINGS.items()}
-    written = {name: setting.default for name, setting in SETTINGS.items()}
+    values, written = _defaults()
     sources: dict[str, str] = {}
     paths = files()
     marks = marks_of(paths)  # before they are read: what changes meanwhile is read once more, not missed
@@ -173,11 +178,10 @@ def remembered(text: str, marks: Marks) -> Settings:
 
     `marks` are those of the files as they are now: once they differ, the files are read.
     """
-    values = {name: setting.read(setting.default) for name, setting in SETTINGS.items()}
-    written = {name: setting.default for name, setting in SETTINGS.items()}
+    values, written = _defaults()
     sources = {}
     for name, value in json.loads(text).items():
-        with contextlib.suppress(KeyError, UsageError):
+        with contextlib.suppress(KeyError, UsageError, ValueError, OverflowError):
             values[name] = SETTINGS[name].read(value)
             written[name], sources[name] = value, "remembered"
     return Settings(values, written, sources, marks)

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from views import waiting
 from waiting import wait_until
 
+from gpuwrap.arbiter.bell import Connection
 from gpuwrap.arbiter.loop import Arbiter
 from gpuwrap.arbiter.sampling import SAMPLE_SECONDS
 from gpuwrap.errors import StoreError
@@ -26,6 +28,7 @@ from gpuwrap.state.paths import Folder
 from gpuwrap.state.settings import read_settings
 from gpuwrap.state.store import Store
 from gpuwrap.units import GIB
+from gpuwrap.wire import PACKET, unpack
 
 
 @pytest.fixture
@@ -201,3 +204,37 @@ def test_what_was_called_back_in_a_lost_batch_is_called_back_again(
     arbiter.step([])
     arbiter.step([])
     assert called == ["first", "first", "hung up"]
+
+
+def test_a_callback_of_a_batch_that_was_committed_is_not_called_back_again(
+    arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a later one fails before any is called back, and what that had hung up stays."""
+    called: list[str] = []
+
+    def first() -> None:
+        called.append("first")
+        arbiter.timers.after(0.0, lambda: called.append("hung up"))
+
+    def broken() -> None:
+        raise StoreError("read", "state.db", "the disk is broken")
+
+    arbiter.timers.after(0.0, first)
+    arbiter.step([])
+    with monkeypatch.context() as disk:
+        disk.setattr(arbiter.tuning, "check", broken)
+        arbiter.step([])
+    arbiter.step([])
+    arbiter.step([])
+    assert called == ["first", "hung up"]
+
+
+def test_who_only_asks_is_answered_although_a_batch_fails(arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = Connection(ours)
+    arbiter.bell.connections[connection.fd] = connection
+    with theirs, full_disk(arbiter, monkeypatch):
+        monkeypatch.setattr(arbiter.tuning, "check", lambda: arbiter.answers.answer(connection, "ping", {}))
+        arbiter.step([])
+        assert unpack(theirs.recv(PACKET))[0] == "done"
+    connection.close()
