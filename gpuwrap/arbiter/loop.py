@@ -109,7 +109,7 @@ class Arbiter:
         self.observer = Observer(
             store.live, store.holding, self.seats, settings["ignore"], nested=store.nested, away=self.away
         )
-        self.observer.strangers.recall(store)
+        self.observer.strangers.recall(store, time.monotonic())
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
         self.lines = Lines(self)

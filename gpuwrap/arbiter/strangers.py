@@ -11,7 +11,6 @@
    the totals count.
 """
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -64,13 +63,12 @@ class Strangers:
         self._noted_mono = 0.0
         self._kept = ""
 
-    def recall(self, store: Store) -> None:
+    def recall(self, store: Store, now_mono: float) -> None:
         """Know again who stood idle under an earlier arbiter."""
         self._kept = store.setting(KEPT)
         boot, _, words = self._kept.partition(" ")
         if boot != processes.boot_id():
             return
-        now_mono = time.monotonic()
         for word in words.split():
             uuid, pid, start, since, used = word.rsplit(":", 4)
             stat, cpu = processes.read_stat(int(pid)), processes.cpu_seconds(int(pid))

@@ -5,7 +5,6 @@ Real processes of this machine stand for those on the GPUs; which of them are a 
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -276,7 +275,7 @@ class Kept:
 
 def test_who_stood_idle_still_does_under_the_next_arbiter_unless_it_worked(pids: list[int]) -> None:
     first, second, third = Observer({}, {}, {}), Observer({}, {}, {}), Observer({}, {}, {})
-    kept, now = Kept(), time.monotonic()
+    kept, now = Kept(), 10_000.0  # however long this machine has been up
 
     def look(at: float, utilization: int = 0, *, there: bool = True) -> Look:
         named = tuple(GpuProcess(pid, 2 * GIB) for pid in (pids[0], os.getpid()))
@@ -291,13 +290,13 @@ def test_who_stood_idle_still_does_under_the_next_arbiter_unless_it_worked(pids:
 
     idle(first, look(now - 4000.0))
     assert idle(first, look(now - 2000.0)) == {pids[0]: 2000, os.getpid(): 2000}
-    second.strangers.recall(kept)  # type: ignore[arg-type]
+    second.strangers.recall(kept, now - 2.0)  # type: ignore[arg-type]
     second.strangers.note(Look((), now - 1.5, pending=True))
     idle(second, look(now - 1.0, there=False))
     assert idle(second, look(now)) == {pids[0]: 4000, os.getpid(): 4000}
     words = kept.text.split()
     kept.text = " ".join(word.rpartition(":")[0] + ":-100" if f":{os.getpid()}:" in word else word for word in words)
-    third.strangers.recall(kept)  # type: ignore[arg-type]
+    third.strangers.recall(kept, now)  # type: ignore[arg-type]
     assert idle(third, look(now + 1.0)) == {pids[0]: 4001, os.getpid(): None}  # it has used 100 s of the processor since
     assert idle(third, look(now + 2.0, 5)) == {pids[0]: None, os.getpid(): None}
     assert kept.text == ""
