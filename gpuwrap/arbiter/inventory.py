@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GpurunError
 from ..host.connections import NVLINK
 from ..lifecycle import JobState
-from ..model import Claim, ForeignProcess, Gpu, Job
+from ..model import Claim, ComputeMode, ForeignProcess, Gpu, Job
 from ..policy.placement import unexplained_allowance, unexplained_bytes
-from ..policy.words import command, gpu_list, program, safe
+from ..policy.words import PROHIBITS, command, gpu_list, how_to_permit, program, safe
 from ..units import format_duration, format_size
 from .admission import named_gpus
 from .leftovers import leftover_words
@@ -125,6 +125,8 @@ def _state(gpu: Gpu, here: list[Job], claim: Claim | None, kept: int | None) -> 
         owner = f"{safe(claim.user)}'s" if claim.user else "another"
         pid = f" (pid {claim.pid})" if claim.pid is not None else ""
         found.append(("claimed", f"claimed by {owner} gpurun{pid}"))
+    if gpu.compute_mode is ComputeMode.PROHIBITED:
+        found.append(("prohibited", f"prohibited: {PROHIBITS}; {how_to_permit(gpu.index)}"))
     if gpu.foreign is None and not gpu.fault:
         found.append(("unknown", "the driver does not say who uses it"))
     if here:

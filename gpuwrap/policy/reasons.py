@@ -15,7 +15,19 @@ from ..model import Job, Obstacle, Reason, Rule, View
 from ..units import PRIORITY_HIGHEST, format_duration, format_of, format_size
 from .placement import Shape, unexplained_bytes
 from .plan import ends_at
-from .words import be, command, gpu_count, gpu_list, job_list, joined, ordinal, program, safe
+from .words import (
+    PROHIBITS,
+    be,
+    command,
+    gpu_count,
+    gpu_list,
+    how_to_permit,
+    job_list,
+    joined,
+    ordinal,
+    program,
+    safe,
+)  # fmt: skip
 
 # What keeps a job from giving way, in words of our own or of the driver's.
 REFUSAL_LENGTH = 160
@@ -257,7 +269,7 @@ class Teller:
             return f"its compute mode admits one process: {self._holders(obstacle.job_ids)}"
         if obstacle.process is not None:
             return f"its compute mode admits one process: {self._foreign(obstacle)}"
-        return "its compute mode prohibits computing"
+        return PROHIBITS
 
     def _jobs_per_gpu(self, obstacle: Obstacle) -> str:
         limit = self._view.bounds.jobs_per_gpu
@@ -321,7 +333,7 @@ class Teller:
         if obstacle.rule is Rule.UNEXPLAINED:
             return [f"needs a reset by root; meanwhile: gpurun gpus drain {index}"]
         if obstacle.rule is Rule.COMPUTE_MODE:
-            return [f"root can change it: nvidia-smi -i {index} -c DEFAULT"]
+            return [how_to_permit(index)]
         if obstacle.rule in (Rule.UNHEALTHY, Rule.UNKNOWN):
             return ["gpurun doctor says more"]
         return []

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..model import ForeignProcess, Leftover
 
 COMMAND_LENGTH = 40
+PROHIBITS = "its compute mode prohibits computing"
 _ENDINGS = ("th", "st", "nd", "rd", "th", "th", "th", "th", "th", "th")
 
 
@@ -100,6 +101,11 @@ def be(indices: "Sequence[int]") -> str:
 def ordinal(place: int) -> str:
     """Write `1st`, `22nd`."""
     return f"{place}{'th' if 10 < place % 100 < 14 else _ENDINGS[place % 10]}"
+
+
+def how_to_permit(index: int) -> str:
+    """Say who can change a GPU's compute mode, and how."""
+    return f"root can change it: nvidia-smi -i {index} -c DEFAULT"
 
 
 def _escaped(character: str) -> str:

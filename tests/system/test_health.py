@@ -155,6 +155,15 @@ def test_a_stranger_on_a_gpu_whose_processes_cannot_be_listed_this_time_is_waite
     assert (whole.wait(30), shared.wait(15)) == (0, 0)
 
 
+def test_a_gpu_that_may_not_compute_is_not_called_free(make_machine: MakeMachine) -> None:
+    machine = make_machine(Gpu(compute_mode=PROHIBITED), Gpu())
+    assert [machine.gpu(index)["state"] for index in (0, 1)] == ["prohibited", "free"]
+    text = machine.gpus_text()
+    assert "prohibited: its compute mode prohibits computing; root can change it: nvidia-smi -i 0 -c DEFAULT" in text
+    machine.box.set(0, compute_mode=0)
+    wait_until(lambda: machine.gpu(0)["state"] == "free", "the mode to be seen", 15)
+
+
 def test_a_compute_mode_that_cannot_be_read_this_time_is_not_the_default(make_machine: MakeMachine) -> None:
     machine = make_machine(Gpu(compute_mode=PROHIBITED))
     machine.box.fail("nvmlDeviceGetComputeMode", ERROR_UNKNOWN)
