@@ -58,12 +58,13 @@ class gpu:
         self._job = ""
 
     def __enter__(self) -> BlockGrant:
-        from .commands.request import read_request, simulated
+        from .commands.request import read_request, simulated, visible
 
         refuse_after_cuda()
         if self._call is not None:
             raise GpurunError("this block is entered already: make another")
         self._request = read_request(self._given)
+        self._visible = visible(self._request["gpus"])
         sim = simulated({})
         folder = open_folder(sim)
         assert folder is not None
@@ -134,10 +135,9 @@ class gpu:
         request = dict(self._request)
         if "wait" in request:  # repeated to a new arbiter, it says what is left
             request["wait"] = max(0.0, float(str(request["wait"])) - (time.monotonic() - self._begun_mono))
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         return pack(
             "register", version=PROTOCOL, key=self._key, offset=0, tty=None if self._quiet else -os.getpid(),
-            visible=visible if visible not in ("", "-1", "NoDevFiles") else None, **request,
+            visible=self._visible, **request,
         )  # fmt: skip
 
     def _wait(self) -> dict[str, str]:

@@ -5,10 +5,14 @@ The launch path imports this module: units and what else is needed for an option
 
 import os
 
-from ..errors import UsageError
+from ..errors import GpurunError, UsageError
 from .program import readable
 
 Given = dict[str, str | bool]
+
+NO_DEVICES = "NoDevFiles"
+# What a lab's profile sets without meaning any GPU in particular.
+SAYS_NOTHING = ("", "-1", NO_DEVICES)
 
 
 def simulated(given: Given) -> str | None:
@@ -75,6 +79,18 @@ def read_request(given: Given) -> dict[str, object]:
 
         request.update(read_output(given))
     return request
+
+
+def visible(gpus: object) -> str | None:
+    """Return the caller's CUDA_VISIBLE_DEVICES if it lists GPUs, None if it says nothing. `gpus`: how many are asked for.
+
+    Raises GpurunError in a step of Slurm without GPUs: there NoDevFiles is Slurm's own word, and no profile's.
+    """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if listed == NO_DEVICES and os.environ.get("SLURM_JOB_ID") and gpus != "0":
+        text = f"no GPU to be had: this step of Slurm has none (CUDA_VISIBLE_DEVICES={NO_DEVICES})"
+        raise GpurunError(text, hint="ask Slurm for some (srun --gres=gpu:1 …); gpurun -g 0 runs what needs none")
+    return None if listed in SAYS_NOTHING else listed
 
 
 def _name(name: str) -> str:

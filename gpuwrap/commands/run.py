@@ -28,7 +28,7 @@ from .program import (
     script_bytes,
     set_environment,
 )
-from .request import Given, read_request, simulated
+from .request import Given, read_request, simulated, visible
 
 TYPE_CHECKING = False  # known to type checkers by its name; typing itself would cost a tenth of the start
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 # How long a client with a wait limit bears an arbiter that says nothing, beyond that limit, before it goes alone.
 ARBITER_GRACE_SECONDS = 10.0
-# What a lab's profile sets without meaning any GPU in particular.
-SAYS_NOTHING = ("", "-1", "NoDevFiles")
 
 
 def run(given: Given, words: list[str]) -> None:
@@ -108,7 +106,7 @@ class Launch:
         self.job = ""
         self.ignored = 0
         self.all_signals = _signal.valid_signals()
-        self.visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        self.visible = visible(request["gpus"])
         self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
         self.key = os.urandom(8).hex()
         self.quiet = "quiet" in given
@@ -143,14 +141,13 @@ class Launch:
         request = dict(self.request)
         if "wait" in request:  # repeated to a new arbiter, it says what is left
             request["wait"] = max(0.0, float(str(request["wait"])) - (time.monotonic() - self.begun_mono))
-        visible = self.visible
         return pack(
             "rehearse" if rehearsal else "register",
             version=PROTOCOL,
             key=self.key,
             offset=self.offset,
-            visible=None if visible in SAYS_NOTHING else visible,
-            order=None if visible in SAYS_NOTHING else os.environ.get("CUDA_DEVICE_ORDER"),
+            visible=self.visible,
+            order=None if self.visible is None else os.environ.get("CUDA_DEVICE_ORDER"),
             script=script_bytes(self.argv),
             **self._terminal(),
             **self._running(),
@@ -281,15 +278,14 @@ class Launch:
 
         What it lists the arbiter has counted, but for the rows of a sweep.
         """
-        visible = self.visible
-        if visible in SAYS_NOTHING:
+        if self.visible is None:
             return
         granted = values.get("CUDA_VISIBLE_DEVICES", "")
         if not granted or "GPURUN_JOB" in os.environ:
             return
         if "doubt" in self.listed:
             say(self.listed["doubt"])
-        listed, got = int(self.listed.get("listed", visible.count(",") + 1)), granted.count(",") + 1
+        listed, got = int(self.listed.get("listed", self.visible.count(",") + 1)), granted.count(",") + 1
         if listed > got:
             say(f"CUDA_VISIBLE_DEVICES lists {listed} GPUs, the job gets {got} of them (-g {listed} asks for all)")
 

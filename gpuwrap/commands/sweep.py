@@ -28,7 +28,7 @@ from .program import find_program, program_argv, script_bytes
 from .request import Given, read_request, simulated
 from .rowlaunch import LATE, RowLaunch, RowStub
 from .rows import Row, counted, in_parts, jobs_in_words, read_each
-from .run import SAYS_NOTHING, Launch, refusal, say
+from .run import Launch, refusal, say
 from .stub import ASK_TO_END, SI_USER
 
 TYPE_CHECKING = False  # as type checkers read it
@@ -137,10 +137,9 @@ class Sweep(Launch):
         request = {name: value for name, value in self.request.items() if name != "wait"}
         if "wait" in self.request:
             request["wait"] = max(0.0, float(str(self.request["wait"])) - (time.monotonic() - self.begun_mono))
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         packets.append(pack(
             "sweep", version=PROTOCOL, key=self.key, count=len(rows), limit=self.limit, offset=self.offset,
-            visible=None if visible in SAYS_NOTHING else visible, script=script_bytes(self.argv), **request,
+            visible=self.visible, script=script_bytes(self.argv), **request,
         ))  # fmt: skip
         return packets
 

@@ -134,6 +134,26 @@ def test_an_inherited_choice_limits_and_is_said_once(make_machine: MakeMachine) 
     assert "no such GPU" in done.stderr
 
 
+BLOCK = "import gpuwrap\nwith gpuwrap.gpu():\n    print('granted')"
+
+
+def test_a_step_of_slurm_without_gpus_gets_none(world: World) -> None:
+    """There NoDevFiles is Slurm's own word; in a profile, outside, it says nothing."""
+    step = {"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_JOB_ID": "77"}
+    says = "no GPU to be had: this step of Slurm has none (CUDA_VISIBLE_DEVICES=NoDevFiles)\n"
+    for words in (["true"], ["-d", "true"], ["--dry-run", "true"], ["--array", "1-3", "true"], ["-r", "-m", "1G", "true"]):
+        done = world.run(*words, extra=step)
+        assert (done.returncode, done.stdout) == (125, ""), words
+        assert says in done.stderr
+        assert "srun --gres=gpu:1" in done.stderr
+    block = subprocess.run([sys.executable, "-c", BLOCK], env=world.env | step, capture_output=True, text=True, timeout=60)
+    assert (block.returncode, block.stdout) == (1, "")
+    assert says in block.stderr
+    without = world.run("-g", "0", "sh", "-c", "echo [$CUDA_VISIBLE_DEVICES]", extra=step)
+    assert (without.returncode, without.stdout) == (0, "[]\n"), without.stderr
+    assert world.run("set", "-p", "5", "1", extra=step).returncode == 1  # there is no such job: nothing else is wrong
+
+
 @pytest.mark.parametrize("visible", ["0", "0,1", "7"])
 def test_a_job_without_gpus_does_not_mind_which_it_inherited(world: World, visible: str) -> None:
     """As inside every job: what is started there by `gpurun -g 0` has the outer one's choice in its environment."""
