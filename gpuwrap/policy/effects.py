@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from ..lifecycle import JobState
 from ..model import Evict, Grant, Job, Pause, Plan, Resume, Share, View
 from ..units import format_of, format_size
+from .placement import Room, Shape
+from .returning import is_vague
 from .words import gpu_list, job_list
 
 
@@ -50,7 +52,7 @@ def notice(grant: Grant, view: View) -> str | None:
     """Tell a job whose need nobody knows what it was given beside a paused one; None for any other job."""
     job = next((each for each in view.jobs if each.id == grant.job_id), None)
     beside = _paused_on(grant.shares, view)
-    if job is None or not beside or _wants(job, 1) is not None:
+    if job is None or not beside or not is_vague(job):
         return None
     totals = {gpu.uuid: gpu.total_bytes for gpu in view.gpus}
     least = min(grant.shares, key=lambda share: share.bytes)
@@ -78,16 +80,8 @@ def _beside(job: Job, victim: Job, plan: Plan, view: View) -> str:
     for gpu in view.gpus:
         if plan.kept.get(gpu.uuid) != job.id or gpu.uuid not in {share.uuid for share in victim.shares}:
             continue
-        held, wanted = gpu.used.get(victim.id), _wants(job, gpu.total_bytes)
+        held, wanted = gpu.used.get(victim.id), Room(gpu, view.bounds).asked(Shape.of(job.request)) or job.learned_bytes
         if held:
             mine = "" if wanted is None else f"{format_size(wanted)} "
             return f" ({mine}beside its {format_size(held)} on GPU {gpu.index})"
     return ""
-
-
-def _wants(job: Job, total_bytes: int | None) -> int | None:
-    """Return the memory that a job is known to need on a GPU."""
-    request = job.request
-    if request.memory_bytes is None and request.memory_percent is not None:
-        return None if total_bytes is None else int(total_bytes * request.memory_percent / 100)
-    return job.learned_bytes if request.memory_bytes is None else request.memory_bytes

@@ -18,6 +18,8 @@ from ..units import GIB, MIB
 FOREIGN_GROWTH_BYTES = 256 * MIB
 # More memory than this that nobody is named for is somebody; less is what the driver keeps for itself, or a display.
 UNEXPLAINED_BYTES, UNEXPLAINED_PART = GIB, 0.03
+# A percentage may fall short by so much, and by no more than this part of itself: what the driver keeps for itself wavers.
+WAVER_BYTES, WAVER_PART = 64 * MIB, 1 / 16
 
 
 @dataclass(slots=True)
@@ -77,23 +79,9 @@ class Room:
     """
 
     __slots__ = (
-        "_ceiling",
-        "_free",
-        "_in_the_way",
-        "_limit",
-        "_margin",
-        "_potential",
-        "_taken",
-        "_total",
-        "available",
-        "closed",
-        "empty",
-        "gpu",
-        "holders",
-        "strays",
-        "unexplained",
-        "usable",
-    )
+        "_ceiling", "_free", "_in_the_way", "_limit", "_margin", "_potential", "_taken", "_total", "available", "closed",
+        "empty", "gpu", "holders", "strays", "unexplained", "usable",
+    )  # fmt: skip
 
     def __init__(self, gpu: Gpu, bounds: Bounds) -> None:
         self.gpu = gpu
@@ -144,15 +132,21 @@ class Room:
 
         A request between what the card can give and the next whole GiB (`-m 24G` on a "24 GB" card) means all of it.
         """
-        size = shape.bytes
-        if size is None:
-            if shape.percent is None:
-                return 0, True
-            size = int(self._total * shape.percent / 100)
-        size = max(size, 1)
-        if self.usable <= size <= self._ceiling:
+        size = self.asked(shape)
+        if size is None or self.usable <= size <= self._ceiling:
             return 0, True
+        if shape.percent is not None:
+            size -= min(WAVER_BYTES, int(size * WAVER_PART))
         return size, shape.whole
+
+    def asked(self, shape: Shape) -> int | None:
+        """Return the memory that is asked for here, None for all of it.
+
+        A percentage is of what the card can give, rounded down: two jobs of 50% fit on it, four of 25%.
+        """
+        if shape.percent is not None:
+            return max(1, int(max(0, self.usable) * shape.percent / 100))
+        return None if shape.bytes is None else max(1, shape.bytes)
 
     def fits(self, shape: Shape) -> bool:
         """Whether the request can be placed here now."""
@@ -165,7 +159,8 @@ class Room:
 
     def share(self, shape: Shape) -> Share:
         """Return the share that the request would be given here."""
-        size, whole = self.need(shape)
+        least, whole = self.need(shape)
+        size = max(least, min(self.asked(shape) or 0, self.available))
         return Share(self.gpu.uuid, self.gpu.index, self._total if whole else size, whole)
 
     def obstacle(self, shape: Shape) -> Obstacle | None:

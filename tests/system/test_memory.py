@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from standin import GIB
+from standin import GIB, MIB, Gpu
 from truth import Machine
 from waiting import wait_until
 from world import World
@@ -55,6 +55,35 @@ def test_who_uses_more_than_its_m_is_told_once_and_shown(make_machine: MakeMachi
     machine.end(job.pid)
     wait_until(lambda: machine.job_of(job)["state"] == "ended", "the job to end")
     assert machine.world.rows("SELECT * FROM setting WHERE name LIKE 'told-over %'") == []
+
+
+A100 = Gpu(total=80 * GIB, reserved=512 * MIB)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_as_many_jobs_share_a_real_card_as_their_percentage_says(make_machine: MakeMachine, count: int) -> None:
+    """80G of which 79.5 can be had, as on every real one: inside a grant, by `set` and where memory is kept free as well."""
+    machine = make_machine(A100, settings='keep_free = "1G"\n')
+    percent = f"{100 // count}%"
+    inner = f'for _ in $(seq {count}); do "$GPURUN" -m {percent} sleep 1000 & done; wait'
+    outer = machine.run_job("sh", "-c", inner, extra={"GPURUN": machine.world.command})
+
+    def states(outside: bool) -> list[str]:
+        return [job["state"] for job in machine.jobs() if (job["pid"] == outer.pid) is outside]
+
+    wait_until(lambda: states(False) == ["running"] * count, f"{count} jobs of {percent} inside another", 20)
+    assert machine.world.run("kill", "-9", "--all", "-y").returncode == 0
+    wait_until(lambda: not machine.jobs(), "all to end")
+    jobs = [machine.run_job("-m", percent, "sleep", "1000") for _ in range(count - 1)]
+    for job in jobs:
+        machine.box.allocate(0, job.pid, machine.job_of(job)["devices"][0]["bytes"])
+    late = machine.start("sleep", "1001")
+    machine.why(late, "busy")
+    assert "would start now on GPU 0" in machine.text("--dry-run", "-p", "1", "-m", percent, "true")
+    assert machine.world.run("set", "-m", percent, str(machine.job_of(late)["id"])).returncode == 0
+    machine.until_running(late)
+    assert machine.job_of(late)["devices"][0]["bytes"] == int((80 * GIB - 512 * MIB - GIB) / count)
+    assert "left beside" in machine.why(machine.start("-m", percent, "sleep", "1002"), "memory")
 
 
 def test_a_setting_evicts_who_uses_more_and_may_be_restarted(make_machine: MakeMachine) -> None:

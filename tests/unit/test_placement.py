@@ -110,6 +110,34 @@ def test_a_percentage_is_of_each_gpu() -> None:
     assert room(gpu(total_bytes=80 * GIB, free_bytes=80 * GIB)).share(half).bytes == 40 * GIB
 
 
+CARDS = [(80 * GIB, 512 * MIB), (TOTAL, 0), (TOTAL + 1, 300 * MIB), (141 * GIB, 626 * MIB), (4 * GIB, GIB)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 8, 16])
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("kept", [0, HEADROOM])
+@pytest.mark.parametrize("wavers", [0, 60 * MIB])
+def test_as_many_jobs_fit_as_their_percentage_says(count: int, card: tuple[int, int], kept: int, wavers: int) -> None:
+    """Whether each takes all that it was promised at once, or nothing yet, and if the driver's own part grows meanwhile."""
+    total, reserved = card
+    for takes in (True, False):
+        granted: list[Holder] = []
+        used: dict[int, int | None] = {}
+        for number in range(1, count + 1):
+            held = sum(each or 0 for each in used.values())
+            own = reserved + (wavers if granted and total > 4 * GIB else 0)
+            seen = gpu(total_bytes=total, free_bytes=total - own - held, used=used)
+            here = room(seen, *granted, keep_free_bytes=kept)
+            part = asks(memory_percent=100 / count)
+            assert here.fits(part), (number, here.available, here.need(part))
+            share = here.share(part)
+            assert share.bytes <= here.available
+            granted.append(Holder(number, share.bytes))
+            used = used | ({number: share.bytes} if takes else {})
+        here = room(gpu(total_bytes=total, free_bytes=total - reserved), *granted, keep_free_bytes=kept)
+        assert not here.fits(asks(memory_percent=100 / count))
+
+
 def test_an_exclusive_request_is_alone_but_needs_only_its_memory() -> None:
     alone = asks(memory_bytes=8 * GIB, exclusive=True)
     assert room(gpu()).share(alone) == share(0, TOTAL, whole=True)
