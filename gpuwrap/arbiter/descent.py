@@ -62,7 +62,7 @@ class Descent:
         if leader is None or leader.start_ticks != job.identity.start_ticks or leader.state in "ZX":
             return  # its end is on its way to us: what was seen last is what there is
         seen = self._living_kin(job, seat)
-        for stat in processes.descendants([leader.pid, *seen], skip=self._is_no_kin):
+        for stat in processes.descendants([leader.pid, *seen], skip=self._is_another_job):
             if stat.state not in "ZX":
                 seen[stat.pid] = stat
         seat.kin = {stat.pid: identity_of(job, stat) for stat in seen.values()}
@@ -80,9 +80,9 @@ class Descent:
         else:
             seat.heads.setdefault(head, 0)
 
-    def _is_no_kin(self, pid: int) -> bool:
-        """Whether a process is another job's, or waits to be one, or is an arbiter that was summoned there."""
-        return pid in self._arbiter.leaders or processes.is_arbiter(pid)
+    def _is_another_job(self, pid: int) -> bool:
+        """Whether a process is the leader of another job, or waits to be one."""
+        return pid in self._arbiter.leaders
 
     def _living_kin(self, job: Job, seat: Seat) -> dict[int, Stat]:
         found = {}
@@ -119,7 +119,7 @@ class Descent:
                 if not known and self._is_linked(stat, job, seat, reaper == parent):
                     linked[stat.pid] = stat
         if linked:
-            for stat in processes.descendants(list(linked), skip=self._is_no_kin):
+            for stat in processes.descendants(list(linked), skip=self._is_another_job):
                 linked.setdefault(stat.pid, stat)
         return [identity_of(job, stat) for stat in linked.values()]
 

@@ -182,7 +182,7 @@ def tree(arbiter: "Arbiter", job: Job, spared: Iterable[int] = ()) -> list[proce
         stat = processes.read_stat(root.pid)
         if stat is not None and stat.start_ticks == root.start_ticks and not is_other(stat.pid):
             found[stat.pid] = stat
-    for stat in processes.descendants(list(found), skip=lambda pid: is_other(pid) or processes.is_arbiter(pid)):
+    for stat in processes.descendants(list(found), skip=is_other):
         found.setdefault(stat.pid, stat)
     return [stat for stat in found.values() if stat.state not in "ZX"]
 

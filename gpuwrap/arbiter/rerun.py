@@ -202,8 +202,8 @@ class Reruns:
     # --- the tree -----------------------------------------------------------------------------------------------
 
     def tree(self, job: Job) -> list[processes.Stat]:
-        """Return all living processes below a stub, which is a subreaper; never an arbiter that was summoned there."""
-        found = processes.descendants([job.identity.pid], skip=processes.is_arbiter)
+        """Return all living processes below a stub, which is a subreaper."""
+        found = processes.descendants([job.identity.pid])
         return [stat for stat in found if stat.state not in "ZX"]
 
     def look_after(self) -> None:
@@ -356,7 +356,7 @@ class Reruns:
             mine = stat.start_ticks >= job.identity.start_ticks and stat.state not in "ZX"
             if mine and stat.pid not in self._arbiter.leaders and marker.is_on(stat.pid):
                 found.setdefault(stat.pid, *self._identities(job, [stat]))
-        below = processes.descendants(list(found), skip=processes.is_arbiter)
+        below = processes.descendants(list(found))
         for identity in self._identities(job, below):
             found.setdefault(identity.pid, identity)
         self._kill(found.values())

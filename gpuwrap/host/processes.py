@@ -284,9 +284,9 @@ def _signal_masks(path: str) -> tuple[int, int]:
 
 
 def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: False) -> Iterator[Stat]:
-    """Yield all living descendants of some processes, the children of every thread included.
+    """Yield all living descendants of some processes, the children of every thread included; never an arbiter, nor its keeper.
 
-    With `skip` those for which it is true are left out, with all that is below them.
+    With `skip` those for which it is true are left out too, with all that is below them.
     """
     pending = list(pids)
     seen = set(pending)
@@ -300,7 +300,7 @@ def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: 
             for text in _read(f"/proc/{pid}/task/{thread}/children").split():
                 child = int(text)
                 stat = read_stat(child) if child not in seen else None
-                if stat is not None and not skip(child):
+                if stat is not None and not skip(child) and not is_arbiter(child):
                     seen.add(child)
                     pending.append(child)
                     yield stat

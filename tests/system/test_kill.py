@@ -2,9 +2,11 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from pauses import GIB, Stage, alive
 from waiting import wait_until
@@ -103,3 +105,35 @@ def test_kill_of_a_script_ends_what_waits_in_it_for_a_job_of_its_own_session(sta
     wait_until(lambda: not [each for each in shell if alive(each.pid)], "the shell in between to end", 15)
     stage.open("inner")
     assert not (stage.folder / "went-on").exists()
+
+
+# Adopts all orphans below it, and summons the arbiter of another world there.
+ADOPTER = """
+import ctypes, os, subprocess, sys, time
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
+os.environ["GPURUN_DIR"] = sys.argv[2]
+subprocess.run([sys.argv[1], "-g", "0", "true"], check=True)
+child = subprocess.Popen(["sleep", "60"])
+open(sys.argv[3], "w").write(str(child.pid))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("form", [(), ("-r",)], ids=["exec", "stub"])
+def test_the_arbiter_of_another_world_that_a_job_adopted_is_left_alone(
+    make_world: Callable[..., World], tmp_path: Path, form: tuple[str, ...]
+) -> None:
+    world, other = make_world("1x80G"), make_world("1x80G")
+    told = tmp_path / "told"
+    outer = world.start(*form, sys.executable, "-c", ADOPTER, world.command, str(other.directory), str(told))
+    wait_until(lambda: told.exists() and told.read_text(), "the other world's arbiter to be there")
+    arbiter, keeper = other.arbiter_pid(), other.keeper_pid()
+    assert arbiter is not None
+    assert keeper is not None
+    below = {process.pid for process in psutil.Process(outer.pid).children(recursive=True)}
+    assert {arbiter, keeper} <= below, "it was adopted by the job"
+    assert world.run("kill", "-9", "1").returncode == 0
+    assert outer.wait(20) == -9
+    wait_until(lambda: not alive(int(told.read_text())), "the rest of the job to end", 20)
+    assert alive(arbiter)
+    assert alive(keeper)
