@@ -2,25 +2,24 @@
 
 1. A verb is a verb only as the very first word.
 2. Wrong usage is one or two lines on stderr and nothing on stdout; help is the reverse, and exits 0.
+3. What the system refuses is one line that names what it was about; a program's own status is never mistaken for that.
 
 Every program is started through here: verbs and help are imported where they are needed.
 """
 
-import errno
 import os
 import sys
 
+from . import stdout
 from .errors import FAILED, SOME_FAILED, USAGE, GpurunError
 from .options import LAUNCH, VERBS, parse, signals_as_options
-
-# What a write to a full disk, a dead device or a closed descriptor ends with.
-UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
 def main() -> None:
     """Run the command line of this process and exit."""
     words = sys.argv[1:]
     verb = words[0] if words and words[0] in VERBS else None
+    stdout.name_errors()
     try:
         status = run_verb(verb, words[1:]) if verb else launch(words)
         if sys.stdout is not None:
@@ -34,21 +33,21 @@ def main() -> None:
             status = SOME_FAILED
     except KeyboardInterrupt:
         die_of_interrupt()
-    except BrokenPipeError:
-        abandon_output()  # whoever read it has enough
-        status = 0
     except OSError as err:
-        if err.errno not in UNWRITABLE:
-            raise
-        abandon_output()
-        complain(GpurunError(f"cannot write: standard output: {str(err.strerror).lower()}"), verb)
-        status = SOME_FAILED if verb else FAILED
+        status = refused_by_system(err, verb)
     sys.exit(status)
 
 
-def abandon_output() -> None:
-    """Throw away what was not written yet: Python would complain once more while it flushes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def refused_by_system(err: OSError, verb: str | None) -> int:
+    """Report what nobody has translated, and return the status; whoever read our output may have had enough of it."""
+    name = os.fsdecode(err.filename) if isinstance(err.filename, str | bytes) else None
+    if name == stdout.NAME:
+        stdout.abandon()
+        if isinstance(err, BrokenPipeError):
+            return 0
+    what = "cannot go on" if name is None else f"cannot write: {name}" if name == stdout.NAME else f"cannot use: {name}"
+    complain(GpurunError(f"{what}: {str(err.strerror or err).lower()}"), verb)
+    return SOME_FAILED if verb else FAILED
 
 
 def launch(words: list[str]) -> int:
@@ -104,9 +103,12 @@ def raise_usage() -> None:
 
 
 def complain(err: GpurunError, verb: str | None) -> None:
-    """Report an error: one line, and a second only if it says what to do next."""
+    """Report an error: one line, and a second only if it says what to do next; to nobody, where stderr cannot be written."""
     if sys.stderr is not None:
-        os.write(2, f"gpurun: {err.report(verb)}\n".encode("utf-8", "replace"))
+        try:
+            os.write(2, f"gpurun: {err.report(verb)}\n".encode("utf-8", "replace"))
+        except OSError:
+            return
 
 
 def die_of_interrupt() -> None:

@@ -19,7 +19,7 @@ import os
 import sys
 import time
 
-from ..errors import GpurunError, NoArbiter
+from ..errors import GpurunError, NoArbiter, StateFolderError
 from ..state import paths
 from ..wire import PACKET, unpack
 
@@ -119,7 +119,7 @@ class Call:
         return max(self.limit_mono - time.monotonic(), 0.001)
 
     def _summon(self) -> _socket.socket:
-        fd = os.open(paths.SUMMON, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self.folder.fd)
+        fd = _open_summon(self.folder)
         try:
             self._lock(fd)
             deaths = 0
@@ -134,6 +134,8 @@ class Call:
                     if deaths > DEATHS_BORNE:
                         raise
             raise NoArbiter("it leaves as soon as it has come", hint=f"see {self.folder.path}/{paths.LOG}")
+        except OSError as err:
+            raise NoArbiter(str(err.strerror).lower()) from err
         finally:
             os.close(fd)
 
@@ -168,17 +170,29 @@ class Call:
         self._lock(fd)
 
 
+def _open_summon(folder: paths.Folder) -> int:
+    """Open the file whose lock says who summons. Raises StateFolderError: where it cannot be, no arbiter can."""
+    try:
+        return os.open(paths.SUMMON, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder.fd)
+    except OSError as err:
+        hint = "no arbiter is up, and only who may write there can start one; in a unit: ReadWritePaths=" + folder.path
+        sealed = err.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+        raise StateFolderError(folder.path, str(err.strerror).lower(), hint=hint if sealed else None) from err
+
+
 def knock(folder: paths.Folder, timeout: float | None) -> _socket.socket | None:
     """Connect to the bell; None if nobody listens. Waits in the kernel while the queue of the bell is full."""
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    sock = None
     try:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         if timeout is not None:  # connect() on a Unix socket honours SO_SNDTIMEO [unix(7), net/unix/af_unix.c]
             seconds, part = divmod(timeout, 1)
             limit = int(seconds).to_bytes(8, sys.byteorder) + int(part * 1e6).to_bytes(8, sys.byteorder)
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
         sock.connect(folder.inside(paths.BELL))
     except OSError as err:
-        sock.close()
+        if sock is not None:
+            sock.close()
         if err.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET):
             return None
         if err.errno in (errno.EAGAIN, errno.EINPROGRESS, errno.ETIMEDOUT):
@@ -188,7 +202,10 @@ def knock(folder: paths.Folder, timeout: float | None) -> _socket.socket | None:
 
 
 def spawn(folder: paths.Folder, sim: str | None, timeout: float | None) -> None:
-    """Start an arbiter and wait until it reports ready. Raises NoArbiter with what it reported, or WaitLimitPassed."""
+    """Start an arbiter and wait until it reports ready.
+
+    Raises GpurunError with what it reported, OSError if it cannot even be started, or WaitLimitPassed.
+    """
     reading, writing = os.pipe()  # both close on exec
     try:
         child = os.fork()
@@ -198,8 +215,6 @@ def spawn(folder: paths.Folder, sim: str | None, timeout: float | None) -> None:
         writing = -1
         reap(child)
         report = _read_report(reading, timeout)
-    except OSError as err:
-        raise NoArbiter(str(err.strerror).lower()) from err
     finally:
         os.close(reading)
         if writing >= 0:

@@ -11,6 +11,7 @@ import sys
 
 from ..arbiter.summon import reap
 from ..errors import FAILED, SOME_FAILED, GpurunError
+from ..stdout import put
 from ..wire import PACKET, pack, unpack
 from .output import default_output, make_log_folder
 from .run import Launch, say
@@ -63,7 +64,7 @@ class Background(Launch):
         if sys.stdout is None:
             return
         try:
-            os.write(1, f"{self.job}\n".encode())
+            put(f"{self.job}\n".encode())
         except BrokenPipeError:
             raise
         except OSError as err:

@@ -27,6 +27,7 @@ from ..model import Job
 from ..outputs import kept_in
 from ..render import state_words
 from ..state.reading import Reader
+from ..stdout import put
 from ..sweeps import in_words
 from .asking import Given, World, read_lines, require_jobs
 
@@ -204,7 +205,7 @@ class Log:
             if self.prefix:
                 self._write_lines(piece)
             else:
-                _write(piece)
+                put(piece)
             shown += len(piece)
             if most is not None and shown >= most:
                 return False
@@ -222,7 +223,7 @@ class Log:
             text += b"\n"
         lines, end, self._rest = text.rpartition(b"\n")
         if end:
-            _write(self.prefix + lines.replace(b"\n", b"\n" + self.prefix) + b"\n")
+            put(self.prefix + lines.replace(b"\n", b"\n" + self.prefix) + b"\n")
 
 
 def _is_our_output(facts: os.stat_result) -> bool:
@@ -231,11 +232,6 @@ def _is_our_output(facts: os.stat_result) -> bool:
     except OSError:
         return False
     return (facts.st_dev, facts.st_ino) == (ours.st_dev, ours.st_ino)
-
-
-def _write(data: bytes) -> None:
-    while data:
-        data = data[os.write(1, data) :]
 
 
 def _start_of_last(file: BinaryIO, lines: int) -> int:

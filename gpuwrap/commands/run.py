@@ -85,9 +85,15 @@ def _form(request: dict[str, object]) -> "type[Launch]":
 
 
 def say(text: str) -> None:
-    """Write one message line to stderr, if there is one: with stderr closed, descriptor 2 may be anything."""
+    """Write one message line to stderr, if there is one: with stderr closed, descriptor 2 may be anything.
+
+    Where nothing can be written, as on a full disk, the program is started all the same.
+    """
     if sys.stderr is not None:
-        os.write(2, f"gpurun: {text}\n".encode("utf-8", "replace"))
+        try:
+            os.write(2, f"gpurun: {text}\n".encode("utf-8", "replace"))
+        except OSError:
+            return
 
 
 class Launch:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import GpurunError, UsageError
+from ..stdout import put
 from ..tables import Screen
 from ..widths import columns, cut
 
@@ -117,9 +118,7 @@ class _Terminal:
 
     @staticmethod
     def _write(text: str) -> None:
-        rest = text.encode("utf-8", "replace")
-        while rest:
-            rest = rest[os.write(1, rest) :]
+        put(text.encode("utf-8", "replace"))
 
     def key_within(self, seconds: float) -> bytes:
         """Wait for a key, a new size, or until it is time for the next frame."""

@@ -28,7 +28,12 @@ class Reader:
     def __init__(self, folder: Folder) -> None:
         """Open read-only. Raises StoreError; FileNotFoundError if nothing was ever registered, or the first job just is."""
         path = folder.inside(DATABASE)
-        os.stat(path)
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            raise
+        except OSError as err:
+            raise StoreError("open", DATABASE, str(err.strerror).lower()) from err
         self._db = connect(path, f"file:{path}?mode=ro")
         try:
             self._version = refuse_newer(self._db)

@@ -268,6 +268,56 @@ def test_a_state_folder_on_a_disk_that_cannot_be_written(make_world: MakeWorld, 
             subprocess.run(["umount", folder], check=True)
 
 
+def sealed(world: World, *words: str) -> Done:
+    """Run gpurun where the state folder can only be read, as in a unit with ProtectHome=read-only."""
+    seal = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    child = world.start(*words, prefix=("unshare", "--mount", "sh", "-c", seal, str(world.directory)))
+    output, errors = child.communicate(timeout=30)
+    if "unshare:" in errors or "mount:" in errors:
+        pytest.skip("no mount namespace can be had here (unshare)")
+    return subprocess.CompletedProcess(words, child.returncode, output, errors)
+
+
+@pytest.mark.needs("unshare", "mount")
+def test_where_the_state_folder_can_only_be_read_jobs_run_while_an_arbiter_is_up(world: World) -> None:
+    assert world.run("--", "true").returncode == 0
+    assert (done := sealed(world, "--", "echo", "ran")).returncode == 0, done
+    assert done.stdout == "ran\n"
+    assert world.arbiter_pid() is not None
+    for process in world.processes():
+        process.kill()
+    wait_until(lambda: not world.processes(), "the world to be closed")
+    done = sealed(world, "--", "true")
+    assert_one_line(done, 125, f"cannot use state folder: {world.folder}: read-only file system", "ReadWritePaths=")
+    assert [job["id"] for job in world.jobs()] == [1, 2], "one world, and nothing was registered in another"
+    assert sealed(world, "ls").returncode == 0
+
+
+@pytest.mark.parametrize("words", [["ls"], ["ls", "-a", "--json"], ["--help"], ["history"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_said_of_it_and_of_nothing_else(world: World, words: list[str]) -> None:
+    for number in range(40):  # more than is kept back to be written at once
+        assert world.run("-g", "0", "-N", f"{number}-{'x' * 200}", "true").returncode == 0
+    with open("/dev/full", "w") as full:
+        done = world.run(*words, stdout=full)
+    verb = "" if words == ["--help"] else f"{words[0]}: "
+    assert done.stderr == f"gpurun: {verb}cannot write: standard output: no space left on device\n"
+    assert done.returncode == (1 if verb else 125)
+
+
+def test_a_message_that_cannot_be_written_keeps_no_program_from_running(world: World) -> None:
+    with open("/dev/full", "w") as full:
+        assert world.run("-v", "--", "sh", "-c", "exit 3", stderr=full).returncode == 3
+        assert world.run("-n", "-g", "5", "--", "true", stderr=full).returncode == 125
+
+
+def test_descriptors_that_cannot_be_had_are_said_in_one_line(world: World) -> None:
+    few = ("sh", "-c", 'ulimit -n 5; exec "$@"', "sh")
+    child = world.start("--", "true", prefix=few)
+    _, errors = child.communicate(timeout=30)
+    assert (child.returncode, len(errors.splitlines())) == (125, 1), errors
+    assert "too many open files" in errors.lower()
+
+
 def test_a_state_folder_of_another_owner(make_world: MakeWorld) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may give a folder away")

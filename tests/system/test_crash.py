@@ -4,6 +4,7 @@ The same proof as for an undisturbed crowd: nothing runs twice, nothing is lost,
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -517,6 +519,33 @@ def test_one_that_waits_while_the_disk_is_full_runs_once_there_is_space(small_di
     assert small_disk.run("-g", "0", "--", "true", timeout=20).returncode == 0
     crowd.finish(40)
     crowd.prove("four that waited over a full disk", order=False)
+
+
+# EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH [fs/ext4/ext4.h]: from then on every access is an input/output error.
+SHUTDOWN, AT_ONCE = 0x8004587D, 2
+
+
+@pytest.mark.parametrize("small_disk", ["ext4"], indirect=True)
+def test_one_that_waits_on_a_disk_that_dies_says_what_cannot_be_used(small_disk: World) -> None:
+    world = small_disk
+    world.start("-g", "2", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    waiting = world.start("-q", "--", "true")
+    wait_until(lambda: world.state(2) == "waiting", "job 2 to wait")
+    arbiter, keeper, path = world.arbiter_pid(), world.keeper_pid(), world.folder
+    assert arbiter is not None
+    assert keeper is not None
+    with (path / "state.db").open("rb") as file:
+        try:
+            fcntl.ioctl(file, SHUTDOWN, struct.pack("I", AT_ONCE))
+        except OSError as err:
+            pytest.skip(f"no disk can be made to die here: {err}")
+    for pid in (keeper, arbiter):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    _, errors = waiting.communicate(timeout=30)
+    assert_refused(subprocess.CompletedProcess([], waiting.returncode, "", errors), 125, "input/output error")
+    assert "cannot use state folder: " in errors, errors
 
 
 # Sockets and files of the world
