@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 FIELDS = (
     "id", "name", "user", "state", "priority", "gpus", "memory_bytes", "memory_percent", "exclusive", "allowed", "give_way",
     "time_limit_seconds", "submitted_at", "started_at", "ended_at", "result_kind", "result_code", "result_signal",
-    "result_text", "parent_id", "sweep", "sweep_index", "argv", "devices",
+    "result_text", "parent_id", "sweep", "sweep_index", "argv", "boot_id", "submitted_mono", "started_mono", "ended_mono",
+    "devices",
 )  # fmt: skip
 IN_LINE = ("waiting", "held")
 
@@ -25,9 +26,9 @@ class Listed:
     """
 
     __slots__ = (
-        "allowed", "asked", "devices", "ended_at", "gpus", "id", "memory_bytes", "memory_percent", "name", "parent_id",
-        "priority", "result_code", "result_kind", "result_signal", "result_text", "shares", "started_at", "state",
-        "submitted_at", "sweep", "sweep_index", "user", "words",
+        "allowed", "asked", "boot_id", "devices", "ended_at", "ended_mono", "gpus", "id", "memory_bytes", "memory_percent",
+        "name", "parent_id", "priority", "result_code", "result_kind", "result_signal", "result_text", "shares", "started_at",
+        "started_mono", "state", "submitted_at", "submitted_mono", "sweep", "sweep_index", "user", "words",
     )  # fmt: skip
 
     def __init__(
@@ -35,13 +36,16 @@ class Listed:
         memory_percent: float | None, exclusive: int, allowed: str | None, give_way: str, time_limit_seconds: float | None,
         submitted_at: float, started_at: float | None, ended_at: float | None, result_kind: str | None,
         result_code: int | None, result_signal: int | None, result_text: str | None, parent_id: int | None,
-        sweep: int | None, sweep_index: int | None, argv: bytes, devices: str | None,
+        sweep: int | None, sweep_index: int | None, argv: bytes, boot_id: str, submitted_mono: float | None,
+        started_mono: float | None, ended_mono: float | None, devices: str | None,
     ) -> None:  # fmt: skip
         self.id, self.name, self.user, self.state, self.priority = id, name, user, state, priority
         self.gpus, self.memory_bytes, self.memory_percent = gpus, memory_bytes, memory_percent
         self.allowed = None if allowed is None else len(allowed.split())
         self.asked = (gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, time_limit_seconds)
         self.submitted_at, self.started_at, self.ended_at = submitted_at, started_at, ended_at
+        self.submitted_mono, self.started_mono, self.ended_mono = submitted_mono, started_mono, ended_mono
+        self.boot_id = boot_id
         self.result_kind, self.result_code = result_kind, result_code
         self.result_signal, self.result_text = result_signal, result_text
         self.parent_id, self.sweep, self.sweep_index = parent_id, sweep, sweep_index
@@ -66,7 +70,8 @@ class Listed:
             job.id, job.name, job.user, job.state.value, job.priority, request.gpus, request.memory_bytes,
             request.memory_percent, request.exclusive, None if request.allowed is None else " ".join(sorted(request.allowed)),
             request.give_way.value, request.time_limit_seconds, job.submitted_at, job.started_at, job.ended_at,
-            kind, code, signal, text, job.parent_id, sweep, index, b"\0".join(job.argv), None,
+            kind, code, signal, text, job.parent_id, sweep, index, b"\0".join(job.argv), job.identity.boot_id,
+            job.submitted_mono, job.started_mono, job.ended_mono, None,
         )  # fmt: skip
         listed.shares, listed.devices = job.shares, {share.uuid: share.index for share in job.shares}
         return listed

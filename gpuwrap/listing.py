@@ -6,6 +6,7 @@
 
 from time import localtime, strftime
 
+from .clocks import Now, span
 from .listed import IN_LINE, Listed
 from .policy.words import command_line, safe
 from .tables import Screen, Table, draw
@@ -40,14 +41,14 @@ _COLOURS = {
 
 
 def jobs_as_table(
-    rows: "Sequence[list[Listed]]", fetch_why: "Callable[[], Mapping[int, Why]]", now_at: float, screen: Screen
+    rows: "Sequence[list[Listed]]", fetch_why: "Callable[[], Mapping[int, Why]]", now: Now, screen: Screen
 ) -> list[str]:
     """Lines of `ls`: a header and each row, alike jobs in one; reasons beside them or below.
 
     The reasons are fetched when the rest is made: who tells them may need as long.
     """
     several = len({row[0].user for row in rows}) > 1 or len({job.user for row in rows for job in row}) > 1
-    cells = [_cells(row, now_at, several_users=several) for row in rows]
+    cells = [_cells(row, now, several_users=several) for row in rows]
     header = ["JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["USER"] if several else []), "COMMAND"]
     colours = [colour_of(row[0]) for row in rows]
     why = fetch_why()
@@ -97,14 +98,14 @@ def _head(words: list[str]) -> tuple[str, ...]:
     return (words[0],)
 
 
-def _cells(row: list[Listed], now_at: float, *, several_users: bool) -> list[str]:
+def _cells(row: list[Listed], now: Now, *, several_users: bool) -> list[str]:
     job = row[0]
     number = str(job.id) if len(row) == 1 else f"{job.id}-{row[-1].id}"
     what = command_of(job) if len(row) == 1 else _command_of_all(row)
     if several_users:
         user = safe(job.user, 16)
-        return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now_at), user, what]
-    return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now_at), what]
+        return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now), user, what]
+    return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now), what]
 
 
 def command_of(job: Listed) -> str:
@@ -193,7 +194,9 @@ def _memory(job: Listed) -> str:
     return "whole" if job.gpus else ""
 
 
-def _time(job: Listed, now_at: float) -> str:
+def _time(job: Listed, now: Now) -> str:
     if job.state == "ended":
-        return format_duration((job.ended_at or 0) - job.started_at) if job.started_at else ""
-    return format_duration(now_at - (job.started_at or job.submitted_at))
+        ended = job.ended_at or 0.0, job.ended_mono
+        return format_duration(span((job.started_at, job.started_mono), ended)) if job.started_at else ""
+    begun = (job.started_at, job.started_mono) if job.started_at else (job.submitted_at, job.submitted_mono)
+    return format_duration(now.since(*begun, job.boot_id))

@@ -1,7 +1,7 @@
 """The records that every layer shares: jobs, requests, grants, GPUs, and what the policy says about them.
 
 All frozen: a record is a fact at one moment, and a change makes a new record. Suffixes tell clock and unit:
-`_at` is wall-clock seconds shown to people, `_mono` is compared, `_bytes` is bytes. `None` means unknown or
+`_at` is wall-clock seconds shown to people, `_mono` is compared (see `clocks`), `_bytes` is bytes. `None` means unknown or
 absent, never zero. This module knows nobody but the vocabulary beside it.
 """
 
@@ -117,7 +117,6 @@ class Job:
     cwd: bytes
     submitted_at: float
     shares: tuple[Share, ...] = ()
-    granted_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
     attempt: int = 1
@@ -136,10 +135,6 @@ class Job:
     """The job for which it was paused, or is being evicted; None if nobody's, or by hand."""
     requeue: bool = False
     """Whether it is being asked to end in order to be run again (evicted), and not for good."""
-    paused_at: float | None = None
-    """Since when it is paused or suspended."""
-    returned_at: float | None = None
-    """When it last went on after a pause."""
     fingerprint: str | None = None
     """What its command is known by, to learn its memory need."""
     learned_bytes: int | None = None
@@ -156,6 +151,16 @@ class Job:
     """Its place in a sweep; None if it is no row of one."""
     output_asked: bool = False
     """Whether `output` is what it was asked to write to (-o), not what its gpurun's stdout led to."""
+    submitted_mono: float | None = None
+    """This and what follows are times of the boot in `identity`."""
+    granted_mono: float | None = None
+    started_mono: float | None = None
+    ended_mono: float | None = None
+    """None, too, if it ended with the boot."""
+    paused_mono: float | None = None
+    """Since when it is paused or suspended."""
+    returned_mono: float | None = None
+    """When it last went on after a pause."""
 
     @property
     def has_ended(self) -> bool:
@@ -234,7 +239,7 @@ class Leftover:
     pid: int
     command: str | None
     bytes: int | None
-    ended_at: float
+    ended_mono: float | None
 
 
 @dataclass(frozen=True, slots=True)

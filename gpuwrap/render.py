@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from time import localtime, strftime
 from typing import Any
 
+from .clocks import Now, span
 from .lifecycle import IN_LINE
 from .listed import Listed
 from .listing import GREEN, RED, colour_of, command_of
@@ -77,7 +78,7 @@ def history_as_json(job: Job, log: bytes | None) -> dict[str, Any]:
     return job_as_json(job, None) | more | {"output": None if log is None else log.decode("utf-8", "surrogateescape")}
 
 
-def history_as_table(jobs: Sequence[Job], logs: Set[int], now_at: float, screen: Screen) -> list[str]:
+def history_as_table(jobs: Sequence[Job], logs: Set[int], now: Now, screen: Screen) -> list[str]:
     """Lines of `history`; `logs` are the jobs whose output is kept."""
     header = ["JOB", "RESULT", "ENDED", "WAITED", "RAN", "PEAK", "GAVE WAY", "LOG", "COMMAND"]
     rows, codes = [], []
@@ -86,7 +87,7 @@ def history_as_table(jobs: Sequence[Job], logs: Set[int], now_at: float, screen:
         listed = Listed.of(job)
         codes.append(colour_of(listed))
         rows.append([
-            str(job.id), words_of_state(listed), _moment(job.ended_at, now_at), format_duration(waited),
+            str(job.id), words_of_state(listed), _moment(job.ended_at, now.at), format_duration(waited),
             "" if ran is None else format_duration(ran), "" if job.peak_bytes is None else format_size(job.peak_bytes),
             f"{job.times_given_way}×" if job.times_given_way else "", "yes" if job.id in logs else "", command_of(listed),
         ])  # fmt: skip
@@ -96,9 +97,11 @@ def history_as_table(jobs: Sequence[Job], logs: Set[int], now_at: float, screen:
 
 def _spans(job: Job) -> tuple[float, float | None]:
     """How long a job waited for its (last) start, and how long it ran from there."""
-    end = job.ended_at or job.submitted_at
-    started = job.started_at
-    return max(0.0, (started or end) - job.submitted_at), None if started is None else max(0.0, end - started)
+    submitted, ended = (job.submitted_at, job.submitted_mono), (job.ended_at or job.submitted_at, job.ended_mono)
+    if job.started_at is None:
+        return span(submitted, ended), None
+    started = job.started_at, job.started_mono
+    return span(submitted, started), span(started, ended)
 
 
 def _moment(at: float | None, now_at: float) -> str:

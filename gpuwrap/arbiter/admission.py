@@ -11,6 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ..clocks import wall_at
 from ..errors import GpurunError
 from ..host import processes
 from ..lifecycle import JobState
@@ -67,7 +68,8 @@ class Admission:
             identity=identity,
             argv=argv,
             cwd=cwd,
-            submitted_at=time.time(),
+            submitted_at=wall_at(),
+            submitted_mono=time.monotonic(),
             parent_id=parent.id if parent else None,
             fingerprint=known_as,
             learned_bytes=learned,

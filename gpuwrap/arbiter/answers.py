@@ -230,7 +230,7 @@ class Answers:
         if values.get("offset") == "0":  # a block in a program: what that forks keeps the connection when it dies
             self._arbiter.watch_leader(job.id)
         if "rests" in values:
-            seat.mute, seat.rests_until = True, time.time() + float(values["rests"])
+            seat.mute, seat.rests_until_mono = True, time.monotonic() + float(values["rests"])
 
     def limit_wait(self, job: Job, seconds: float) -> None:
         """Have a job leave the line after so long."""
@@ -367,7 +367,7 @@ class Answers:
         if job is not None:
             seat = self._arbiter.seats[job.id]
             seat.stopped = seat.background = seat.mute = False
-            seat.rests_until = None
+            seat.rests_until_mono = None
             seat.told = None  # it may be in the foreground now, or no longer: tell it anew
             self._arbiter.deciding.touch()
 

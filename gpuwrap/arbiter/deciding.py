@@ -133,7 +133,7 @@ class Deciding:
     def _plan_once(self) -> bool:
         """Plan the outer queue and the queue inside each job; false if it must be done again."""
         assert self.look is not None
-        arbiter, now_at = self._arbiter, time.time()
+        arbiter, now_mono = self._arbiter, time.monotonic()
         nested = arbiter.store.nested.items()
         parents = {outer for outer, jobs in nested if any(job.state in IN_LINE for job in jobs.values())}
         self.views.clear()
@@ -143,7 +143,7 @@ class Deciding:
             if view is None:
                 continue
             self.views[parent_id] = view
-            self.plans[parent_id] = made = plan(view, now_at)
+            self.plans[parent_id] = made = plan(view, now_mono)
             arbiter.answers.verbs.note_effects(made, view)
             if not arbiter.enforcer.apply_all(made.actions):
                 return False

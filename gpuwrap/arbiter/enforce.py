@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..clocks import wall_at
 from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
 from ..model import Action, Evict, Grant, Identity, Job, Pause, Result, ResultKind, Resume, Share
@@ -161,7 +162,7 @@ class Enforcer:
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
             seat.offer_timer = None
-        job = arbiter.store.move(job, Event.TAKE, "taken", started_at=time.time())
+        job = arbiter.store.move(job, Event.TAKE, "taken", started_at=wall_at(), started_mono=time.monotonic())
         arbiter.limits.watch(job)
         if not seat.reapers:
             arbiter.descent.remember_ancestors(job)
@@ -275,11 +276,12 @@ class Enforcer:
 
     def lose(self, job: Job, text: str) -> None:
         """A job of another boot: nobody knows how it ended, only that it cannot be running."""
-        self._end(job, Result(ResultKind.LOST, text=text), text)
+        self._end(job, Result(ResultKind.LOST, text=text), text, ended_mono=None)
 
-    def _end(self, job: Job, result: Result, why: str) -> None:
+    def _end(self, job: Job, result: Result, why: str, **changes: object) -> None:
         self._arbiter.pausing.ended(job)
-        job = self._arbiter.store.move(job, Event.END, why, ended_at=time.time(), result=result)
+        changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
+        job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
         self._arbiter.afterwards(lambda: _log_end(job, result))
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:

@@ -144,7 +144,7 @@ def _job_words(job: Job, gpu: Gpu) -> str:
     holds = "" if size is None else f" {format_size(size)}" if not job.request.shares else f" {format_size(size)} of"
     promised = f" {format_size(share.bytes)}" if job.request.shares else ""
     state = "" if job.state is JobState.RUNNING else f", {'left behind' if job.state is JobState.ENDED else job.state.value}"
-    since = f", {format_duration(time.time() - job.started_at)}" if job.started_at and not state else ""
+    since = f", {format_duration(time.monotonic() - job.started_mono)}" if job.started_mono and not state else ""
     return f"job {job.id}:{holds}{promised}{',' if holds or promised else ''} {command(job.argv)}{since}{state}"
 
 

@@ -108,8 +108,9 @@ def learned_from(job: Job, known_bytes: int | None) -> int | None:
         return peak if known_bytes is None else max(peak, known_bytes - (known_bytes - peak) // 4)
     if ran_out_of_memory(job, known_bytes):
         return max(int(peak * OUT_OF_MEMORY_FACTOR), known_bytes or 0)
-    ran = (job.ended_at or job.started_at) - job.started_at
-    return max(peak, known_bytes or 0) if known_bytes is not None or ran >= SHOWN_SECONDS else None
+    begun, ended = job.started_mono, job.ended_mono
+    long = begun is not None and ended is not None and ended - begun >= SHOWN_SECONDS
+    return max(peak, known_bytes or 0) if known_bytes is not None or long else None
 
 
 def ran_out_of_memory(job: Job, known_bytes: int | None = None) -> bool:

@@ -101,7 +101,7 @@ class Leftovers:
         for pid, size in self._arbiter.holders(job):
             held[pid] = (held.get(pid) or 0) + (size or 0)
         found = [
-            Leftover(job.id, kin.pid, processes.command_text(kin.pid), held.get(kin.pid), job.ended_at or 0.0)
+            Leftover(job.id, kin.pid, processes.command_text(kin.pid), held.get(kin.pid), job.ended_mono)
             for kin in seat.kin.values()
             if processes.is_same_process(kin)
         ]
@@ -115,20 +115,19 @@ class Leftovers:
         names = [leftover_words(each) for each in found[:NAMED]]
         more = len(found) - NAMED
         gpus = ", ".join(str(share.index) for share in job.shares)
-        since = format_duration(time.time() - (job.ended_at or 0.0))
+        since = format_duration(_ended_ago(job))
         rest = f" and {more} more" if more > 0 else ""
         return f"left behind on GPU {gpus}, {since} ago: {', '.join(names)}{rest}"
 
     def is_young(self) -> bool:
         """Whether some job ended a moment ago: what it left behind is mostly just ending."""
         live = self._arbiter.store.live
-        ended = [live[job_id].ended_at or 0.0 for job_id in self._arbiter.leftovers if job_id in live]
-        return any(time.time() - at < 10.0 for at in ended)
+        return any(_ended_ago(live[job_id]) < 10.0 for job_id in self._arbiter.leftovers if job_id in live)
 
     def end_overdue(self, job: Job) -> None:
         """End what a job left behind, if the setting says so and its time has come."""
         delay, seat = self._arbiter.settings["end_leftovers"], self._arbiter.seats[job.id]
-        if delay is None or seat.kill_timer is not None or time.time() - (job.ended_at or 0.0) < delay:
+        if delay is None or seat.kill_timer is not None or _ended_ago(job) < delay:
             return
         log("leftovers", f"job {job.id}: ended by the setting end_leftovers")
         self._arbiter.killing.kill(job, None, "the setting end_leftovers")
@@ -138,6 +137,11 @@ def leftover_words(found: Leftover) -> str:
     """Name a leftover: `pid 4711 (python worker.py, 5G)`."""
     size = f", {format_size(found.bytes)}" if found.bytes else ""
     return f"pid {found.pid} ({program(found)}{size})"
+
+
+def _ended_ago(job: Job) -> float:
+    now_mono = time.monotonic()
+    return now_mono - (job.ended_mono or now_mono)
 
 
 def _name(job_id: int) -> str:

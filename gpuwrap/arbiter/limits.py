@@ -3,7 +3,7 @@
 1. What counts is the time since the program was started, without pauses, its own and those of the jobs inside which it
    runs: nobody's time is used up by somebody else. Each run of a job that is run again has the whole limit.
 2. The limit ends a job for good: it is not run again for it.
-3. Nothing is remembered but what an outer job that has ended stood still: a new arbiter works it out from `started_at`
+3. Nothing is remembered but what an outer job that has ended stood still: a new arbiter works it out from `started_mono`
    and the events.
 """
 
@@ -44,15 +44,15 @@ class Limits:
     def seconds_left(self, job: Job) -> float | None:
         """Return for how long a job may still run, None for ever."""
         limit = job.request.time_limit_seconds
-        if limit is None or job.started_at is None:
+        if limit is None or job.started_mono is None:
             return None
-        return limit - (time.time() - job.started_at - self._stood_still(job, job.started_at))
+        return limit - (time.monotonic() - job.started_mono - self._stood_still(job, job.started_mono))
 
-    def _stood_still(self, job: Job, at: float) -> float:
-        """Return for how long a job stood still since a time: it, or one inside which it runs, was paused."""
+    def _stood_still(self, job: Job, since_mono: float) -> float:
+        """Return for how long a job stood still since a moment: it, or one inside which it runs, was paused."""
         store = self._arbiter.store
         before = float(store.setting(_stood_key(job.id)) or 0)
-        return before + store.paused_seconds_since([each.id for each in self._around(job)], at)
+        return before + store.paused_seconds_since([each.id for each in self._around(job)], since_mono)
 
     def _around(self, job: Job) -> list[Job]:
         """Return a job and those inside which it runs."""
@@ -70,10 +70,10 @@ class Limits:
             return
         for inner in [inner for inner in store.holding.values() if inner.parent_id is not None and inner.state in STARTED]:
             around = [each.id for each in self._around(inner)]
-            if job.id not in around or inner.request.time_limit_seconds is None or inner.started_at is None:
+            if job.id not in around or inner.request.time_limit_seconds is None or inner.started_mono is None:
                 continue
             rest = [each for each in around if each != job.id]
-            since = inner.started_at
+            since = inner.started_mono
             stood = store.paused_seconds_since(around, since) - store.paused_seconds_since(rest, since)
             if stood > 0:
                 store.set(_stood_key(inner.id), f"{float(store.setting(_stood_key(inner.id)) or 0) + stood}")

@@ -8,6 +8,7 @@
 import time
 from typing import TYPE_CHECKING
 
+from ..clocks import wall_at
 from ..host import processes
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job, View
@@ -116,13 +117,13 @@ class Lines:
         """Tell why a job waits in whole sentences, and what would help; None before the first plan."""
         plan, view = self._arbiter.deciding.plans.get(job.parent_id), self._arbiter.deciding.views.get(job.parent_id)
         seat = self._arbiter.seats.get(job.id)
-        if seat is not None and seat.rests_until is not None:
-            seconds = max(1, round(seat.rests_until - time.time()))
+        if seat is not None and seat.rests_until_mono is not None:
+            seconds = max(1, round(seat.rests_until_mono - time.monotonic()))
             return [f"job {job.id} waits for its next try, in {seconds} s"], []
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
             return None
-        teller = Storyteller(view, time.time())
+        teller = Storyteller(view, time.monotonic(), wall_at())
         told = teller.sentences(reason, job)
         if job.learned_bytes is not None:
             told.append(f"by earlier runs of this command it needs {format_size(job.learned_bytes)} on a GPU")
@@ -146,7 +147,8 @@ class Lines:
 
     def _paused(self, job: Job) -> str:
         """Say for whom a job is paused, since when, and why it is although it should not be."""
-        since = format_duration(time.time() - (job.paused_at or time.time()))
+        now = time.monotonic()
+        since = format_duration(now - (job.paused_mono or now))
         times = f", {job.times_given_way} times so far" if job.times_given_way > 1 else ""
         if job.yields_to is None:
             return f"paused by hand, {since}{times}: gpurun resume {job.id} lets it go on"
@@ -176,13 +178,13 @@ class Lines:
         seat = self._arbiter.seats.get(job.id)
         if seat is not None and seat.stopped and job.state is JobState.WAITING:  # seen just now, perhaps, and not planned with
             return "stopped", "stopped at its terminal, keeps its place", ["fg in its terminal lets it go on"]
-        if seat is not None and seat.rests_until is not None:
-            seconds = max(1, round(seat.rests_until - time.time()))
+        if seat is not None and seat.rests_until_mono is not None:
+            seconds = max(1, round(seat.rests_until_mono - time.monotonic()))
             return "absent", f"its next try, in {seconds} s", []
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
             return None
         teller = self._tellers.get((job.parent_id, kind))
         if teller is None or teller[0] is not view:
-            teller = self._tellers[job.parent_id, kind] = (view, kind(view, time.time()))
+            teller = self._tellers[job.parent_id, kind] = (view, kind(view, time.monotonic(), wall_at()))
         return reason.rule.value, teller[1].sentence(reason, job), teller[1].help_lines(reason, job) if helps else []

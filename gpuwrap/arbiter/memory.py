@@ -59,7 +59,7 @@ class Memory:
     def retried(self, job: Job) -> None:
         """A run has failed and there is another: what it died of for want of memory it is given next time (`-m auto`)."""
         known = self._arbiter.store.learned_peak(job.fingerprint or "")
-        learned = self.learn(replace(job, result=Result(ResultKind.EXIT, code=1), ended_at=time.time()))
+        learned = self.learn(replace(job, result=Result(ResultKind.EXIT, code=1), ended_mono=time.monotonic()))
         if learned is None or learned <= (known or 0):
             return
         if job.request.memory_bytes is not None and job.request.memory_bytes == job.learned_bytes:

@@ -193,7 +193,7 @@ class Observer:
                 used[owner.id] = _sum(used.get(owner.id, 0), process.bytes)
                 if owner.state is JobState.ENDED:
                     command = processes.command_text(process.pid)
-                    leftovers.append(Leftover(owner.id, process.pid, command, process.bytes, owner.ended_at or 0.0))
+                    leftovers.append(Leftover(owner.id, process.pid, command, process.bytes, owner.ended_mono))
                 continue
             if means_nothing_here(process):
                 is_blind = True
@@ -234,7 +234,7 @@ class Observer:
                 continue
             kin = next(iter(seat.kin.values()), None)
             if kin is not None and any(share.uuid == uuid for share in job.shares):
-                found.append(Leftover(job.id, kin.pid, processes.command_text(kin.pid), None, job.ended_at or 0.0))
+                found.append(Leftover(job.id, kin.pid, processes.command_text(kin.pid), None, job.ended_mono))
         return found
 
     def _lineage(self, job: Job) -> set[int]:

@@ -110,11 +110,11 @@ class Pausing:
     def _seconds_left(self, job: Job) -> tuple[float, bool]:
         """Return for how long a job may be paused from now on, and whether that is only for short newcomers."""
         settings = self._arbiter.settings
-        paused = self._arbiter.store.paused_seconds_since([job.id], time.time() - DAY_SECONDS)
+        paused = self._arbiter.store.paused_seconds_since([job.id], time.monotonic() - DAY_SECONDS)
         left = float(settings["pause_limit"]) - paused
         gang = len({pid for pid, _size in self._arbiter.holders(job)}) > 1
         if gang:
-            this_time = time.time() - job.paused_at if job.paused_at is not None else 0.0
+            this_time = time.monotonic() - job.paused_mono if job.paused_mono is not None else 0.0
             left = min(left, float(settings["gang_pause_limit"]) - this_time)
         return max(0.0, left), gang
 
@@ -169,7 +169,7 @@ class Pausing:
 
     def _note_pause(self, job: Job, means: Means, newcomer_id: int | None, why: str) -> None:
         self._arbiter.store.move(
-            job, Event.PAUSE, f"{why} ({means.value})", yields_to=newcomer_id, paused_at=time.time(),
+            job, Event.PAUSE, f"{why} ({means.value})", yields_to=newcomer_id, paused_mono=time.monotonic(),
             times_given_way=job.times_given_way + (newcomer_id is not None),
         )  # fmt: skip
         self._renewed.discard(job.id)
@@ -180,11 +180,12 @@ class Pausing:
 
     def resume(self, job: Job, why: str) -> None:
         """Let a paused job go on."""
+        now = time.monotonic()
         self._stopping.let_go(job)
-        self._arbiter.store.move(job, Event.RESUME, why, yields_to=None, paused_at=None, returned_at=time.time())
+        self._arbiter.store.move(job, Event.RESUME, why, yields_to=None, paused_mono=None, returned_mono=now)
         self._found.pop(job.id, None)
         log("resume", f"job {job.id}: {why}")
-        text = f"job {job.id} goes on after {format_duration(time.time() - (job.paused_at or time.time()))}"
+        text = f"job {job.id} goes on after {format_duration(now - (job.paused_mono or now))}"
         self._arbiter.enforcer.after_commit.append(lambda: tell(job, text))
         self._arbiter.deciding.touch()
 

@@ -5,9 +5,9 @@ Only logs in the state folder are removed, never what `-o` named; a job that has
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING
 
+from ..clocks import file_age
 from ..lifecycle import JobState
 from ..outputs import LOGS
 from .log import log
@@ -39,11 +39,13 @@ class Pruning:
 
     def _prune_logs(self) -> None:
         live = {job.id for job in self._arbiter.store.live.values() if job.state is not JobState.ENDED}
-        oldest = time.time() - float(self._arbiter.settings["keep_logs"])
+        kept_seconds = float(self._arbiter.settings["keep_logs"])
+        young = self._arbiter.store.ended_within(kept_seconds)
         limit = room = int(self._arbiter.settings["keep_logs_size"])
-        for name, size, at in self._logs(live):
+        for name, size, changed_at in self._logs(live):
             room -= size if size <= limit else 0  # one that cannot be kept at all takes nobody else along
-            if at < oldest or room < 0 or size > limit:
+            old = file_age(changed_at) > kept_seconds and int(name.removesuffix(".log")) not in young
+            if old or room < 0 or size > limit:
                 with contextlib.suppress(OSError):
                     os.unlink(f"{LOGS}/{name}", dir_fd=self._arbiter.folder.fd)
                     log("prune", f"{LOGS}/{name}")

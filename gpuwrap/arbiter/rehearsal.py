@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..clocks import wall_at
 from ..model import Evict, Grant, Job, Pause
 from ..policy.effects import effect
 from ..policy.plan import plan
@@ -27,7 +28,8 @@ def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:
         return f"would wait for job {job.parent_id}, inside which it runs"
     waits = dict(view.patience) if patience is None else {**view.patience, job.id: patience}
     view = replace(view, jobs=(*view.jobs, job), after={**view.after, **arbiter.order.awaited_by(job)}, patience=waits)
-    made = plan(view, time.time())
+    now_mono = time.monotonic()
+    made = plan(view, now_mono)
     for action in made.actions:
         if isinstance(action, Grant) and action.job_id == job.id:
             return f"would start now on {gpu_words(action.shares)}"
@@ -35,5 +37,5 @@ def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:
         return f"would start as soon as others have ended: it {effect(made, job.id, view)}"
     if any(isinstance(action, Pause) and action.newcomer_id == job.id for action in made.actions):
         return f"would start now: it {effect(made, job.id, view)}"
-    waits_for = Teller(view, time.time()).sentence(made.reasons[job.id], job)
+    waits_for = Teller(view, now_mono, wall_at()).sentence(made.reasons[job.id], job)
     return f"would not start: it waits for {waits_for}" if patience == 0 else f"would wait for {waits_for}"

@@ -120,7 +120,7 @@ class Reruns:
         if job.state is not JobState.RUNNING:
             self._arbiter.pausing.let_go(job)
         job = self._arbiter.store.move(
-            job, Event.ASK_TO_END, why, yields_to=newcomer_id, requeue=True, paused_at=None
+            job, Event.ASK_TO_END, why, yields_to=newcomer_id, requeue=True, paused_mono=None
         )
         log("evict", f"job {job.id}: {why}")
         self._ask(job)
@@ -309,18 +309,18 @@ class Reruns:
         arbiter.enforcer.after_commit.append(lambda: self.clean_up(over))
         arbiter.pausing.run_over(job)
         if job.state in (JobState.PAUSED, JobState.SUSPENDED):
-            job = arbiter.store.move(job, Event.RESUME, "its program ended", paused_at=None)
+            job = arbiter.store.move(job, Event.RESUME, "its program ended", paused_mono=None)
         arbiter.enforcer.release(job)
         job = arbiter.store.move(
             arbiter.store.live[job.id], Event.REQUEUE, again.why, shares=(), attempt=job.attempt + 1, started_at=None,
-            times_given_way=job.times_given_way + again.gave_way, yields_to=None, requeue=False,
+            started_mono=None, times_given_way=job.times_given_way + again.gave_way, yields_to=None, requeue=False,
         )  # fmt: skip
         log("requeue", f"job {job.id}: {again.why}, attempt {job.attempt}")
         seat.cancel_timers()
         seat.kin = {}
         seat.told, seat.background, seat.ended_by, seat.limit_mono = None, False, None, None
         seat.mute = again.after > 0  # passed over until the stub says that it has waited
-        seat.rests_until = time.time() + again.after if again.after else None
+        seat.rests_until_mono = time.monotonic() + again.after if again.after else None
         arbiter.bell.queue(
             seat.connection, "rerun", text=text, after=f"{again.after:g}", failures=again.failures, reruns=again.reruns,
             short=again.short,

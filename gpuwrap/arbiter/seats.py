@@ -53,8 +53,8 @@ class Seat:
     kill_timer: Timer | None = None
     limit_timer: Timer | None = None
     """When its time limit passes."""
-    rests_until: float | None = None
-    """When a job that failed is tried again (wall clock); passed over until then."""
+    rests_until_mono: float | None = None
+    """When a job that failed is tried again; passed over until then."""
     attempt_begun: int = 0
     """The run that the job's stub has said to have started."""
     ended_by: str | None = None

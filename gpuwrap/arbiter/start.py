@@ -103,7 +103,7 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     """Recover and hang up the bell; false if keepers start arbiters too often, and nobody shall follow this one."""
     store = arbiter.store
     _record(store, by_keeper)
-    gives_up = by_keeper and store.keeper_starts_since(time.time() - CRASH_WINDOW_SECONDS) > CRASHES_BORNE
+    gives_up = by_keeper and store.keeper_starts_within(CRASH_WINDOW_SECONDS) > CRASHES_BORNE
     if gives_up:
         arbiter.keeper.dismiss()
     with store.batch():
@@ -130,7 +130,7 @@ def _record(store: Store, by_keeper: bool) -> None:
     while True:
         try:
             with store.batch():
-                store.record_arbiter(processes.boot_id(), os.getpid(), by_keeper)
+                store.record_arbiter(os.getpid(), by_keeper)
         except StoreError as err:
             if not by_keeper or not store.live:
                 raise

@@ -3,10 +3,10 @@
 import json
 import os
 import sys
-import time
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
+from ..clocks import Now, wall_at
 from ..errors import GpurunError, NoSuchJob, UsageError, printable
 from ..model import Job
 from ..outputs import kept_in
@@ -18,7 +18,7 @@ from .asking import Given, World, read_lines
 
 def main(given: Given, operands: list[str]) -> int:
     """List ended jobs, the latest last; exit 1 if a job was named that is none."""
-    since = since_when(str(given["since"]), datetime.now()) if "since" in given else None
+    since = since_when(str(given["since"]), datetime.fromtimestamp(wall_at())) if "since" in given else None
     most = read_lines(given)
     world = World(given)
     user = given.get("user")
@@ -36,7 +36,7 @@ def main(given: Given, operands: list[str]) -> int:
     if "json" in given:
         print(json.dumps({"jobs": [history_as_json(job, logs.get(job.id)) for job in jobs]}))
     elif jobs:
-        print("\n".join(history_as_table(jobs, logs.keys(), time.time(), Screen.of_stdout())))
+        print("\n".join(history_as_table(jobs, logs.keys(), Now.here(), Screen.of_stdout())))
     elif not missing:
         print("no jobs")
     sys.stdout.flush()

@@ -6,8 +6,8 @@ Two thousand rows are there before anybody wonders: what only --json and --watch
 
 import gc
 import sys
-import time
 
+from ..clocks import Now
 from ..errors import NoSuchJob, UsageError
 from ..listed import Listed
 from ..listing import fold, jobs_as_table
@@ -58,7 +58,7 @@ def table(world: World, jobs: list[Listed], named: bool, screen: Screen) -> list
         return [] if named else [_no_jobs(world)]
     rows = [[job] for job in jobs] if named else fold(jobs)
     reasons = world.explain([row[0] for row in rows], listed=not named)
-    return jobs_as_table(rows, reasons, time.time(), screen)
+    return jobs_as_table(rows, reasons, Now.here(), screen)
 
 
 def _no_jobs(world: World) -> str:

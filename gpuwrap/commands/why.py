@@ -3,6 +3,7 @@
 import os
 from textwrap import fill
 
+from ..clocks import Now
 from ..errors import SOME_FAILED, GpurunError, UsageError
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
@@ -71,14 +72,13 @@ def _first(jobs: list[Job]) -> Job:
 
 
 def _not_waiting(job: Job) -> str:
-    import time
-
+    now, boot = Now.here(), job.identity.boot_id
     name = f"job {job.id} ({command(job.argv)})"
     if job.state is JobState.ENDED:
         text = f", {safe(job.result.text, 80)}" if job.result is not None and job.result.text else ""
-        ago = f" {format_duration(time.time() - job.ended_at)} ago" if job.ended_at else ""
+        ago = f" {format_duration(now.since(job.ended_at, job.ended_mono, boot))} ago" if job.ended_at else ""
         return f"{name} does not wait: it ended{ago}: {state_words(job)}{text}."
     where = ", ".join(str(share.index) for share in job.shares)
     on = f" on GPU {where}" if job.shares else ""
-    since = f" since {format_duration(time.time() - job.started_at)}" if job.started_at else ""
+    since = f" since {format_duration(now.since(job.started_at, job.started_mono, boot))}" if job.started_at else ""
     return f"{name} does not wait: {job.state.value}{on}{since}."

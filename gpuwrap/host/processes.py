@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..clocks import boot_id as boot_id
 from ..model import ForeignProcess, Identity
 
 # PIDFD_GET_INFO: _IOWR(0xFF, 11, 64 bytes), Linux 6.15 for the exit status [include/uapi/linux/pidfd.h].
@@ -60,13 +61,6 @@ def read_stat(pid: int) -> Stat | None:
     fields = line[line.rindex(b")") + 2 :].split()
     parent, group, session, tty, foreground = map(int, fields[1:6])
     return Stat(pid, fields[0].decode(), parent, group, session, tty, foreground, int(fields[19]), int(fields[49]))
-
-
-@lru_cache(maxsize=1)
-def boot_id() -> str:
-    """Return the kernel's id of this boot."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
 
 
 def is_in_container() -> bool:

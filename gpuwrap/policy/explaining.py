@@ -151,4 +151,4 @@ class Reasons(Mapping[int, Reason]):
         alike = {rules[room.gpu.index] for room in awaited}
         if len(alike) == 1:  # whichever can be had first
             return alike.pop()
-        return rules[min(room.frees_at(shape) for room in awaited)[2]]
+        return rules[min(room.frees_mono(shape) for room in awaited)[2]]

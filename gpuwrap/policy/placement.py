@@ -50,14 +50,14 @@ class Shape:
 
 
 class Holder(NamedTuple):
-    """A job that holds a share of a GPU: what it was promised, or holds if `paused`. `ends_at` infinite: nobody knows."""
+    """A job that holds a share of a GPU: what it was promised, or holds if `paused`. `ends_mono` infinite: nobody knows."""
 
     job_id: int
     bytes: int
     whole: bool = False
     paused: bool = False
     ended: bool = False
-    ends_at: float = inf
+    ends_mono: float = inf
 
 
 class Left(NamedTuple):
@@ -248,7 +248,7 @@ class Room:
         """Return the memory of the GPU, 0 if it is not known."""
         return self._total
 
-    def frees_at(self, shape: Shape) -> tuple[float, int, int]:
+    def frees_mono(self, shape: Shape) -> tuple[float, int, int]:
         """Rank by when it could be had: the time if known, else by how many hold it.
 
         The rank of a GPU never gets worse while it is kept, so a job for which GPUs are kept waits for ever fewer
@@ -269,17 +269,17 @@ class Room:
         if self.strays and (whole or self.gpu.compute_mode is ComputeMode.EXCLUSIVE_PROCESS):
             return inf
         if not whole:
-            for ends_at, available in self._to_come():
+            for ends_mono, available in self._to_come():
                 if size <= available:
-                    return ends_at
-        return max((holder.ends_at for holder in self.holders), default=inf)
+                    return ends_mono
+        return max((holder.ends_mono for holder in self.holders), default=inf)
 
     def _to_come(self) -> Iterator[tuple[float, int]]:
         """What a sharing job may have after the end of each holder, in order of their ends."""
-        leaving, freed = sorted(self.holders, key=lambda holder: holder.ends_at), 0
+        leaving, freed = sorted(self.holders, key=lambda holder: holder.ends_mono), 0
         for gone, holder in enumerate(leaving, 1):
             freed += self.gpu.used.get(holder.job_id) or 0
-            yield holder.ends_at, self._available(leaving[gone:], freed)
+            yield holder.ends_mono, self._available(leaving[gone:], freed)
 
     def steps(self) -> Iterator[int]:
         """Tell all figures that a size is compared with: whatever is said of a size here holds up to the next of them."""

@@ -34,28 +34,28 @@ MOST_SEARCHES = 8
 _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
 
 
-def plan(view: View, now_at: float) -> Plan:
+def plan(view: View, now_mono: float) -> Plan:
     """Say what to do now and why each job that stays in line stays there; no actions mean that the machine is settled.
 
-    `now_at` is wall-clock time, as the times in `Job`: it is compared with the ends that time limits set.
+    `now_mono` is on the clock of the times in `Job`: it is compared with the ends that time limits set.
     """
-    return _Pass(view, now_at).run()
+    return _Pass(view, now_mono).run()
 
 
-def ends_at(job: Job, now_at: float) -> float:
+def ends_mono(job: Job, now_mono: float) -> float:
     """Return by when a job that holds GPUs ends at its time limit; infinite if nobody can say."""
     limit = job.request.time_limit_seconds
     if limit is None or job.state in (*_PAUSED, JobState.ENDED):
         return inf
-    begun = job.started_at if job.started_at is not None else job.granted_at
-    return max(now_at, (now_at if begun is None else begun) + limit)
+    begun = job.started_mono if job.started_mono is not None else job.granted_mono
+    return max(now_mono, (now_mono if begun is None else begun) + limit)
 
 
 class _Pass:
     """One walk along the line. Afterwards it is never changed and explains what it decided."""
 
-    def __init__(self, view: View, now_at: float) -> None:
-        self._view, self._now_at = view, now_at
+    def __init__(self, view: View, now_mono: float) -> None:
+        self._view, self._now_mono = view, now_mono
         self.rooms = [Room(gpu, view.bounds) for gpu in sorted(view.gpus, key=attrgetter("index"))]
         self._by_uuid = {room.gpu.uuid: room for room in self.rooms}
         self._shapes: dict[object, Shape] = {}
@@ -71,7 +71,7 @@ class _Pass:
         self._freed: dict[str, Job] = {}
         self.leaving: dict[int, frozenset[int]] = {}
         self.stuck: dict[int, tuple[tuple[int, str], ...]] = {}
-        self.victims = Victims(view, now_at)
+        self.victims = Victims(view, now_mono)
         self._searched: set[object] = set()
         self._has_newcomer = False
         self._evicted: frozenset[int] = frozenset()
@@ -129,7 +129,7 @@ class _Pass:
             if not job.shares:
                 continue
             is_paused, ended = job.state in _PAUSED, job.state is JobState.ENDED
-            end = ends_at(job, self._now_at)
+            end = ends_mono(job, self._now_mono)
             for each in job.shares:
                 room = self._by_uuid.get(each.uuid)
                 if room is not None:
@@ -222,9 +222,9 @@ class _Pass:
         return self._give(job, shape, chosen, tuple(room.share(shape) for room in chosen))
 
     def _give(self, job: Job, shape: Shape, rooms: list[Room], shares: tuple[Share, ...]) -> tuple[Share, ...]:
-        end = inf if shape.limit_seconds is None else self._now_at + shape.limit_seconds
+        end = inf if shape.limit_seconds is None else self._now_mono + shape.limit_seconds
         for room, each in zip(rooms, shares, strict=True):
-            room.hold(Holder(job.id, each.bytes, each.whole, ends_at=end))
+            room.hold(Holder(job.id, each.bytes, each.whole, ends_mono=end))
             room.settle()
         self._find_open()
         return shares
@@ -318,7 +318,7 @@ class _Pass:
         for room in rooms:
             mine = shares[room.gpu.uuid]
             room.holders = [holder for holder in room.holders if holder.job_id != job.id]
-            room.hold(Holder(job.id, mine.bytes, mine.whole, ends_at=ends_at(job, self._now_at)))
+            room.hold(Holder(job.id, mine.bytes, mine.whole, ends_mono=ends_mono(job, self._now_mono)))
             room.settle()
         self._find_open()
         return [Resume(job.id, forced)]
@@ -359,7 +359,7 @@ class _Pass:
     def slips(self, shape: Shape) -> bool:
         """Whether jobs of this shape end before the kept GPUs can all be had: then they delay nobody."""
         limit, until = shape.limit_seconds, self._kept_until
-        return limit is not None and until < inf and self._now_at + limit < until
+        return limit is not None and until < inf and self._now_mono + limit < until
 
     def _wanted_whole(self, asking: Shape) -> Callable[[Room], bool]:
         """Return the test whether a whole-GPU job (other than those asking) waits for a GPU."""
@@ -398,7 +398,7 @@ class _Pass:
         possible = self.possible(shape)
         if len(possible) < shape.gpus:
             return
-        ranked = sorted((room.frees_at(shape), room.gpu.uuid) for room in possible)[: shape.gpus]
+        ranked = sorted((room.frees_mono(shape), room.gpu.uuid) for room in possible)[: shape.gpus]
         self.kept = {uuid: job.id for _, uuid in ranked}
         self.kept_for, self._kept_shape = job.id, shape
         self._kept_until = ranked[-1][0][0]

@@ -14,7 +14,7 @@ from ..lifecycle import IN_LINE, JobState
 from ..model import Job, Obstacle, Reason, Rule, View
 from ..units import PRIORITY_HIGHEST, format_duration, format_of, format_size
 from .placement import Shape, unexplained_bytes
-from .plan import ends_at
+from .plan import ends_mono
 from .words import (
     PROHIBITS,
     be,
@@ -40,21 +40,21 @@ CLOCK_SECONDS = 18 * 3600
 _OURS = (Rule.BUSY, Rule.MEMORY, Rule.BEHIND, Rule.JOBS_PER_GPU, Rule.COMPUTE_MODE)
 
 
-def sentence(reason: Reason, job: Job, view: View, now_at: float) -> str:
+def sentence(reason: Reason, job: Job, view: View, now_mono: float, now_at: float) -> str:
     """Say why a job waits. For many jobs of one view, make one `Teller`."""
-    return Teller(view, now_at).sentence(reason, job)
+    return Teller(view, now_mono, now_at).sentence(reason, job)
 
 
 def help_lines(reason: Reason, job: Job, view: View) -> list[str]:
     """Say what would help, one short line each."""
-    return Teller(view, 0.0).help_lines(reason, job)
+    return Teller(view, 0.0, 0.0).help_lines(reason, job)
 
 
 class Teller:
-    """Tells reasons of one view at one moment (`now_at`, wall-clock)."""
+    """Tells reasons of one view at one moment; its date is only needed to name those of others."""
 
-    def __init__(self, view: View, now_at: float) -> None:
-        self._view, self._now_at = view, now_at
+    def __init__(self, view: View, now_mono: float, now_at: float) -> None:
+        self._view, self._now_mono, self._now_at = view, now_mono, now_at
         self._jobs = {job.id: job for job in view.jobs}
         self._gpus = {gpu.index: gpu for gpu in view.gpus}
         self._told_parts: dict[tuple[int, int | None], tuple[Reason, list[str]]] = {}
@@ -221,9 +221,9 @@ class Teller:
         jobs = [self._jobs[job_id] for job_id in job_ids if job_id in self._jobs]
         if not jobs:
             return "is in use"
-        last = max(jobs, key=lambda job: (ends_at(job, self._now_at), job.id))
-        end = ends_at(last, self._now_at)
-        if inf > end > self._now_at:
+        last = max(jobs, key=lambda job: (ends_mono(job, self._now_mono), job.id))
+        end = ends_mono(last, self._now_mono)
+        if inf > end > self._now_mono:
             return f"by {self._clock(end)} (limit of job {last.id})"
         if len(jobs) > 1:
             return f"when {job_list(job_ids)} end"
@@ -251,13 +251,13 @@ class Teller:
         if found is None:
             if job is None or job.state is not JobState.ENDED:
                 return "its earlier run still holds it"
-            return f"still held by job {job.id}{self._ended(job.ended_at)}"
+            return f"still held by job {job.id}{self._ended(job.ended_mono)}"
         size = "" if found.bytes is None else f"{format_size(found.bytes)} "
-        left = f"left by job {found.job_id}{self._ended(found.ended_at)}"
+        left = f"left by job {found.job_id}{self._ended(found.ended_mono)}"
         return f"{size}still held by pid {found.pid} ({program(found)}), {left}"
 
-    def _ended(self, ended_at: float | None) -> str:
-        return "" if ended_at is None else f", ended {format_duration(self._now_at - ended_at)} ago"
+    def _ended(self, ended_mono: float | None) -> str:
+        return "" if ended_mono is None else f", ended {format_duration(self._now_mono - ended_mono)} ago"
 
     def _unexplained(self, obstacle: Obstacle) -> str:
         gpu = self._gpus.get(obstacle.gpu_index)
@@ -294,14 +294,15 @@ class Teller:
             return ["starting"]
         if job.state in (JobState.PAUSED, JobState.SUSPENDED):
             return [job.state.value]
-        words = [] if job.started_at is None else [f"{format_duration(self._now_at - job.started_at)} so far"]
+        words = [] if job.started_mono is None else [f"{format_duration(self._now_mono - job.started_mono)} so far"]
         if job.state is JobState.STOPPING:
             return [*words, "asked to end"]
-        end = ends_at(job, self._now_at)
-        return [*words, f"ends by {self._clock(end)}"] if inf > end > self._now_at else words
+        end = ends_mono(job, self._now_mono)
+        return [*words, f"ends by {self._clock(end)}"] if inf > end > self._now_mono else words
 
-    def _clock(self, at: float) -> str:
-        return strftime("%H:%M" if at - self._now_at < CLOCK_SECONDS else "%d %b", localtime(at))
+    def _clock(self, mono: float) -> str:
+        seconds = mono - self._now_mono
+        return strftime("%H:%M" if seconds < CLOCK_SECONDS else "%d %b", localtime(self._now_at + seconds))
 
     def _places(self, job: Job) -> list[int]:
         asked = job.request.allowed, job.request.gpus > 1

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 
 from ..model import Job, Obstacle, Reason, Rule
-from .plan import ends_at
+from .plan import ends_mono
 from .reasons import Teller
 from .words import command
 
@@ -73,7 +73,7 @@ class Storyteller(Teller):
         if len(mine) < missing:
             return ""
         end, holders = sorted((self._end_of(each), each.job_ids) for each in mine)[missing - 1]
-        if end == inf or end <= self._now_at:
+        if end == inf or end <= self._now_mono:
             unlimited = sorted({number for each in mine for number in each.job_ids if self._is_unlimited(number)})
             if not unlimited:
                 return ""
@@ -84,12 +84,12 @@ class Storyteller(Teller):
         return f"{turn} by {self._clock(end)} at the latest (limit of {_named(holders)})"
 
     def _end_of(self, obstacle: Obstacle) -> float:
-        ends = [ends_at(self._jobs[number], self._now_at) for number in obstacle.job_ids if number in self._jobs]
+        ends = [ends_mono(self._jobs[number], self._now_mono) for number in obstacle.job_ids if number in self._jobs]
         return max(ends, default=inf)
 
     def _is_unlimited(self, number: int) -> bool:
         job = self._jobs.get(number)
-        return job is not None and ends_at(job, self._now_at) == inf
+        return job is not None and ends_mono(job, self._now_mono) == inf
 
 
 def _named(job_ids: Sequence[int]) -> str:

@@ -66,8 +66,8 @@ Cost = tuple[int, int, tuple[int, ...], float, int, tuple[int, ...]]
 class Victims:
     """Answers for one view, while a plan is made from it."""
 
-    def __init__(self, view: View, now_at: float) -> None:
-        self._now_at, self._bounds, self._yielding, self._patience = now_at, view.bounds, view.yielding, view.patience
+    def __init__(self, view: View, now_mono: float) -> None:
+        self._now_mono, self._bounds, self._yielding, self._patience = now_mono, view.bounds, view.yielding, view.patience
         self._jobs = {job.id: job for job in view.jobs if job.shares}
         self._used = {gpu.uuid: gpu.used for gpu in view.gpus}
         self._free = {gpu.uuid: gpu.free_bytes for gpu in view.gpus}
@@ -89,8 +89,8 @@ class Victims:
         because a moment of that has passed.
         """
         seconds, limit = bound.pause_seconds, job.request.time_limit_seconds
-        if victim.state in _PAUSED and victim.yields_to == job.id and victim.paused_at is not None:
-            seconds += max(0.0, self._now_at - victim.paused_at) + MOMENT_SECONDS
+        if victim.state in _PAUSED and victim.yields_to == job.id and victim.paused_mono is not None:
+            seconds += max(0.0, self._now_mono - victim.paused_mono) + MOMENT_SECONDS
         if bound.short_only:
             return limit is not None and limit <= seconds
         least = self._bounds.least_pause_seconds
@@ -146,13 +146,13 @@ class Victims:
         return bound is not None and bound.pause_seconds <= 0
 
     def _ran(self, victim: Job) -> float:
-        return -1.0 if victim.started_at is None else self._now_at - victim.started_at
+        return -1.0 if victim.started_mono is None else self._now_mono - victim.started_mono
 
     def _returned_ago(self, victim: Job) -> float | None:
         """Return how long ago it came back, if that is too short to be paused again."""
-        if victim.returned_at is None:
+        if victim.returned_mono is None:
             return None
-        ago = self._now_at - victim.returned_at
+        ago = self._now_mono - victim.returned_mono
         return ago if ago < self._bounds.min_return_seconds else None
 
     # Finding a way.

@@ -53,12 +53,13 @@ def row_from_job(job: Job) -> tuple[Any, ...]:
     return (
         job.key, job.name, job.user, job.state.value, job.priority, *_request_values(request),
         identity.boot_id, identity.pid_namespace, identity.pid, identity.start_ticks,
-        b"\0".join(job.argv), job.cwd, job.submitted_at, job.granted_at, job.started_at, job.ended_at, job.attempt,
+        b"\0".join(job.argv), job.cwd, job.submitted_at, job.started_at, job.ended_at, job.attempt,
         job.times_given_way, job.peak_bytes, *_result_values(job.result), job.parent_id, int(job.stub), job.signals,
-        job.retries, job.yields_to, int(job.requeue), job.paused_at, job.returned_at, job.fingerprint, job.learned_bytes,
+        job.retries, job.yields_to, int(job.requeue), job.fingerprint, job.learned_bytes,
         job.output, job.after_jobs, job.once, int(job.detached),
         *((job.row.sweep, job.row.index, job.row.limit) if job.row is not None else (None, None, None)),
-        int(job.output_asked),
+        int(job.output_asked), job.submitted_mono, job.granted_mono, job.started_mono, job.ended_mono, job.paused_mono,
+        job.returned_mono,
     )  # fmt: skip
 
 
@@ -66,10 +67,10 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
     """Make a job of all columns and of the grant that it has, or last had."""
     (
         job_id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way,
-        time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, started_at, ended_at,
+        time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, started_at, ended_at,
         attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
-        signals, retries, yields_to, requeue, paused_at, returned_at, fingerprint, learned_bytes, output, after_jobs, once,
-        detached, sweep, sweep_index, sweep_limit, output_asked, _devices,
+        signals, retries, yields_to, requeue, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep,
+        sweep_index, sweep_limit, output_asked, *mono, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
@@ -77,10 +78,10 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
     return Job(
         job_id, key, name, user, JobState(state), priority, request,
         Identity(boot_id, pid_namespace, pid, start_ticks), tuple(argv.split(b"\0")), cwd, submitted_at, shares,
-        granted_at, started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
-        bool(stub), signals, retries, yields_to, bool(requeue), paused_at, returned_at, fingerprint, learned_bytes,
+        started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
+        bool(stub), signals, retries, yields_to, bool(requeue), fingerprint, learned_bytes,
         output, after_jobs, once, bool(detached), Row(sweep, sweep_index, sweep_limit) if sweep is not None else None,
-        bool(output_asked),
+        bool(output_asked), *mono,
     )  # fmt: skip
 
 

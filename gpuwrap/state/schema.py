@@ -3,29 +3,48 @@
 `job` holds every job ever registered; `share` the grants that stand, gone as soon as nothing of the job holds them;
 `event` every move; `peak` what commands were seen to need, by fingerprint;
 `arbiter` when arbiters started (a few rows); `setting` what must outlive an arbiter (drained GPUs, a job's processes).
-Reasons for waiting are never stored. Lists of jobs read this module: it imports nothing.
+Reasons for waiting are never stored. Times stand as dates (`_at`) and on the clock that decides (`_mono`, see `clocks`), those
+of a job and its events in the boot whose id the job has. Lists of jobs read this module: it imports nothing.
 """
 
-VERSION = 4
+VERSION = 5
+
+# A union, not an "or", which would read every row there ever was.
+LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
 
 # What each version after the first added, by the version it makes.
 ADDED = {
     2: ("sweep INTEGER", "sweep_index INTEGER", "sweep_limit INTEGER"),
     3: ("output_asked INTEGER NOT NULL DEFAULT 0",),
     4: (),  # after_jobs holds runs of numbers
+    5: (
+        "submitted_mono REAL", "granted_mono REAL", "started_mono REAL", "ended_mono REAL", "paused_mono REAL",
+        "returned_mono REAL",
+    ),
+}  # fmt: skip
+# What else is to be done to a database that has jobs. `:ahead` is how far CLOCK_MONOTONIC is ahead of the wall clock.
+CHANGES = {
+    5: (
+        "ALTER TABLE event ADD COLUMN mono REAL",
+        "ALTER TABLE arbiter ADD COLUMN mono REAL",
+        "UPDATE job SET (submitted_mono, granted_mono, started_mono, ended_mono, paused_mono, returned_mono) ="
+        " (min(submitted_at + :ahead, :now), min(granted_at + :ahead, :now), min(started_at + :ahead, :now),"
+        " min(ended_at + :ahead, :now), min(paused_at + :ahead, :now), min(returned_at + :ahead, :now))"
+        f" WHERE boot_id = :boot AND {LIVE}",
+        "UPDATE event SET mono = min(at + :ahead, :now) WHERE job_id IN"
+        f" (SELECT id FROM job WHERE boot_id = :boot AND {LIVE})",
+    ),
 }
 
 JOB_COLUMNS = (
     "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "
-    "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, granted_at, "
+    "time_limit_seconds, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, "
     "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
-    "result_text, parent_id, stub, signals, retries, yields_to, requeue, paused_at, "
-    "returned_at, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep, sweep_index, sweep_limit, "
-    "output_asked, devices"
+    "result_text, parent_id, stub, signals, retries, yields_to, requeue, "
+    "fingerprint, learned_bytes, output, after_jobs, once, detached, sweep, sweep_index, sweep_limit, output_asked, "
+    "submitted_mono, granted_mono, started_mono, ended_mono, paused_mono, returned_mono, devices"
 )  # fmt: skip
 
-# A union, not an "or", which would read every row there ever was.
-LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
 # What of the jobs (a table) that have a name: the latest, and if that is a row, all rows of its sweep.
 LATEST_NAMED = (
     "SELECT {0} FROM {1}, (SELECT id AS latest, sweep AS its_sweep FROM {1} WHERE name = ? ORDER BY id DESC LIMIT 1)"
@@ -54,7 +73,6 @@ CREATE TABLE IF NOT EXISTS job (
     argv BLOB NOT NULL,
     cwd BLOB NOT NULL,
     submitted_at REAL NOT NULL,
-    granted_at REAL,
     started_at REAL,
     ended_at REAL,
     attempt INTEGER NOT NULL,
@@ -70,8 +88,6 @@ CREATE TABLE IF NOT EXISTS job (
     retries INTEGER NOT NULL DEFAULT 0,
     yields_to INTEGER,
     requeue INTEGER NOT NULL DEFAULT 0,
-    paused_at REAL,
-    returned_at REAL,
     fingerprint TEXT,
     learned_bytes INTEGER,
     output BLOB,
@@ -82,7 +98,13 @@ CREATE TABLE IF NOT EXISTS job (
     sweep INTEGER,
     sweep_index INTEGER,
     sweep_limit INTEGER,
-    output_asked INTEGER NOT NULL DEFAULT 0
+    output_asked INTEGER NOT NULL DEFAULT 0,
+    submitted_mono REAL,
+    granted_mono REAL,
+    started_mono REAL,
+    ended_mono REAL,
+    paused_mono REAL,
+    returned_mono REAL
 );
 CREATE INDEX IF NOT EXISTS job_live ON job (state) WHERE state != 'ended';
 CREATE TABLE IF NOT EXISTS share (
@@ -99,7 +121,8 @@ CREATE TABLE IF NOT EXISTS event (
     at REAL NOT NULL,
     from_state TEXT,
     to_state TEXT NOT NULL,
-    why TEXT NOT NULL
+    why TEXT NOT NULL,
+    mono REAL
 );
 CREATE INDEX IF NOT EXISTS event_job ON event (job_id);
 CREATE TABLE IF NOT EXISTS peak (
@@ -112,7 +135,8 @@ CREATE TABLE IF NOT EXISTS arbiter (
     started_at REAL NOT NULL,
     boot_id TEXT NOT NULL,
     pid INTEGER NOT NULL,
-    by_keeper INTEGER NOT NULL
+    by_keeper INTEGER NOT NULL,
+    mono REAL
 );
 CREATE TABLE IF NOT EXISTS setting (
     name TEXT PRIMARY KEY,

@@ -12,11 +12,12 @@
 
 import os
 import sqlite3
-import time
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
+from time import monotonic
 from typing import Any
 
+from ..clocks import Now, boot_id, wall_at
 from ..errors import StoreError
 from ..lifecycle import Event, IllegalMove, JobState, after
 from ..model import Job, Share
@@ -25,7 +26,7 @@ from .mirror import Mirror
 from .paths import DATABASE, Folder
 from .reading import connect, refuse_newer, translate
 from .rows import columns_of, job_from_row, row_from_job, shares_from_text
-from .schema import ADDED, JOB_COLUMNS, LATEST_NAMED, LIVE, TABLES, VERSION
+from .schema import ADDED, CHANGES, JOB_COLUMNS, LATEST_NAMED, LIVE, TABLES, VERSION
 
 _ARBITER_ROWS_KEPT = 20
 
@@ -50,9 +51,20 @@ class Store:
             self._db.execute("PRAGMA synchronous=NORMAL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version < VERSION:
-                self._db.executescript(f"BEGIN IMMEDIATE; {_changes_since(version)} PRAGMA user_version={VERSION}; COMMIT;")
+                self._bring_up_to_date(version)
             self._inode = os.stat(path).st_ino
             self.reload()
+
+    def _bring_up_to_date(self, version: int) -> None:
+        """Add what a database of an earlier version lacks; version 0 is a new one."""
+        now = Now.here()
+        known = {"ahead": now.ahead, "now": now.mono, "boot": now.boot_id}
+        self._db.executescript(f"BEGIN IMMEDIATE; {_changes_since(version)}")
+        for made in CHANGES if version else ():
+            for change in CHANGES[made] if version < made else ():
+                self._db.execute(change, known)
+        self._db.execute(f"PRAGMA user_version={VERSION}")
+        self._db.execute("COMMIT")
 
     def close(self) -> None:
         """Close; the last connection folds the WAL back into the database."""
@@ -169,7 +181,7 @@ class Store:
 
     def grant(self, job: Job, shares: tuple[Share, ...], why: str) -> Job:
         """Move a waiting job to granted, with its grant."""
-        granted = self.move(job, Event.GRANT, why, shares=shares, granted_at=time.time())
+        granted = self.move(job, Event.GRANT, why, shares=shares, granted_mono=monotonic())
         self._write_shares(job.id, shares)
         return granted
 
@@ -197,20 +209,27 @@ class Store:
         self._mirror.put(changed)
         return changed
 
-    def record_arbiter(self, boot_id: str, pid: int, by_keeper: bool) -> None:
+    def record_arbiter(self, pid: int, by_keeper: bool) -> None:
         """Write down that an arbiter started."""
         self._write(
-            "INSERT INTO arbiter (started_at, boot_id, pid, by_keeper) VALUES (?, ?, ?, ?)",
-            (time.time(), boot_id, pid, int(by_keeper)),
+            "INSERT INTO arbiter (started_at, mono, boot_id, pid, by_keeper) VALUES (?, ?, ?, ?, ?)",
+            (wall_at(), monotonic(), boot_id(), pid, int(by_keeper)),
         )
         self._write(
             "DELETE FROM arbiter WHERE id <= (SELECT max(id) FROM arbiter) - ?", (_ARBITER_ROWS_KEPT,)
         )
 
-    def keeper_starts_since(self, at: float) -> int:
-        """Count the arbiters that keepers started since a wall-clock time."""
-        rows = self._read("SELECT count(*) FROM arbiter WHERE by_keeper AND started_at >= ?", (at,))
+    def keeper_starts_within(self, seconds: float) -> int:
+        """Count the arbiters that keepers started so short a time ago."""
+        since = boot_id(), monotonic() - seconds
+        rows = self._read("SELECT count(*) FROM arbiter WHERE by_keeper AND boot_id = ? AND mono >= ?", since)
         return int(rows[0][0])
+
+    def ended_within(self, seconds: float) -> set[int]:
+        """Return the jobs that ended so short a time ago, in this boot."""
+        return {row[0] for row in self._read(
+            "SELECT id FROM job WHERE boot_id = ? AND ended_mono > ?", (boot_id(), monotonic() - seconds)
+        )}  # fmt: skip
 
     def learned_peak(self, fingerprint: str) -> int | None:
         """Return the peak use on one GPU that was seen of a command, None if it was never seen."""
@@ -222,21 +241,21 @@ class Store:
         self._write(
             "INSERT INTO peak (fingerprint, bytes, at) VALUES (?, ?, ?)"
             " ON CONFLICT (fingerprint) DO UPDATE SET bytes = excluded.bytes, at = excluded.at",
-            (fingerprint, size, time.time()),
+            (fingerprint, size, wall_at()),
         )
 
-    def paused_seconds_since(self, job_ids: Sequence[int], at: float) -> float:
-        """Return for how long one of some jobs was paused since a wall-clock time, the present pause included."""
+    def paused_seconds_since(self, job_ids: Sequence[int], since_mono: float) -> float:
+        """Return for how long one of some jobs of this boot was paused since a moment, the present pause included."""
         marks = ", ".join("?" * len(job_ids))
-        rows = self._read(f"SELECT job_id, at, to_state FROM event WHERE job_id IN ({marks}) ORDER BY id", job_ids)
+        rows = self._read(f"SELECT job_id, mono, to_state FROM event WHERE job_id IN ({marks}) ORDER BY id", job_ids)
         paused: set[int] = set()
-        total, begun = 0.0, at
+        total, begun = 0.0, since_mono
         for job_id, moment, state in rows:
             if paused:
-                total += max(0.0, moment - max(begun, at))
+                total += max(0.0, moment - max(begun, since_mono))
             begun = moment
             (paused.add if state in ("paused", "suspended") else paused.discard)(job_id)
-        return total + (max(0.0, time.time() - max(begun, at)) if paused else 0.0)
+        return total + (max(0.0, monotonic() - max(begun, since_mono)) if paused else 0.0)
 
     def evictions(self, job_id: int) -> int:
         """Count how often a job gave way by being ended and run again."""
@@ -291,8 +310,8 @@ class Store:
 
     def _record(self, job_id: int, before: JobState | None, now: JobState, why: str) -> None:
         self._write(
-            "INSERT INTO event (job_id, at, from_state, to_state, why) VALUES (?, ?, ?, ?, ?)",
-            (job_id, time.time(), before.value if before else None, now.value, why),
+            "INSERT INTO event (job_id, at, mono, from_state, to_state, why) VALUES (?, ?, ?, ?, ?, ?)",
+            (job_id, wall_at(), monotonic(), before.value if before else None, now.value, why),
         )
 
     def _write(self, sql: str, values: Iterable[Any], *, guarded: bool = False) -> None:

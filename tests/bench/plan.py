@@ -17,13 +17,16 @@ from gpuwrap.policy.plan import plan
 from gpuwrap.policy.reasons import Teller
 from gpuwrap.units import GIB, MIB
 
-NOW = 1_700_000_000.0
+NOW, DATE = 500_000.0, 1_700_000_000.0
 
 
 def job(number: int, request: Request, shares: tuple[Share, ...] = ()) -> Job:
     state = JobState.RUNNING if shares else JobState.WAITING
     who = Identity("boot", 1, number, number)
-    return Job(number, str(number), None, "anna", state, 0, request, who, (b"python",), b"/", NOW, shares, NOW, NOW)
+    return Job(
+        number, str(number), None, "anna", state, 0, request, who, (b"python",), b"/", DATE, shares, DATE,
+        granted_mono=NOW, started_mono=NOW,
+    )  # fmt: skip
 
 
 def view(gpus: int, waiting: int, distinct: bool) -> View:
@@ -53,7 +56,7 @@ def outranked(gpus: int, waiting: int, wanted: int, per_gpu: int, fits: bool) ->
     for i in range(gpus * per_gpu):
         asked = Request(memory_bytes=size, give_way=ways)
         held.append(
-            replace(job(i + 1, asked, (Share(f"GPU-{i // per_gpu}", i // per_gpu, size, False),)), started_at=NOW - 900)
+            replace(job(i + 1, asked, (Share(f"GPU-{i // per_gpu}", i // per_gpu, size, False),)), started_mono=NOW - 900)
         )
     used = [{each.id: size for each in held if each.shares[0].index == i} for i in range(gpus)]
     cards = tuple(Gpu(f"GPU-{i}", i, "card", 80 * GIB, 8 * GIB, used=used[i]) for i in range(gpus))
@@ -86,7 +89,7 @@ def main() -> None:
             f"{wanted} of {gpus} GPUs with {per_gpu} lower jobs each: {found:.1f} ms if they can be evicted, {none:.1f} if not"
         )
     seen = view(16, 2000, False)
-    made, teller = plan(seen, NOW), Teller(seen, NOW)
+    made, teller = plan(seen, NOW), Teller(seen, NOW, DATE)
     begun = perf_counter()
     for each in seen.jobs[16:]:
         teller.sentence(made.reasons[each.id], each)

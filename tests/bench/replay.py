@@ -110,7 +110,7 @@ class Replay:
             job, recorded = self._live[action.job_id], self._recorded[action.job_id - 1]
             assert len(action.shares) == recorded.request.gpus
             self._live[job.id] = replace(
-                job, state=JobState.RUNNING, shares=action.shares, granted_at=now, started_at=now
+                job, state=JobState.RUNNING, shares=action.shares, granted_mono=now, started_mono=now
             )
             heapq.heappush(self._ends, (now + recorded.duration_seconds, job.id))
             self.waited[job.id] = now - recorded.submit_seconds

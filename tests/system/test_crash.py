@@ -21,11 +21,12 @@ from typing import Any
 import psutil
 import pytest
 from crowd import Crowd
+from earlier import make_version_1
 from proof import GIB, MAYBE, Asked, build_work, claims_on, left_over, no_gpu_is_given_twice
 from waiting import let_pass, wait_until
 from world import World, start_ticks
 
-from gpuwrap.state.schema import ADDED, VERSION
+from gpuwrap.state.schema import VERSION
 
 MakeWorld = Callable[..., World]
 
@@ -374,10 +375,7 @@ def test_a_newer_database_is_one_line_and_is_left_alone(world: World, words: lis
 def test_a_database_of_the_first_version_is_read_and_goes_on(world: World, first: list[str]) -> None:
     """It was made before there were sweeps; whoever only reads cannot change it."""
     closed_world_with_a_job(world)
-    with contextlib.closing(sqlite3.connect(world.database)) as database, database:
-        for column in [column for added in ADDED.values() for column in added]:
-            database.execute(f"ALTER TABLE job DROP COLUMN {column.split()[0]}")
-        database.execute("PRAGMA user_version = 1")
+    make_version_1(world.database)
     done = world.run(*first)
     assert (done.returncode, done.stderr) == (0, "")
     assert world.run("--", "false").returncode == 1

@@ -59,7 +59,7 @@ def started(arbiter: Arbiter, leader: "subprocess.Popen[bytes]", **changes: Any)
     with arbiter.store.batch():
         job = arbiter.store.register(replace(waiting(0), identity=identity, **changes))
         granted = arbiter.store.grant(job, (Share("GPU-sim-1-0", 0, 24 * GIB, True),), "granted")
-        job = arbiter.store.move(granted, Event.TAKE, "taken", started_at=time.time())
+        job = arbiter.store.move(granted, Event.TAKE, "taken", started_at=time.time(), started_mono=time.monotonic())
         pidfd = processes.open_pidfd(identity)
         assert pidfd is not None
         arbiter.adopt(job, None, pidfd)

@@ -15,7 +15,7 @@ PACKAGE = Path(gpuwrap.__file__).parent
 # From below; a layer imports itself and those below it. `host` and `state` never know each other.
 LAYERS = [
     {"errors"},
-    {"units", "wire", "lifecycle", "widths", "stdout"},
+    {"units", "wire", "lifecycle", "widths", "stdout", "clocks"},
     {"options", "model", "restarts", "outputs", "sweeps"},
     {"listed"},
     {"policy"},

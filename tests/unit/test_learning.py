@@ -70,7 +70,7 @@ def ended(
     kind = ResultKind.EXIT if code is not None else ResultKind.SIGNAL
     result = Result(kind, code=code, signal=None if code is not None else 9, text=text)
     job = running(1, share(0, promised), since=seconds)
-    return replace(job, state=JobState.ENDED, peak_bytes=peak, fingerprint="x", ended_at=NOW, result=result)
+    return replace(job, state=JobState.ENDED, peak_bytes=peak, fingerprint="x", ended_mono=NOW, result=result)
 
 
 def test_a_peak_is_raised_at_once_and_lowered_slowly() -> None:

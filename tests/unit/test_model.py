@@ -14,7 +14,7 @@ JOB = Job(7, "key", None, "anna", JobState.WAITING, 0, Request(), Identity("boot
 
 
 def test_a_changed_job_is_equal_to_a_replaced_one() -> None:
-    changes = {"state": JobState.GRANTED, "shares": (Share("GPU-0", 0, 5, False),), "granted_at": 2.5}
+    changes = {"state": JobState.GRANTED, "shares": (Share("GPU-0", 0, 5, False),), "granted_mono": 2.5}
     assert JOB.changed(**changes) == replace(JOB, **changes)  # type: ignore[arg-type]
     assert JOB.changed() == JOB
     assert JOB.changed() is not JOB

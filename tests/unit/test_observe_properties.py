@@ -62,7 +62,7 @@ def worlds(draw: Callable, pids: list[int]) -> World:
             state = draw(st.sampled_from((JobState.RUNNING, JobState.RUNNING, JobState.ENDED)))
             identity = processes.identify(left.pop())
             assert identity is not None
-            jobs[number] = replace(job, identity=identity, state=state, ended_at=NOW if state is JobState.ENDED else None)
+            jobs[number] = replace(job, identity=identity, state=state, ended_mono=NOW if state is JobState.ENDED else None)
             seats[number] = Seat(identity.pid)
             if state is JobState.ENDED:
                 seats[number].kin[identity.pid] = identity

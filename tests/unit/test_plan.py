@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from views import GIB, NOW, TOTAL, applied, foreign, gpu, gpus, in_state, running, share, waiting
+from views import DATE, GIB, NOW, TOTAL, applied, foreign, gpu, gpus, in_state, running, share, waiting
 
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import Bounds, Claim, ComputeMode, Gpu, Job, Leftover, Plan, Request, Row, Rule, View
@@ -201,7 +201,7 @@ def test_a_request_for_more_memory_than_any_gpu_has_waits_without_harm() -> None
 
 def test_ended_jobs_whose_share_still_stands_hold_it() -> None:
     left = Leftover(1, 4711, "python", 20 * GIB, NOW - 180)
-    ended = in_state(running(1, share(0)), JobState.ENDED, ended_at=NOW - 180)
+    ended = in_state(running(1, share(0)), JobState.ENDED, ended_mono=NOW - 180)
     card = gpu(0, free_bytes=4 * GIB, used={1: 20 * GIB}, leftovers=(left,))
     result = made((card,), ended, waiting(2))
     (obstacle,) = result.reasons[2].obstacles
@@ -269,7 +269,7 @@ def test_a_sweep_runs_so_many_rows_at_once_and_keeps_nothing_for_the_others() ->
 @pytest.mark.parametrize("state", ["granted", "running", "paused", "suspended", "stopping"])
 def test_rows_under_way_count_whatever_they_do(state: str) -> None:
     first, *rest = rows(1, range(1, 4), 1)
-    first = in_state(first, JobState(state), shares=(share(0),), started_at=NOW)
+    first = in_state(first, JobState(state), shares=(share(0),), started_mono=NOW)
     assert started(made(gpus(2), first, *rest)) == {}
 
 
@@ -310,5 +310,5 @@ def test_a_plan_of_sweeps_that_was_applied_is_settled() -> None:
 def test_the_sentence_names_the_sweep() -> None:
     jobs = rows(14, range(14, 20), 4)
     view = View(gpus(6), tuple(jobs))
-    told = sentence(plan(view, NOW).reasons[18], jobs[4], view, NOW)
+    told = sentence(plan(view, NOW).reasons[18], jobs[4], view, NOW, DATE)
     assert told == "its turn: sweep 14 runs 4 at once"

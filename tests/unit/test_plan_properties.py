@@ -8,12 +8,12 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from views import GIB, NOW, applied, foreign, gpu, running, share, waiting
+from views import DATE, GIB, NOW, applied, foreign, gpu, running, share, waiting
 
 from gpuwrap.lifecycle import IN_LINE, JobState
 from gpuwrap.model import Bounds, Claim, ComputeMode, ForeignProcess, Gpu, Job, Plan, Rule, View
 from gpuwrap.policy.placement import Holder, Room, Shape
-from gpuwrap.policy.plan import _Pass, ends_at, plan
+from gpuwrap.policy.plan import _Pass, ends_mono, plan
 from gpuwrap.policy.reasons import Teller
 from gpuwrap.units import MIB
 
@@ -255,7 +255,7 @@ def test_fits_and_obstacle_agree(view: View, data: st.DataObject) -> None:
 @settings(max_examples=50, deadline=None)
 def test_every_reason_is_one_printable_line(view: View) -> None:
     made = plan(view, NOW)
-    teller = Teller(applied(view, made), NOW)
+    teller = Teller(applied(view, made), NOW, DATE)
     jobs = {job.id: job for job in view.jobs}
     for number, reason in made.reasons.items():
         lines = [teller.sentence(reason, jobs[number]), *teller.help_lines(reason, jobs[number])]
@@ -266,11 +266,11 @@ def test_every_reason_is_one_printable_line(view: View) -> None:
 @settings(max_examples=50, deadline=None)
 def test_a_job_is_told_the_same_alone_and_among_many(view: View) -> None:
     """Teller, placement and plan remember what most of a line have in common."""
-    made, teller = plan(view, NOW), Teller(view, NOW)
+    made, teller = plan(view, NOW), Teller(view, NOW, DATE)
     jobs = {job.id: job for job in view.jobs}
     for job_id, reason in made.reasons.items():
         job = jobs[job_id]
-        assert teller.sentence(reason, job) == Teller(view, NOW).sentence(plan(view, NOW).reasons[job_id], job)
+        assert teller.sentence(reason, job) == Teller(view, NOW, DATE).sentence(plan(view, NOW).reasons[job_id], job)
 
 
 @given(views())
@@ -282,16 +282,16 @@ def test_what_is_said_of_a_size_holds_up_to_the_next_step(view: View) -> None:
         for job in view.jobs:
             for each in job.shares:
                 if each.uuid == card.uuid:
-                    room.hold(Holder(job.id, each.bytes, each.whole, ends_at=ends_at(job, NOW)))
+                    room.hold(Holder(job.id, each.bytes, each.whole, ends_mono=ends_mono(job, NOW)))
         room.settle()
-        going = sorted(room.holders, key=lambda holder: holder.ends_at)
+        going = sorted(room.holders, key=lambda holder: holder.ends_mono)
         left = [room.left([holder.job_id for holder in going[:count]]).bytes for count in range(len(going) + 1)]
         figures = {room.usable, room._ceiling, room.available, room._potential - room._margin, room.total(), *left}
         steps, said = sorted(room.steps()), dict[object, object]()
         for size in sorted({max(1, figure + more) for figure in figures for more in (-1, 0, 1)}):
             for whole in (False, True):
                 shape = Shape(1, size, None, whole, None, None)
-                words = room.need(shape)[1], room.lasting(shape), room.obstacle(shape), room.fits(shape), room.frees_at(shape)
+                words = room.need(shape)[1], room.lasting(shape), room.obstacle(shape), room.fits(shape), room.frees_mono(shape)
                 assert said.setdefault((bisect_left(steps, size), whole), words) == words
 
 
@@ -314,7 +314,7 @@ def test_a_wide_job_starts_although_small_ones_keep_coming(
     jobs: dict[int, Job] = {}
     number = 2
     for index in range(count * 2):
-        jobs[number] = replace(running(number, share(index % count, 4 * GIB, whole=False), m=4), started_at=NOW)
+        jobs[number] = replace(running(number, share(index % count, 4 * GIB, whole=False), m=4), started_mono=NOW)
         ends[number] = random.randint(1, 6)
         number += 1
     jobs[1] = wide
@@ -334,7 +334,7 @@ def test_a_wide_job_starts_although_small_ones_keep_coming(
             limit_seconds = job.request.time_limit_seconds
             longest = 6 if limit_seconds is None else int(limit_seconds // 10)
             ends[job.id] = step + random.randint(1, longest)
-            jobs[job.id] = replace(job, state=JobState.RUNNING, shares=action.shares, started_at=now, granted_at=now)
+            jobs[job.id] = replace(job, state=JobState.RUNNING, shares=action.shares, started_mono=now, granted_mono=now)
     raise AssertionError("the wide job never started")
 
 
@@ -354,10 +354,10 @@ def test_what_slips_in_never_moves_the_time_at_which_the_first_can_start(limits:
         jobs = {
             key: job
             for key, job in jobs.items()
-            if job.started_at is None or job.started_at + (job.request.time_limit_seconds or 1e9) > now
+            if job.started_mono is None or job.started_mono + (job.request.time_limit_seconds or 1e9) > now
         }
         for action in plan(View(seen, tuple(jobs.values())), now).actions:
             jobs[action.job_id] = replace(
-                jobs[action.job_id], state=JobState.RUNNING, shares=action.shares, started_at=now, granted_at=now
+                jobs[action.job_id], state=JobState.RUNNING, shares=action.shares, started_mono=now, granted_mono=now
             )
     assert jobs[5].state is JobState.RUNNING

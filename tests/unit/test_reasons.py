@@ -3,7 +3,7 @@
 from time import localtime, strftime
 
 import pytest
-from views import GIB, NOW, TOTAL, foreign, gpu, gpus, in_state, running, share, waiting
+from views import DATE, GIB, NOW, TOTAL, foreign, gpu, gpus, in_state, running, share, waiting
 
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import Bounds, Claim, ComputeMode, Gpu, Job, Leftover, View
@@ -14,7 +14,7 @@ from gpuwrap.policy.words import command, safe
 
 def told(job: Job, cards: tuple[Gpu, ...], *others: Job, **view: object) -> str:
     seen = View(cards, (*others, job), **view)  # type: ignore[arg-type]
-    return sentence(plan(seen, NOW).reasons[job.id], job, seen, NOW)
+    return sentence(plan(seen, NOW).reasons[job.id], job, seen, NOW, DATE)
 
 
 def helped(job: Job, cards: tuple[Gpu, ...], *others: Job, **view: object) -> list[str]:
@@ -29,7 +29,7 @@ def test_one_holder_is_named_with_command_and_time() -> None:
 
 def test_a_limit_of_the_holder_gives_an_end_time() -> None:
     text = told(waiting(13), gpus(1), running(12, share(0), time_limit_seconds=9000.0))
-    at = strftime("%H:%M", localtime(NOW + 1800))
+    at = strftime("%H:%M", localtime(DATE + 1800))
     assert text == f"a GPU, 1st in line: job 12 (python train.py, 2 h so far, ends by {at}) has GPU 0"
 
 
@@ -46,7 +46,7 @@ def test_the_place_in_line_is_told() -> None:
 
 
 def test_two_holders_are_both_named() -> None:
-    holders = running(3, share(0), share(1)), in_state(running(4, share(2)), JobState.GRANTED, started_at=None)
+    holders = running(3, share(0), share(1)), in_state(running(4, share(2)), JobState.GRANTED, started_mono=None)
     text = told(waiting(9), gpus(3), *holders)
     assert text == (
         "a GPU, 1st in line: job 3 (python train.py, 2 h so far) has GPUs 0 and 1, job 4 (python train.py, starting) has GPU 2"
@@ -60,7 +60,7 @@ def test_many_holders_are_counted() -> None:
 
 
 def test_a_gpu_kept_free_is_told_with_what_is_still_awaited() -> None:
-    at = strftime("%H:%M", localtime(NOW + 1800))
+    at = strftime("%H:%M", localtime(DATE + 1800))
     text = told(waiting(20, 2), gpus(2), running(9, share(0), time_limit_seconds=9000.0))
     assert text == f"2 GPUs: GPU 1 is kept free for it, GPU 0 by {at} (limit of job 9)"
     text = told(waiting(20, 2), gpus(2), running(9, share(0)))
@@ -71,7 +71,7 @@ def test_a_gpu_kept_free_is_told_with_what_is_still_awaited() -> None:
 
 def test_an_end_far_away_is_a_day() -> None:
     text = told(waiting(20, 2), gpus(2), running(9, share(0), time_limit_seconds=9e5))
-    assert text.endswith(f"GPU 0 by {strftime('%d %b', localtime(NOW + 9e5 - 7200))} (limit of job 9)")
+    assert text.endswith(f"GPU 0 by {strftime('%d %b', localtime(DATE + 9e5 - 7200))} (limit of job 9)")
 
 
 def test_a_job_behind_a_kept_gpu_names_whom_it_is_kept_for() -> None:
@@ -112,7 +112,7 @@ def test_a_strangers_process_and_claim_are_told_by_gpu() -> None:
 
 
 def test_what_an_ended_job_left_is_told() -> None:
-    ended = in_state(running(12, share(1)), JobState.ENDED, ended_at=NOW - 200)
+    ended = in_state(running(12, share(1)), JobState.ENDED, ended_mono=NOW - 200)
     left = Leftover(12, 4711, "python", 20 * GIB, NOW - 200)
     card = gpu(1, free_bytes=4 * GIB, used={12: 20 * GIB}, leftovers=(left,))
     text = told(waiting(13), (card,), ended)

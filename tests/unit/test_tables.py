@@ -5,6 +5,7 @@ from time import process_time
 
 import pytest
 
+from gpuwrap.clocks import Now
 from gpuwrap.lifecycle import JobState
 from gpuwrap.listed import Listed
 from gpuwrap.listing import fold, jobs_as_table
@@ -13,6 +14,7 @@ from gpuwrap.policy.words import safe
 from gpuwrap.tables import Screen, Table, draw
 from gpuwrap.widths import columns, cut
 
+NOW = Now(60.0, 60.0, "b")
 NOTE = "2 GPUs: GPU 1 is kept free for it, GPU 0 when job 1 ends"
 
 
@@ -35,7 +37,7 @@ WHY = {number: ("busy", NOTE, list[str]()) for number in (1, 2, 3)}
 
 
 def drawn(width: int | None) -> list[str]:
-    return jobs_as_table(fold(MIXED), lambda: WHY, 60.0, Screen(width))
+    return jobs_as_table(fold(MIXED), lambda: WHY, NOW, Screen(width))
 
 
 @pytest.mark.parametrize("width", [79, 80, 100, 119, 120, 121, 125, 130, 140, 160, 200, 300])
@@ -74,15 +76,15 @@ def test_colour_adds_nothing_but_colour() -> None:
     import re
 
     for width in (40, 80, 200):
-        plain = jobs_as_table(fold(MIXED), lambda: WHY, 60.0, Screen(width))
-        coloured = jobs_as_table(fold(MIXED), lambda: WHY, 60.0, Screen(width, colour=True))
+        plain = jobs_as_table(fold(MIXED), lambda: WHY, NOW, Screen(width))
+        coloured = jobs_as_table(fold(MIXED), lambda: WHY, NOW, Screen(width, colour=True))
         assert [re.sub(r"\x1b\[\d+m", "", line) for line in coloured] == plain
         assert coloured != plain
 
 
 def test_two_thousand_alike_jobs_are_one_row() -> None:
     jobs = [job(number, None, "python", "t.py", "--lr", str(number)) for number in range(1, 2001)]
-    lines = jobs_as_table(fold(jobs), dict, 60.0, Screen(80))
+    lines = jobs_as_table(fold(jobs), dict, NOW, Screen(80))
     assert len(lines) == 2
     assert lines[1].startswith("1-2000")
     assert lines[1].endswith("2000×  python t.py --lr …")
@@ -95,7 +97,7 @@ def test_two_thousand_distinct_jobs_have_a_row_and_a_reason_each() -> None:
     spent = []
     for _ in range(5):
         begun = process_time()
-        lines = jobs_as_table(fold(jobs), lambda: why, 60.0, Screen(80))
+        lines = jobs_as_table(fold(jobs), lambda: why, NOW, Screen(80))
         spent.append(process_time() - begun)
     assert min(spent) < 0.12
     assert len(lines) == 1 + 2 * 2000
@@ -139,7 +141,7 @@ def test_ended_jobs_are_folded_whatever_gpu_they_had() -> None:
 
     rows = fold([ended(number, number % 2) for number in range(1, 6)])
     assert [len(row) for row in rows] == [5]
-    line = jobs_as_table(rows, dict, 60.0, Screen())[1]
+    line = jobs_as_table(rows, dict, NOW, Screen())[1]
     assert line.split() == ["1-5", "exit", "0", "0", "whole", "5×", "python", "t.py"]
-    alike = jobs_as_table(fold([ended(number, 1) for number in range(1, 6)]), dict, 60.0, Screen())[1]
+    alike = jobs_as_table(fold([ended(number, 1) for number in range(1, 6)]), dict, NOW, Screen())[1]
     assert alike.split() == ["1-5", "exit", "0", "0", "1", "whole", "5×", "python", "t.py"]

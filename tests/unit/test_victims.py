@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from views import GIB, NOW, TOTAL, applied, foreign, gpu, gpus, in_state, running, share, waiting
+from views import DATE, GIB, NOW, TOTAL, applied, foreign, gpu, gpus, in_state, running, share, waiting
 
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import (
@@ -51,7 +51,7 @@ def sharer(number: int, size: int, index: int = 0, held: int | None = None, **ch
 
 
 def paused(job: Job, yields_to: int | None = 99, **changes: object) -> Job:
-    return in_state(job, JobState.PAUSED, yields_to=yields_to, paused_at=NOW - 60, **changes)
+    return in_state(job, JobState.PAUSED, yields_to=yields_to, paused_mono=NOW - 60, **changes)
 
 
 def world(*jobs: Job, count: int = 1, ways: object = PAUSABLE, **changes: object) -> View:
@@ -292,7 +292,7 @@ def test_fewest_victims_then_lowest_rank_then_least_lost_then_least_memory() -> 
     assert actions(world(*two, holder(3, 1, held=9), urgent(), count=2)) == (Pause(3, 50),)
     view = world(requeued(1, 0), requeued(2, 1, priority=-1), urgent(), count=2, ways=RESTARTABLE)
     assert actions(view) == (Evict(2, 50),)
-    young = requeued(2, 1, started_at=NOW - 400)
+    young = requeued(2, 1, started_mono=NOW - 400)
     assert actions(world(requeued(1, 0), young, urgent(), count=2, ways=RESTARTABLE)) == (Evict(2, 50),)
     assert actions(world(holder(1, 0, held=9), holder(2, 1, held=7), urgent(), count=2)) == (Pause(2, 50),)
     assert actions(world(holder(2, 0), holder(1, 1), urgent(), count=2)) == (Pause(2, 50),)
@@ -339,17 +339,17 @@ def test_a_gang_is_never_paused_on_a_gpu_that_is_kept_for_somebody_higher() -> N
 
 
 def test_a_job_that_came_back_from_a_pause_runs_for_a_while_before_the_next() -> None:
-    assert actions(world(holder(1, returned_at=NOW - 299), urgent())) == ()
-    assert actions(world(holder(1, returned_at=NOW - 300), urgent())) == (Pause(1, 50),)
-    view = world(holder(1, returned_at=NOW - 120), urgent())
+    assert actions(world(holder(1, returned_mono=NOW - 299), urgent())) == ()
+    assert actions(world(holder(1, returned_mono=NOW - 300), urgent())) == (Pause(1, 50),)
+    view = world(holder(1, returned_mono=NOW - 120), urgent())
     text = plan(view, NOW).reasons[50].cannot_yield[0][1]
     assert text == "went on only 2 min ago after a pause and may not be restarted (-r)"
 
 
 def test_a_young_job_is_paused_but_not_evicted() -> None:
-    assert actions(world(holder(1, started_at=NOW - 1), urgent())) == (Pause(1, 50),)
-    assert actions(world(requeued(1, started_at=NOW - 299), urgent(), ways=RESTARTABLE)) == ()
-    assert actions(world(requeued(1, started_at=NOW - 300), urgent(), ways=RESTARTABLE)) == (Evict(1, 50),)
+    assert actions(world(holder(1, started_mono=NOW - 1), urgent())) == (Pause(1, 50),)
+    assert actions(world(requeued(1, started_mono=NOW - 299), urgent(), ways=RESTARTABLE)) == ()
+    assert actions(world(requeued(1, started_mono=NOW - 300), urgent(), ways=RESTARTABLE)) == (Evict(1, 50),)
 
 
 def test_several_cuda_processes_are_paused_only_for_newcomers_known_to_be_short() -> None:
@@ -364,7 +364,7 @@ def test_who_was_paused_for_a_newcomer_stays_so_although_a_moment_of_the_limit_h
     """Else it would go on at once, be paused again five minutes later, and the newcomer would never start."""
     five = urgent(time_limit_seconds=300.0)
     limited = Yielding(299.7, short_only=True)
-    gang = replace(holder(1), state=JobState.PAUSED, yields_to=50, paused_at=NOW - 0.3)
+    gang = replace(holder(1), state=JobState.PAUSED, yields_to=50, paused_mono=NOW - 0.3)
     assert actions(world(gang, five, ways=limited)) == (grant(50, 16 * GIB),)
     assert actions(world(gang, urgent(time_limit_seconds=310.0), ways=limited)) == (Resume(1),)
     assert actions(world(replace(gang, yields_to=49), five, ways=limited)) == (Resume(1),)
@@ -580,7 +580,7 @@ def test_a_paused_job_takes_back_only_what_those_beside_it_can_give() -> None:
     never = newcomer(request=holder(9, give_way=GiveWay.NEVER).request)
     view = world(paused(holder(1, priority=100), yields_to=50), never)
     assert (actions(view), plan(view, NOW).stuck) == ((), {1: ((50, "never gives way (--give-way never)"),)})
-    just_back = world(paused(holder(1, priority=100), yields_to=50), newcomer(returned_at=NOW - 10))
+    just_back = world(paused(holder(1, priority=100), yields_to=50), newcomer(returned_mono=NOW - 10))
     assert actions(just_back) == ()
 
 
@@ -602,7 +602,7 @@ def test_an_evicted_job_waits_in_line_at_its_own_rank() -> None:
 
 def told(view: View, number: int = 50) -> str:
     job = next(job for job in view.jobs if job.id == number)
-    return sentence(plan(view, NOW).reasons[number], job, view, NOW)
+    return sentence(plan(view, NOW).reasons[number], job, view, NOW, DATE)
 
 
 def said(view: View, number: int = 50) -> str:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from views import GIB, NOW, TOTAL, applied, foreign, gpu, running, share, waiting
+from views import DATE, GIB, NOW, TOTAL, applied, foreign, gpu, running, share, waiting
 
 from gpuwrap.lifecycle import IN_LINE, JobState
 from gpuwrap.model import Bounds, Evict, GiveWay, Gpu, Grant, Job, Pause, Plan, Resume, View, Yielding
@@ -58,8 +58,8 @@ def worlds(draw: Callable) -> View:
             state=state,
             priority=draw(RANKS),
             request=replace(job.request, give_way=draw(st.sampled_from(GiveWay))),
-            started_at=NOW - draw(ago),
-            returned_at=draw(st.one_of(st.none(), ago.map(lambda seconds: NOW - seconds))),
+            started_mono=NOW - draw(ago),
+            returned_mono=draw(st.one_of(st.none(), ago.map(lambda seconds: NOW - seconds))),
             yields_to=draw(st.sampled_from((None, 20, 21, 99))) if state in (PAUSED, STOPPING) else None,
         )
         jobs.append(job)
@@ -140,13 +140,13 @@ def test_a_victim_is_outranked_by_a_step_allows_it_and_is_within_its_bounds(view
                 assert way.pause_seconds > 0
                 assert way.pause_seconds >= (least if limit is None else min(limit, least))
                 assert not way.short_only or (limit is not None and limit <= way.pause_seconds)
-                assert victim.returned_at is None or NOW - victim.returned_at >= view.bounds.min_return_seconds
+                assert victim.returned_mono is None or NOW - victim.returned_mono >= view.bounds.min_return_seconds
             else:
                 assert victim.state in (RUNNING, PAUSED)
                 assert way.can_evict
                 assert victim.request.give_way is GiveWay.REQUEUE
-                assert victim.started_at is not None
-                assert NOW - victim.started_at >= view.bounds.min_run_seconds
+                assert victim.started_mono is not None
+                assert NOW - victim.started_mono >= view.bounds.min_run_seconds
                 assert view.patience.get(newcomer.id, inf) >= 120
 
 
@@ -212,7 +212,7 @@ def test_what_is_evicted_makes_room_for_the_newcomer_if_everybody_goes_as_asked(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_sentence_is_one_printable_line(view: View) -> None:
     for before, made in rounds(view):
-        teller = Teller(before, NOW)
+        teller = Teller(before, NOW, DATE)
         for job in before.jobs:
             lines = [effect(made, job.id, before)] if job.state in IN_LINE else []
             if job.id in made.reasons:
@@ -273,7 +273,7 @@ class Storm:
     def apply(self, made: Plan, view: View) -> None:
         for job in applied(view, made, self.now).jobs:
             if job.state is JobState.GRANTED:
-                job = replace(job, state=RUNNING, started_at=self.now)
+                job = replace(job, state=RUNNING, started_mono=self.now)
             self.jobs[job.id] = job
         for action in made.actions:
             before = self.moved.setdefault(action.job_id, [])
@@ -293,10 +293,10 @@ class Storm:
             if job.state is PAUSED:
                 self.paused_for[job.id] = self.paused_for.get(job.id, 0.0) + self.STEP
             elif job.state is STOPPING:
-                self.jobs[job.id] = replace(job, state=JobState.WAITING, shares=(), yields_to=None, started_at=None)
+                self.jobs[job.id] = replace(job, state=JobState.WAITING, shares=(), yields_to=None, started_mono=None)
                 self.held[job.id] = 0
             elif job.state is RUNNING:
-                ran = self.now - (job.started_at or 0)
+                ran = self.now - (job.started_mono or 0)
                 self.held[job.id] = max(self.held.get(job.id, 0), self.needs[job.id] // (1 if ran > 60 else 4))
                 self.work[job.id] -= self.STEP
                 if self.work[job.id] <= 0:

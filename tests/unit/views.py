@@ -6,7 +6,8 @@ from gpuwrap.lifecycle import JobState
 from gpuwrap.model import Evict, ForeignProcess, Gpu, Grant, Identity, Job, Pause, Plan, Request, Resume, Share, View
 from gpuwrap.units import GIB
 
-NOW = 1_700_000_000.0
+# This moment on the clock that decides, and as a date.
+NOW, DATE = 500_000.0, 1_700_000_000.0
 TOTAL = 24 * GIB
 HEADROOM = GIB // 2
 
@@ -32,7 +33,8 @@ def waiting(number: int, count: int = 1, priority: int = 0, **request: object) -
     asked = Request(gpus=count, **request)  # type: ignore[arg-type]
     who = Identity("boot", 1, 1000 + number, number)
     argv = (b"/usr/bin/python", b"train.py")
-    return Job(number, f"key {number}", None, "anna", JobState.WAITING, priority, asked, who, argv, b"/home/anna", NOW)
+    job = Job(number, f"key {number}", None, "anna", JobState.WAITING, priority, asked, who, argv, b"/home/anna", DATE)
+    return replace(job, submitted_mono=NOW)
 
 
 def running(number: int, *shares: Share, since: float = 7200, **request: object) -> Job:
@@ -41,8 +43,9 @@ def running(number: int, *shares: Share, since: float = 7200, **request: object)
         waiting(number, len(shares), **request),  # type: ignore[arg-type]
         state=JobState.RUNNING,
         shares=shares,
-        granted_at=NOW - since,
-        started_at=NOW - since,
+        granted_mono=NOW - since,
+        started_at=DATE - since,
+        started_mono=NOW - since,
     )
 
 
@@ -54,20 +57,20 @@ def foreign(pid: int = 991, size: int | None = 31 * GIB, **changes: object) -> F
     return replace(ForeignProcess(pid, "bob", "python", size), **changes)  # type: ignore[arg-type]
 
 
-def applied(view: View, made: Plan, now_at: float = NOW) -> View:
+def applied(view: View, made: Plan, now_mono: float = NOW) -> View:
     """The view once the plan was carried out, before anything has allocated or ended."""
     jobs = {job.id: job for job in view.jobs}
     for action in made.actions:
         job = jobs[action.job_id]
         match action:
             case Grant():
-                jobs[job.id] = in_state(job, JobState.GRANTED, shares=action.shares, granted_at=now_at)
+                jobs[job.id] = in_state(job, JobState.GRANTED, shares=action.shares, granted_mono=now_mono)
             case Pause():
                 assert job.state is JobState.RUNNING
-                jobs[job.id] = in_state(job, JobState.PAUSED, yields_to=action.newcomer_id, paused_at=now_at)
+                jobs[job.id] = in_state(job, JobState.PAUSED, yields_to=action.newcomer_id, paused_mono=now_mono)
             case Resume():
                 assert job.state is JobState.PAUSED
-                jobs[job.id] = in_state(job, JobState.RUNNING, yields_to=None, paused_at=None, returned_at=now_at)
+                jobs[job.id] = in_state(job, JobState.RUNNING, yields_to=None, paused_mono=None, returned_mono=now_mono)
             case Evict():
                 assert job.state in (JobState.RUNNING, JobState.PAUSED)
                 jobs[job.id] = in_state(job, JobState.STOPPING, yields_to=action.newcomer_id)
