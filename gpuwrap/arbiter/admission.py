@@ -5,14 +5,12 @@
 2. What can never be granted is refused before there is a row.
 """
 
-import os
 import time
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..clocks import wall_at
-from ..errors import GpurunError
 from ..host import processes
 from ..lifecycle import JobState
 from ..model import GiveWay, GpuSample, Job, Request
@@ -21,23 +19,14 @@ from ..policy.words import safe
 from ..units import GIB, format_size
 from .bell import Connection
 from .descent import can_give
+from .fields import Refused, Values
 from .learning import fingerprint, needed_bytes, recall
 from .viewing import runs_without
 
 if TYPE_CHECKING:
     from .loop import Arbiter
 
-Values = dict[str, str]
-
 DEMO_HINT = "try it on simulated GPUs: gpurun demo"
-
-
-class Refused(Exception):
-    """A request that cannot be granted, ever: `error` says why."""
-
-    def __init__(self, text: str, *, hint: str | None = None) -> None:
-        self.error = GpurunError(text, hint=hint)
-        super().__init__(text)
 
 
 class Admission:
@@ -51,9 +40,9 @@ class Admission:
         identity = connection.identity
         assert identity is not None
         parent = self._find_parent(connection.pid)
-        argv = processes.command_line(connection.pid)[int(values.get("offset", 0)) :]
+        argv = processes.command_line(connection.pid)[values.get("offset", 0) :]
         cwd = processes.working_folder(connection.pid)
-        known_as = fingerprint(argv, cwd, int(values["script"]) if "script" in values else None)
+        known_as = fingerprint(argv, cwd, values.get("script"))
         peak = recall(known_as, self._arbiter.store.learned_peak)
         learned = needed_bytes(peak) if peak is not None else None
         request = self._read_request(values, parent, learned)
@@ -63,7 +52,7 @@ class Admission:
             name=values.get("name"),
             user=processes.user_name(connection.uid),
             state=JobState.WAITING,
-            priority=int(values.get("priority", 0)),
+            priority=values.get("priority", 0),
             request=request,
             identity=identity,
             argv=argv,
@@ -73,14 +62,14 @@ class Admission:
             parent_id=parent.id if parent else None,
             fingerprint=known_as,
             learned_bytes=learned,
-            stub=values.get("stub") == "1",
+            stub=values.get("stub", False),
             signals=values.get("signals"),
-            retries=int(values.get("retries", 0)),
+            retries=values.get("retries", 0),
             after_jobs=self._read_after(values, parent),
             once=values.get("once"),
-            output=_output(values, connection.pid),
+            output=values["output"] if "output" in values else _output_of(connection.pid),
             output_asked="output" in values,
-            detached=values.get("detach") == "1",
+            detached=values.get("detach", False),
         )
 
     def with_command(self, job: Job, argv: tuple[bytes, ...], script_bytes: int | None, values: Values) -> Job:
@@ -89,7 +78,7 @@ class Admission:
         peak = recall(known_as, self._arbiter.store.learned_peak)
         learned = needed_bytes(peak) if peak is not None else None
         request = job.request
-        if values.get("auto") == "1":
+        if values.get("auto"):
             parent = self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None
             request = self._read_request(values, parent, learned)
         return replace(job, argv=argv, fingerprint=known_as, learned_bytes=learned, request=request)
@@ -129,22 +118,22 @@ class Admission:
         return None
 
     def _read_request(self, values: Values, parent: Job | None, learned: int | None = None) -> Request:
-        gpus = values.get("gpus", "1")
+        gpus = values.get("gpus", 1)
         without = runs_without(self._arbiter.settings, self._arbiter.deciding.look)
-        samples = self._machine(parent) if gpus != "0" and not without else []
-        visible = values.get("visible") if gpus != "0" else None
+        samples = self._machine(parent) if gpus and not without else []
+        visible = values.get("visible") if gpus else None
         allowed = None if without else choose_devices(samples, values.get("device"), values.get("not"), visible)
         if gpus == "all":
-            gpus = str(count_all(samples, allowed))
-        auto = fitting_auto(learned, samples, parent, allowed, int(gpus)) if values.get("auto") == "1" else None
+            gpus = count_all(samples, allowed)
+        auto = fitting_auto(learned, samples, parent, allowed, gpus) if values.get("auto") else None
         request = Request(
-            gpus=int(gpus),
-            memory_bytes=int(values["memory"]) if "memory" in values else auto,
-            memory_percent=float(values["percent"]) if "percent" in values else None,
-            exclusive=values.get("exclusive") == "1",
+            gpus=gpus,
+            memory_bytes=values.get("memory", auto),
+            memory_percent=values.get("percent"),
+            exclusive=values.get("exclusive", False),
             allowed=allowed,
-            give_way=GiveWay(values.get("give_way", GiveWay.PAUSE.value)),
-            time_limit_seconds=float(values["time"]) if "time" in values else None,
+            give_way=values.get("give_way", GiveWay.PAUSE),
+            time_limit_seconds=values.get("time"),
         )
         look = self._arbiter.deciding.look
         if request.gpus and not (look and look.pending):
@@ -221,10 +210,8 @@ class Admission:
         raise Refused(f"no GPU has {wanted}: the largest has {size} (GPU {largest.index})")
 
 
-def _output(values: Values, pid: int) -> bytes | None:
-    """Where the program's stdout will lead: where it was told to, else where its gpurun's leads now."""
-    if "output" in values:
-        return os.fsencode(values["output"])
+def _output_of(pid: int) -> bytes | None:
+    """Where the program's stdout will lead if it was told nothing: where its gpurun's leads now."""
     target = processes.output_target(pid)
     return None if target is None else escaped(target)
 

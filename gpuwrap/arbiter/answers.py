@@ -15,19 +15,21 @@ from ..host import processes
 from ..lifecycle import IN_LINE, STARTED, JobState
 from ..model import Identity, Job, ResultKind
 from ..wire import PROTOCOL
-from .admission import Admission, Refused, depends_on_machine
+from .admission import Admission, depends_on_machine
 from .bell import Connection
+from .fields import KINDS, Lost, Refused, Values, read, version_of
 from .log import log
 from .rehearsal import rehearsed
-from .verbs import Values, Verbs
+from .verbs import Verbs
 from .viewing import DRIVER_OPENING
 
 if TYPE_CHECKING:
     from .loop import Arbiter
 
 
-# What is asked without writing anything, and answered at once.
-READING = ("watch", "explain", "why", "ping")
+
+# What stubs of former versions still say, and nobody needs to hear.
+FORMER = ("ok",)
 
 
 class Poisoned(Exception):
@@ -63,7 +65,6 @@ class Answers:
             "started": self._started,
             "ended": self._ended,
             "release": self._release,
-            "ok": self._acknowledged,
             "pending": self._pending,
             "continued": self._continued,
             **arbiter.sweeps.kinds,
@@ -73,18 +74,25 @@ class Answers:
 
     # --- the bell's side ----------------------------------------------------------------------------------------
 
-    def answer(self, connection: Connection, kind: str, values: Values) -> None:
-        """Handle one request."""
-        if int(values.get("version", 0)) > PROTOCOL:
-            self._too_old(connection)
+    def answer(self, connection: Connection, kind: str, sent: dict[str, str]) -> None:
+        """Handle one request as it was sent. One that cannot be read is refused at once, whatever becomes of the batch."""
+        if kind in FORMER:
             return
-        handler = self._kinds.get(kind)
-        if handler is None:
-            self._arbiter.bell.queue(connection, "refused", text=f"the arbiter does not know {kind}", status=FAILED)
+        try:
+            if version_of(kind, sent) > PROTOCOL:
+                self._too_old(connection)
+                return
+            values = read(kind, sent)
+        except Refused as refused:
+            self._arbiter.bell.send_now(connection, "refused", **_in_packet(refused.error))
             return
+        self._handle(connection, kind, values)
+
+    def _handle(self, connection: Connection, kind: str, values: Values) -> None:
+        """Handle a request that was read."""
         self._asked.append((connection, kind, values))
         try:
-            handler(connection, values)
+            self._kinds[kind](connection, values)
             self._arbiter.store.write_down()  # while it is known who asked for it
         except Refused as refused:
             self.refuse(connection, refused.error)
@@ -128,17 +136,17 @@ class Answers:
         """The batch was not committed."""
         asked, self._asked = self._asked, []
         for connection, kind, values in asked:
-            if kind in READING:
+            lost = KINDS[kind].lost if kind in KINDS else Lost.DROP
+            if kind == "register" or (kind == "sweep" and not self._arbiter.sweeps.has_rows(connection)):
+                self.refuse(connection, GpurunError(f"cannot register job: {err.text.partition(': ')[2]}", hint=err.hint))
+            elif lost is Lost.REPEAT:
                 self._answer_again(connection, kind, values)
-            elif kind in ("take", "become"):
+            elif lost is Lost.AGAIN:
                 self._arbiter.bell.queue(connection, "again")
-            elif kind == "register" or (kind == "sweep" and not self._arbiter.sweeps.has_rows(connection)):
-                doing = GpurunError(f"cannot register job: {err.text.partition(': ')[2]}", hint=err.hint)
-                self.refuse(connection, doing)
-            elif kind in ("ended", "row", "sweep", "forsake"):
-                self._arbiter.bell.drop(connection)  # it comes back, and says so again
+            elif lost is Lost.DROP:
+                self._arbiter.bell.drop(connection)
                 self.gone(connection)
-            elif kind not in ("rows", "failed", "continued", "started", "ok", "pending"):
+            elif lost is Lost.REFUSE:
                 self.refuse(connection, err)
 
     def _answer_again(self, connection: Connection, kind: str, values: Values) -> None:
@@ -154,10 +162,11 @@ class Answers:
 
     def refuse(self, connection: Connection, err: GpurunError) -> None:
         """Say why what was asked is not done."""
-        self._arbiter.bell.queue(connection, "refused", text=err.text, hint=err.hint, status=err.status)
+        self._arbiter.bell.queue(connection, "refused", **_in_packet(err))
 
     def _too_old(self, connection: Connection) -> None:
         log("old", "a client speaks a newer protocol: leaving to let it start its own arbiter")
+        self._asked.append((connection, "old", {}))
         self._arbiter.bell.queue(connection, "old")
         self._arbiter.make_room()
 
@@ -182,6 +191,8 @@ class Answers:
             return
         if self.machine_unknown(connection, "register", values):
             return
+        if connection.pidfd is None:  # the end of its process would not be seen
+            raise Refused("cannot register job: this connection is another job's, or its process has ended")
         job = arbiter.store.register(self.admission.read_job(connection, values, key))
         arbiter.adopt(job, connection, connection.give_pidfd())
         self._note_wishes(job, values)
@@ -223,14 +234,14 @@ class Answers:
 
     def _note_wishes(self, job: Job, values: Values) -> None:
         seat = self._arbiter.seats[job.id]
-        seat.tty = int(values["tty"]) if "tty" in values else None
+        seat.tty = values.get("tty")
         seat.visible = values.get("visible")
         if "wait" in values:
-            self.limit_wait(job, float(values["wait"]))
-        if values.get("offset") == "0":  # a block in a program: what that forks keeps the connection when it dies
+            self.limit_wait(job, values["wait"])
+        if values.get("offset") == 0:  # a block in a program: what that forks keeps the connection when it dies
             self._arbiter.watch_leader(job.id)
         if "rests" in values:
-            seat.mute, seat.rests_until_mono = True, time.monotonic() + float(values["rests"])
+            seat.mute, seat.rests_until_mono = True, time.monotonic() + values["rests"]
 
     def limit_wait(self, job: Job, seconds: float) -> None:
         """Have a job leave the line after so long."""
@@ -256,7 +267,7 @@ class Answers:
         One that says which GPUs, or all, waits until the driver has been opened as well: which they are is not known before.
         """
         look = self._arbiter.deciding.look
-        if values.get("gpus") == "0" or (look is not None and not (look.pending and depends_on_machine(values))):
+        if values.get("gpus") == 0 or (look is not None and not (look.pending and depends_on_machine(values))):
             return False
         self.put_off(connection, kind, values)
         asked_mono = self._put_off_since.setdefault(connection, time.monotonic())
@@ -266,12 +277,12 @@ class Answers:
 
     def _tell_opening(self, connection: Connection, kind: str, values: Values, asked_mono: float) -> None:
         """Say for what a request without a number waits; one whose wait limit has passed is not registered any more."""
-        if kind == "register" and "wait" in values and time.monotonic() >= asked_mono + float(values["wait"]):
+        if kind == "register" and "wait" in values and time.monotonic() >= asked_mono + values["wait"]:
             self._put_off = [each for each in self._put_off if each[0] is not connection]
             self._arbiter.bell.queue(connection, "end", kind=ResultKind.WAIT_LIMIT.value, text=DRIVER_OPENING)
         elif kind == "register" and "tty" in values:
             stat = processes.read_stat(connection.pid)
-            draws = int(values["tty"]) > 0 and stat is not None and stat.foreground == stat.group
+            draws = values["tty"] > 0 and stat is not None and stat.foreground == stat.group
             self._arbiter.bell.queue(connection, "wait" if draws else "note", text=f"waits for a GPU: {DRIVER_OPENING}")
 
     def put_off(self, connection: Connection, kind: str, values: Values) -> None:
@@ -285,7 +296,7 @@ class Answers:
         if self._put_off or self._put_off_since:
             waiting, self._put_off = self._put_off, []
             for connection, kind, values in waiting:
-                self.answer(connection, kind, values)
+                self._handle(connection, kind, values)
             still = {connection for connection, _, _ in self._put_off}
             self._put_off_since = {each: since for each, since in self._put_off_since.items() if each in still}
         look = self._arbiter.deciding.look
@@ -326,7 +337,7 @@ class Answers:
     def _failed(self, connection: Connection, values: Values) -> None:
         job = self._job_of(connection)
         if job is not None and job.state in STARTED:
-            self._arbiter.enforcer.not_runnable(job, int(values["status"]), values.get("cause", ""))
+            self._arbiter.enforcer.not_runnable(job, values["status"], values.get("cause", ""))
 
     def _started(self, connection: Connection, values: Values) -> None:
         job = self._job_of(connection)
@@ -346,13 +357,10 @@ class Answers:
             arbiter.enforcer.cancel(job, ResultKind.CANCELLED, "given up while it waited")
         elif job is not None and job.state in STARTED:
             if "looked" not in values:  # what it holds now counts: the last look is too old, however fresh
-                self.put_off(connection, "release", values | {"looked": "1"})
+                self.put_off(connection, "release", values | {"looked": True})
                 return
             held = arbiter.enforcer.block_ended(job, int(values["failed"]))
         arbiter.bell.queue(connection, "done", held=held)
-
-    def _acknowledged(self, connection: Connection, values: Values) -> None:
-        """A stub has heard that its job is paused or goes on; nothing waits for it: what was sent comes in order."""
 
     def _pending(self, connection: Connection, _values: Values) -> None:
         """Somebody asks a paused job to end: it goes on to receive it."""
@@ -395,8 +403,12 @@ class Answers:
         if self.machine_unknown(connection, "rehearse", values):
             return
         job = self.admission.read_job(connection, values, "rehearsal")
-        self.rehearsals.append((connection, job, float(values["wait"]) if "wait" in values else None))
+        self.rehearsals.append((connection, job, values.get("wait")))
         self._arbiter.deciding.touch()
+
+
+def _in_packet(err: GpurunError) -> dict[str, object]:
+    return {"text": err.text, "hint": err.hint, "status": err.status}
 
 
 def _key(identity: Identity, values: Values) -> str:

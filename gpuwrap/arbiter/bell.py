@@ -230,7 +230,7 @@ class Bell:
     def _read(self, connection: Connection) -> None:
         while connection.fd in self.connections:
             try:
-                packet = connection.socket.recv(PACKET)
+                packet = connection.socket.recv(PACKET + 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -239,6 +239,8 @@ class Bell:
                 self._gone(connection)
                 return
             try:
+                if len(packet) > PACKET:  # the kernel has cut it off somewhere
+                    raise ValueError("longer than any packet")
                 kind, values = unpack(packet)
             except ValueError:
                 self._gone(connection)

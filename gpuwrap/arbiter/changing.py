@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING
 from ..lifecycle import IN_LINE, JobState
 from ..model import GpuSample, Job, Request
 from ..units import format_limit, format_size
-from .admission import Admission, Refused, choose_devices, count_all, fitting_auto
+from .admission import Admission, choose_devices, count_all, fitting_auto
+from .fields import Refused, Values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .loop import Arbiter
 
-Values = dict[str, str]
-
 ALWAYS = ("time", "name")
-KNOWN = ("gpus", "memory", "percent", "auto", "exclusive", "device", "not", "priority", "wait", *ALWAYS)
 
 
 def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -> tuple[bool, str]:
     """Change one job; whether it was done, and what to say."""
-    wanted = {name: value for name, value in values.items() if name in KNOWN}
+    wanted = {name: value for name, value in values.items() if name != "jobs"}
     if job.state is JobState.ENDED:
         return False, "has already ended"
     if job.state not in IN_LINE and any(name not in ALWAYS for name in wanted):
@@ -37,10 +35,7 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
     except Refused as refused:
         return False, refused.error.text
     changes: dict[str, object] = {"request": request}
-    if "priority" in wanted:
-        changes["priority"] = int(wanted["priority"])
-    if "name" in wanted:
-        changes["name"] = wanted["name"]
+    changes |= {name: wanted[name] for name in ("priority", "name") if name in wanted}
     after = arbiter.store.change(job, **changes)
     told = _told(job, after, arbiter.deciding.look.samples if arbiter.deciding.look is not None else [])
     if "wait" in wanted:
@@ -50,8 +45,8 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
     return True, ", ".join(told) or "as it was"
 
 
-def _limit_wait(arbiter: "Arbiter", job: Job, wanted: str) -> str:
-    seconds = None if wanted == "none" else float(wanted)
+def _limit_wait(arbiter: "Arbiter", job: Job, wanted: float | str) -> str:
+    seconds = None if isinstance(wanted, str) else wanted
     if seconds is None:
         arbiter.answers.wait_for_ever(job)
     else:
@@ -69,26 +64,24 @@ def _changed(arbiter: "Arbiter", admission: Admission, job: Job, wanted: Values)
         request = replace(request, allowed=_chosen(arbiter, admission, job, wanted))
     if "gpus" in wanted:
         gpus = wanted["gpus"]
-        count = int(gpus) if gpus != "all" else count_all(admission.machine_of(job), request.allowed)
+        count = gpus if gpus != "all" else count_all(admission.machine_of(job), request.allowed)
         request = replace(request, gpus=count)
     if wanted.get("memory") == "whole":
         request = replace(request, memory_bytes=None, memory_percent=None, exclusive=False)
-    elif "auto" in wanted:
+    elif wanted.get("auto"):
         machine, outer = admission.machine_of(job), admission.outer_of(job)
         size = fitting_auto(job.learned_bytes, machine, outer, request.allowed, request.gpus)
         request = replace(request, memory_bytes=size, memory_percent=None, exclusive=request.exclusive and size is not None)
     elif "memory" in wanted or "percent" in wanted:
         request = replace(
-            request,
-            memory_bytes=int(wanted["memory"]) if "memory" in wanted else None,
-            memory_percent=float(wanted["percent"]) if "percent" in wanted else None,
+            request, memory_bytes=wanted.get("memory"), memory_percent=wanted.get("percent")
         )
-    if "exclusive" in wanted:
+    if wanted.get("exclusive"):
         if request.memory_bytes is None and request.memory_percent is None:
             raise Refused("it has no -m: GPUs are never shared without")
         request = replace(request, exclusive=True)
     if "time" in wanted:
-        request = replace(request, time_limit_seconds=None if wanted["time"] == "none" else float(wanted["time"]))
+        request = replace(request, time_limit_seconds=None if wanted["time"] == "none" else wanted["time"])
     return request
 
 

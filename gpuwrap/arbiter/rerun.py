@@ -29,12 +29,11 @@ from ..restarts import (
 )
 from ..units import PRIORITY_WORDS
 from .bell import Connection
+from .fields import Values
 from .log import log
 
 if TYPE_CHECKING:
     from .loop import Arbiter
-
-Values = dict[str, str]
 
 NET_SECONDS = 5.0
 NET_AGAIN_SECONDS = 2.0
@@ -236,19 +235,19 @@ class Reruns:
         bell.queue(connection, "job", id=job.id)
         if job.state not in STARTED:
             return
-        self._arbiter.seats[job.id].attempt_begun = int(values["attempt"])
+        self._arbiter.seats[job.id].attempt_begun = values.get("attempt", 0)
         self._arbiter.watch_leader(job.id)
         bell.queue(connection, "on")
         if job.requeue:
             self._ask(job)
-        if values.get("held") == "1" and job.state is not JobState.PAUSED:
+        if values.get("held") and job.state is not JobState.PAUSED:
             self._arbiter.pausing.let_go(job)  # stopped by an arbiter that died before it had written so
         self._arbiter.pausing.look_again(job.id)
 
     def started(self, job: Job, values: Values) -> None:
         """The program runs."""
-        log("started", f"job {job.id}: attempt {values.get('attempt')}, pid {values.get('child')}")
-        self._arbiter.seats[job.id].attempt_begun = int(values["attempt"])
+        log("started", f"job {job.id}: attempt {values['attempt']}, pid {values.get('child')}")
+        self._arbiter.seats[job.id].attempt_begun = values["attempt"]
         self._arbiter.pausing.look_again(job.id)
 
     def ended(self, connection: Connection, job: Job | None, values: Values) -> None:
@@ -257,9 +256,8 @@ class Reruns:
             self._arbiter.bell.queue(connection, "exit")
             return
         ending = Ending(
-            int(values["attempt"]), int(values["status"]), float(values.get("seconds", 60)), values.get("asked") == "1",
-            values.get("interrupted") == "1", int(values.get("failures", 0)), int(values.get("reruns", 0)),
-            int(values.get("short", 0)),
+            values["attempt"], values["status"], values.get("seconds", 60.0), values.get("asked", False),
+            values.get("interrupted", False), values.get("failures", 0), values.get("reruns", 0), values.get("short", 0),
         )  # fmt: skip
         if job.state not in STARTED or ending.attempt < job.attempt:
             # Judged already; the answer was lost.

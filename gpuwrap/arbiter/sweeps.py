@@ -21,20 +21,20 @@ from ..host import processes
 from ..lifecycle import IN_LINE, JobState
 from ..model import Identity, Job, ResultKind, Row
 from ..outputs import with_index
-from ..sweeps import MOST_ROWS, argv_of, from_words, in_words
+from ..sweeps import MOST_ROWS, in_words
 from .bell import Connection
 from .enforce import OFFER_SECONDS, STALE_SECONDS
+from .fields import Refused, Values
 from .log import log
 from .seats import Seat
 
 if TYPE_CHECKING:
     from .loop import Arbiter
 
-Values = dict[str, str]
 # A child needs some milliseconds to come for its row, more of them on a busy machine.
 OFFERS_AT_ONCE = 16
-# Index, line (None: the command line of the process), and the size of its script.
-Piece = tuple[int, bytes | None, int | None]
+# Index, what it runs (None: the command line of the process), and the size of its script.
+Piece = tuple[int, tuple[bytes, ...] | None, int | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -73,27 +73,25 @@ class Sweeps:
 
     def _rows(self, connection: Connection, values: Values) -> None:
         """A part of the rows; `sweep` follows, and says how many there are."""
-        indices = from_words(values["indices"])
-        lines: list[bytes | None] = [None] * len(indices)
-        sizes: list[int | None] = [None] * len(indices)
-        if "lines" in values:
-            lines = [*os.fsencode(values["lines"]).split(b"\n")]
-            sizes = [None if text == "-" else int(text) for text in values["scripts"].split()]
+        indices = values["indices"]
+        nothing = [None] * len(indices)
+        commands, sizes = values.get("lines", nothing), values.get("scripts", nothing)
         pieces = self._pieces.setdefault(connection, [])
-        pieces += zip(indices, lines, sizes, strict=True)
-        if len(pieces) > MOST_ROWS:
-            raise ValueError("too many rows")
+        every = [*(index for index, _argv, _size in pieces), *indices]
+        if len(every) > MOST_ROWS or len(set(every)) < len(every) or not len(indices) == len(commands) == len(sizes):
+            raise Refused(f"cannot register rows: at most {MOST_ROWS}, each index once, and a command and a size for each")
+        pieces += zip(indices, commands, sizes, strict=True)
 
     def _sweep(self, connection: Connection, values: Values) -> None:
         arbiter = self._arbiter
         pieces = self._pieces.get(connection, [])
-        if len(pieces) != int(values["count"]):  # the connection broke in between
+        if len(pieces) != values["count"]:  # the connection broke in between
             arbiter.bell.drop(connection)
             self.gone(connection)
             return
         assert connection.identity is not None
         prefix = f"{_begin(connection.identity)}{values['key']}:"
-        known = [arbiter.store.find_key(prefix + str(index)) for index, _line, _size in pieces]
+        known = [arbiter.store.find_key(prefix + str(index)) for index, _argv, _size in pieces]
         if not any(known) and pieces:
             if arbiter.answers.machine_unknown(connection, "sweep", values):
                 return
@@ -105,7 +103,7 @@ class Sweeps:
             if job is not None and job.id in arbiter.seats:
                 arbiter.seats[job.id].visible = values.get("visible")
         if "wait" in values:
-            arbiter.answers.limit_waits([job for job in jobs if job is not None], float(values["wait"]))
+            arbiter.answers.limit_waits([job for job in jobs if job is not None], values["wait"])
         name = next((job.name for job in jobs if job is not None), None)
         arbiter.bell.queue(connection, "sweep", ids=in_words([job.id if job else 0 for job in jobs]), name=name)
         arbiter.deciding.touch()
@@ -115,16 +113,15 @@ class Sweeps:
         arbiter = self._arbiter
         base = arbiter.answers.admission.read_job(connection, values, prefix)
         first = arbiter.store.next_id()
-        limit = int(values["limit"]) if "limit" in values else None
         base = replace(base, name=base.name or f"sweep-{first}")
         sweep = self._meet(connection)
         jobs: list[Job | None] = []
-        for index, line, size in pieces:
+        for index, argv, size in pieces:
             job = base
-            if line is not None:
-                job = arbiter.answers.admission.with_command(base, argv_of(line), size, values)
+            if argv is not None:
+                job = arbiter.answers.admission.with_command(base, argv, size, values)
             output = with_index(base.output, index) if base.output is not None and "output" in values else base.output
-            job = replace(job, key=prefix + str(index), row=Row(first, index, limit), output=output)
+            job = replace(job, key=prefix + str(index), row=Row(first, index, values.get("limit")), output=output)
             job = arbiter.store.register(job)
             self._seat(job, sweep)
             jobs.append(job)
@@ -324,7 +321,7 @@ class Sweeps:
     def _become(self, connection: Connection, values: Values) -> None:
         """A child of the process takes a row over that was offered."""
         arbiter = self._arbiter
-        job = arbiter.store.find(int(values["row"]))
+        job = arbiter.store.find(values["row"])
         if job is not None and job.identity == connection.identity:
             arbiter.answers.returned(connection, job, values)
             return
@@ -367,9 +364,8 @@ class Sweeps:
     def _row_ended(self, connection: Connection, values: Values) -> None:
         """A child of the process ended; its parent knows how."""
         arbiter = self._arbiter
-        job = arbiter.store.find(int(values["row"]))
+        job, index = arbiter.store.find(values["row"]), values["index"]
         assert connection.identity is not None
-        index = int(values["index"])
         mine = job is not None and job.key == f"{_begin(connection.identity)}{values['key']}:{index}"
         if job is None or not mine or job.state is JobState.ENDED:
             arbiter.bell.queue_rows(connection, "over", index)
@@ -378,7 +374,7 @@ class Sweeps:
             if job.state is JobState.GRANTED:
                 arbiter.enforcer.offer(job)
         else:
-            arbiter.enforcer.leader_ended(job.id, int(values["status"]))
+            arbiter.enforcer.leader_ended(job.id, values["status"])
             arbiter.bell.queue_rows(connection, "over", index)
 
     def _forsake(self, connection: Connection, values: Values) -> None:
@@ -386,7 +382,7 @@ class Sweeps:
         sweep = self._of(connection)
         if sweep is None:
             return
-        for job_id in [int(values["row"])] if "row" in values else list(sweep.rows):
+        for job_id in [values["row"]] if "row" in values else list(sweep.rows):
             job = self._arbiter.store.live.get(job_id)
             if job is not None and job_id in sweep.rows:
                 status = FAILED if "row" in values else None

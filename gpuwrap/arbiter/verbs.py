@@ -17,13 +17,12 @@ from ..policy.effects import effect
 from ..policy.words import ordinal
 from .bell import Connection
 from .changing import change
+from .fields import Values
 from .killing import SPARED
 
 if TYPE_CHECKING:
     from .answers import Answers
     from .loop import Arbiter
-
-Values = dict[str, str]
 
 
 class Verbs:
@@ -54,13 +53,13 @@ class Verbs:
         self._watchers.pop(connection, None)
 
     def _kill(self, connection: Connection, values: Values) -> None:
-        number = int(values["signal"]) if "signal" in values else None
+        number = values.get("signal")
         by = processes.user_name(connection.uid)
         done = []
         for job in self._jobs(values):
             if isinstance(job, int):
                 done.append([job, False, "no such job"])
-            elif values.get("requeue") == "1":
+            elif values.get("requeue"):
                 done.append([job.id, *self._arbiter.reruns.evict_by_hand(job, by)])
             elif job.state is JobState.ENDED and job.id not in self._arbiter.leftovers:
                 strays = self._arbiter.killing.kill_strays(job, number)
@@ -115,7 +114,7 @@ class Verbs:
             if job.state is JobState.ENDED:
                 done.append([job.id, False, "has already ended"])
                 continue
-            wanted = job.priority + int(values["by"]) if "by" in values else int(values["priority"])
+            wanted = job.priority + values["by"] if "by" in values else values["priority"]
             wanted = max(-100, min(100, wanted))
             self._arbiter.store.change(job, priority=wanted)
             done.append([job.id, True, f"priority {job.priority} → {wanted}"])
@@ -165,9 +164,9 @@ class Verbs:
     def _jobs(self, values: Values) -> list[Job | int]:
         """Return the jobs named by number; the number itself where there is no such job."""
         found: list[Job | int] = []
-        for text in values["jobs"].split():
-            job = self._arbiter.store.find(int(text))
-            found.append(job if job is not None else int(text))
+        for number in values["jobs"]:
+            job = self._arbiter.store.find(number)
+            found.append(job if job is not None else number)
         return found
 
     def _leave(self, connection: Connection, _values: Values) -> None:
@@ -179,7 +178,7 @@ class Verbs:
         self._arbiter.bell.queue(connection, "done", text="")
 
     def _watch(self, connection: Connection, values: Values) -> None:
-        waited = {int(text) for text in values["jobs"].split()}
+        waited = set(values["jobs"])
         running = {
             job_id
             for job_id in waited
@@ -200,19 +199,19 @@ class Verbs:
             self._arbiter.bell.queue(connection, "done", text="")
 
     def _explain(self, connection: Connection, values: Values) -> None:
-        job_ids = [int(text) for text in values["jobs"].split()]
+        job_ids = values["jobs"]
         looked_at: set[int] = set()
         for job_id in job_ids:
             self._note_stop(job_id, looked_at)
-        told = self._arbiter.lines.explain_all(job_ids, listed=values.get("listed") == "1")
-        if values.get("plain") == "1":  # so that who lists jobs need not import json
+        told = self._arbiter.lines.explain_all(job_ids, listed=values.get("listed", False))
+        if values.get("plain"):  # so that who lists jobs need not import json
             text = "\n".join(["\t".join((str(job_id), rule, line, *helps)) for job_id, (rule, line, helps) in told.items()])
         else:
             text = json.dumps(told)
         self._arbiter.bell.queue_long(connection, text)
 
     def _why(self, connection: Connection, values: Values) -> None:
-        job = self._arbiter.store.live.get(int(values["job"]))
+        job = self._arbiter.store.live.get(values["job"])
         if job is not None:
             self._note_stop(job.id, set())
         words = self._arbiter.lines.tell(job) if job is not None else None
@@ -231,7 +230,7 @@ class Verbs:
     def _drain(self, connection: Connection, values: Values) -> None:
         if self._look_stale(connection, "drain", values):
             return
-        done = self._arbiter.inventory.drain(values["list"], values["drained"] == "1")
+        done = self._arbiter.inventory.drain(values["list"], values["drained"])
         self._arbiter.bell.queue_long(connection, json.dumps(done))
 
     def _look_stale(self, connection: Connection, kind: str, values: Values) -> bool:

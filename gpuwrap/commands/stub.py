@@ -258,10 +258,8 @@ class Stub(Launch):
                 self.ending.begin(values["signals"])
         elif kind == "pausing":
             self.child.held = True
-            self.hearing.say("ok", what=kind)
         elif kind == "resuming":
             self.child.held = False
-            self.hearing.say("ok", what=kind)
             if self.go_on_missed:
                 self.go_on_missed = False
                 self.child.go_on()

@@ -371,7 +371,7 @@ def test_a_client_killed_at_every_step_of_its_hand_off_leaves_the_gpu_to_the_nex
 
 
 def test_what_a_commit_leaves_to_do_is_done_though_the_next_batch_is_undone(counting: str) -> None:
-    """A mad request comes just after the commit by which one job ended and the next was granted, together with its answer."""
+    """A mistake of ours follows just after the commit by which one job ended and the next was granted, with its answer."""
     with World("1x24G", command=counting) as world:
         gate = world.directory / "gate"
         program = ["sh", "-c", f"until [ -e {gate} ]; do sleep 0.02; done"]
@@ -379,13 +379,15 @@ def test_what_a_commit_leaves_to_do_is_done_though_the_next_batch_is_undone(coun
         wait_until(lambda: world.state(1) == "running", "the job to run")
         following = world.start("--", "true")
         wait_until(lambda: world.state(2) == "waiting", "the next to wait")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as mad:
-            mad.connect(str(world.bell))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as unlucky:
+            unlucky.connect(str(world.bell))
             arm(world, "arbiter", "nap", "committed")
             gate.touch()
             wait_until(lambda: not is_armed(world), "the arbiter to nap")
-            mad.send(b"register\0version=1")
-            assert mad.recv(65536).startswith(b"refused\0text=the arbiter cannot register: ")
+            (world.directory / "mistaken").touch()
+            unlucky.send(b"register\0version=1\0key=a")
+            assert unlucky.recv(65536).startswith(b"refused\0text=the arbiter cannot register: ")
+            (world.directory / "mistaken").unlink()
         assert (client.wait(10), following.wait(10)) == (0, 0)
         wait_until(lambda: "ended: job 1: exit 0" in world.last_words(), "the end to be in the log")
 

@@ -1,0 +1,273 @@
+"""What is sent over the bell: each field of each request is read, and a mistake refuses its own request and nothing else."""
+
+import ast
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from waiting import wait_until
+from world import World
+
+import gpuwrap
+from gpuwrap.arbiter.fields import KINDS
+from gpuwrap.wire import PACKET, PROTOCOL, pack, unpack
+
+# What is said through a pipe of gpurun's own, between a launch in the background and who started it, or an arbiter and its
+# summoner.
+NOT_OVER_THE_BELL = {"job", "refused", "over", "failed", "ready"}
+HUGE = "9" * 5000
+WRONG = ["", "x", "-3", "nan", "inf", "1e999", " 1", "1_0", "٣", "0x1", "\udcff", "\x1b[2J", "1 x", "1-", "3-1", "1,,2", HUGE]
+RIGHT = ["0", "1", "2", "7", "100", "100000", "2147483648", str(2**63 - 1), str(2**63), "0.5", "-100", "all", "none", "whole"]
+
+
+def line_to(world: World) -> socket.socket:
+    """A connection to the arbiter."""
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    line.settimeout(30)
+    folder = os.open(world.folder, os.O_PATH)
+    try:
+        line.connect(f"/proc/self/fd/{folder}/bell")
+    finally:
+        os.close(folder)
+    return line
+
+
+def answer(line: socket.socket) -> tuple[str, dict[str, str]]:
+    packet = line.recv(PACKET)
+    assert packet, "the arbiter broke the connection"
+    return unpack(packet)
+
+
+@pytest.fixture
+def busy(world: World) -> World:
+    """A world with a job that has both GPUs and one that waits for them."""
+    world.start("-g", "2", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    world.start("true")
+    wait_until(lambda: world.state(2) == "waiting", "job 2 to wait")
+    return world
+
+
+REFUSED = {
+    "a version that is no number": b"ping\0version=x",
+    "a version of nothing": b"ping\0version=",
+    "a version of 5000 digits": f"ping\0version={HUGE}".encode(),
+    "fewer GPUs than none": b"register\0key=a\0gpus=-3",
+    "GPUs that are no number": b"register\0key=a\0gpus=x",
+    "less memory than none": b"register\0key=a\0memory=-5",
+    "no memory": b"register\0key=a\0memory=0",
+    "no part of the memory": b"register\0key=a\0percent=-1",
+    "more than all memory": b"register\0key=a\0percent=101",
+    "a wait that is no number": b"register\0key=a\0wait=nan",
+    "a wait for ever": b"register\0key=a\0wait=inf",
+    "a time that counts backwards": b"register\0key=a\0time=-1",
+    "a priority beyond all": b"register\0key=a\0priority=100000",
+    "a name that is no text": b"register\0key=a\0name=\xff",
+    "a way that nobody gives": b"register\0key=a\0give_way=gladly",
+    "a signal that cannot be caught": b"register\0key=a\0signals=9:10",
+    "a signal without a delay": b"register\0key=a\0signals=15",
+    "no key": b"register\0gpus=1",
+    "a job that is no number": b"kill\0jobs=1 x",
+    "no jobs": b"kill",
+    "a signal that there is none of": b"kill\0jobs=1\0signal=900",
+    "no priority": b"renice\0jobs=1",
+    "more rows than may be": b"rows\0indices=1-999999999999",
+    "a row twice": b"rows\0indices=1,1",
+    "a row without its command": b"rows\0indices=1,2\0lines=true\0scripts=- -",
+    "a row whose quotation is open": b"rows\0indices=1\0lines=echo 'a\0scripts=-",
+    "an unknown kind": b"frobnicate\0a=b",
+    "no kind": b"\0version=2",
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_a_mistake_refuses_its_own_request_alone(busy: World, wrong: str) -> None:
+    """Whatever else came in the same wake: nobody loses what was asked, nor the connection."""
+    arbiter = busy.arbiter_pid()
+    assert arbiter is not None
+    with line_to(busy) as mad, line_to(busy) as watcher:
+        os.kill(arbiter, signal.SIGSTOP)
+        watcher.send(pack("watch", version=PROTOCOL, jobs="1"))
+        mad.send(REFUSED[wrong])
+        watcher.send(pack("renice", version=PROTOCOL, jobs="2", by=5))
+        os.kill(arbiter, signal.SIGCONT)
+        kind, values = answer(mad)
+        assert (kind, answer(watcher)[0]) == ("refused", "done")
+        assert any(word in values["text"] for word in ("must be", "is missing", "does not know", "cannot register rows"))
+        assert "\n" not in values["text"]
+        assert len(values["text"]) < 200
+        mad.send(b"ping")
+        assert answer(mad)[0] == "done"
+    assert busy.arbiter_pid() == arbiter
+    assert [(job["id"], job["state"], job["priority"]) for job in busy.jobs()] == [(1, "running", 0), (2, "waiting", 5)]
+
+
+@pytest.mark.parametrize("packet", [b"kill\0jobs=" + b"1 " * PACKET, b"ping\0version", b"\xff" * 10 + b"\0\xff"])
+def test_who_sends_what_no_client_can_have_made_loses_the_connection_and_nobody_else(busy: World, packet: bytes) -> None:
+    arbiter = busy.arbiter_pid()
+    with line_to(busy) as mad:
+        mad.send(packet)
+        assert mad.recv(PACKET) == b""
+    assert busy.arbiter_pid() == arbiter
+    assert [job["state"] for job in busy.jobs()] == ["running", "waiting"]
+
+
+def test_what_a_newer_client_says_beyond_what_is_known_is_not_looked_at(busy: World) -> None:
+    with line_to(busy) as newer:
+        newer.send(pack("ping", version=PROTOCOL, colour="red", jobs="x"))
+        assert answer(newer)[0] == "done"
+
+
+def test_an_older_stub_that_still_says_ok_hears_nothing(busy: World) -> None:
+    with line_to(busy) as stub:
+        stub.send(b"ok\0what=pausing")
+        stub.send(b"ping")
+        assert answer(stub)[0] == "done"
+
+
+def test_a_connection_is_one_jobs(busy: World) -> None:
+    """The end of a second one's process would be seen by nobody: it would wait, or run, for ever."""
+    with line_to(busy) as line:
+        for key in ("a", "b"):
+            line.send(pack("register", version=PROTOCOL, key=key, priority=-5))
+        assert [answer(line)[0], answer(line)[0]] == ["job", "refused"]
+    assert len(busy.jobs()) == 3
+
+
+# --- the table and who sends ----------------------------------------------------------------------------------------
+
+
+def sent() -> Iterator[tuple[str, str, set[str]]]:
+    """Each kind that our own code sends, where, and with which fields."""
+    package = Path(gpuwrap.__file__).parent
+    for path in [package / "block.py", *sorted((package / "commands").glob("*.py"))]:
+        for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            if name not in ("pack", "ask", "_ask", "ask_ahead", "ask_about", "say") or not call.args:
+                continue
+            first = call.args[0]
+            words = [first] if not isinstance(first, ast.IfExp) else [first.body, first.orelse]
+            for word in words:
+                if isinstance(word, ast.Constant) and isinstance(word.value, str) and word.value.isidentifier():
+                    yield word.value, path.name, {each.arg for each in call.keywords if each.arg is not None}
+
+
+def test_each_kind_that_can_be_sent_is_in_the_table_and_the_other_way_round() -> None:
+    kinds = {kind for kind, _path, _fields in sent()}
+    assert kinds - NOT_OVER_THE_BELL <= KINDS.keys() <= kinds
+
+
+def test_each_field_that_is_sent_is_read() -> None:
+    unread = {
+        (kind, field)
+        for kind, path, fields in sent()
+        for field in fields - {"version"}
+        if kind in KINDS and path not in ("detach.py", "background.py") and field not in KINDS[kind].fields
+    }
+    assert unread == {("become", "wait"), ("pending", "signal")}, "nobody needs to know"
+
+
+# --- anything at all ------------------------------------------------------------------------------------------------
+
+# The one who sends is a process of its own: what it registers it may kill.
+SENDER = """
+import os, socket, sys
+def connect():
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    line.settimeout(30)
+    line.connect(sys.argv[1])
+    return line
+for text in sys.stdin:
+    line = connect()
+    try:
+        for word in text.split():
+            line.send(bytes.fromhex(word))
+    except OSError:
+        pass
+    line.close()
+    line = connect()
+    line.send(b"ping")
+    print(line.recv(65536)[:4].decode(), flush=True)
+    line.close()
+"""
+
+
+class Sender:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.child: subprocess.Popen[str] | None = None
+
+    def say(self, packets: list[bytes]) -> None:
+        """Send packets over a connection; then the arbiter answers another."""
+        for _ in range(3):
+            if self.child is None or self.child.poll() is not None:
+                command = [sys.executable, "-c", SENDER, str(self.world.bell)]
+                started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                self.child = self.world.adopt(started)
+            assert self.child.stdin is not None
+            assert self.child.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                self.child.stdin.write(" ".join(packet.hex() for packet in packets) + "\n")
+                self.child.stdin.flush()
+                if self.child.stdout.readline() == "done\n":
+                    return
+        raise AssertionError(f"no answer after {packets}")
+
+    def leave(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self.child.wait()
+
+
+def values_of(field: str) -> st.SearchStrategy[str]:
+    """Right and wrong ones, but never another's job, nor a GPU that is there, nor a protocol that is newer."""
+    if field in ("jobs", "job", "row", "after"):
+        return st.sampled_from([*WRONG, "4000000", "4000000 4000001"])
+    if field in ("list", "version"):
+        return st.sampled_from(WRONG)
+    return st.sampled_from([*WRONG, *RIGHT]) | st.text(max_size=8)
+
+
+@st.composite
+def packets(draw: Callable[[st.SearchStrategy[object]], object]) -> bytes:
+    kind = draw(st.sampled_from(sorted(KINDS)))
+    fields = draw(st.lists(st.sampled_from([*KINDS[kind].fields, "version", "unheard"]), max_size=6, unique=True))  # type: ignore[index]
+    if draw(st.booleans()):
+        fields = list({*fields, *(need.partition("|")[0] for need in KINDS[kind].needs)})  # type: ignore[index,misc]
+    parts = [kind, *(f"{field}={draw(values_of(field))}" for field in fields)]  # type: ignore[attr-defined]
+    packet = "\0".join(parts).encode("utf-8", "surrogatepass")  # type: ignore[arg-type]
+    return draw(st.sampled_from([packet, packet, packet, packet[: len(packet) // 2] or b"x"]))  # type: ignore[return-value]
+
+
+@pytest.mark.limit(300)
+def test_whatever_is_sent_the_arbiter_lives_and_nobody_else_loses_anything(busy: World) -> None:
+    arbiter = busy.arbiter_pid()
+    sender = Sender(busy)
+
+    @settings(
+        max_examples=150, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+    @given(st.lists(packets(), min_size=1, max_size=12))
+    def anything(said: list[bytes]) -> None:
+        sender.say(said)
+        assert busy.arbiter_pid() == arbiter, said
+
+    anything()
+    sender.leave()
+    log = (busy.folder / "arbiter.log").read_text()
+    assert "request:" not in log, "one of our own mistakes, not of the sender's"
+    assert "store:" not in log
+    others = [job for job in busy.jobs() if job["id"] in (1, 2)]
+    assert [(job["state"], job["priority"], job["attempt"]) for job in others] == [("running", 0, 1), ("waiting", 0, 1)]
+    assert busy.run("kill", "1").returncode == 0
+    wait_until(lambda: busy.state(2) == "ended", "job 2 to run")
+    assert busy.job(2)["result"]["code"] == 0
