@@ -12,6 +12,8 @@ from ..host.devices import Look
 from ..lifecycle import IN_LINE
 from ..model import Plan, View
 from ..policy.plan import plan
+from .log import log
+from .timers import Timer
 from .viewing import view_of
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 # How long a successor waits for clients to come back before it plans without them: they take milliseconds.
 RETURN_SECONDS = 1.0
+# When a look that could not be begun is tried again.
+AGAIN_SECONDS = 1.0
 # Plans in a row for one wake: each repeats because a client turned out to be stopped or a GPU to be claimed.
 MOST_PLANS = 200
 
@@ -33,7 +37,8 @@ class Deciding:
         self.plans: dict[int | None, Plan] = {}
         """What the last plan was made from and what it says, of the outer queue (None) and of those inside jobs."""
         self._dirty_since: float | None = None
-        self._look_begun: float | None = None
+        self._is_looking = False
+        self._again: Timer | None = None
         self._look_is_noted = True
         self._awaited_until: float | None = None
 
@@ -48,11 +53,25 @@ class Deciding:
             self._dirty_since = look.begun_mono
 
     def begin_look(self) -> None:
-        """Ask for a look, unless one is under way."""
-        if self._look_begun is None:
-            self._look_begun = time.monotonic()
+        """Ask for a look, unless one is under way. One that cannot be begun counts as one that the driver did not answer."""
+        if self._is_looking:
+            return
+        try:
             self._arbiter.devices.begin_look()
-            self.look_over()  # simulated GPUs have answered already
+        except RuntimeError as err:
+            if self.look is None or self.look.fault != str(err):
+                log("look", f"cannot look at the GPUs for now: {err}")
+            self.look = Look((), time.monotonic(), str(err), pending=True)
+            if self._again is None or self._again.callback is None:
+                self._again = self._arbiter.timers.after(AGAIN_SECONDS, self._look_again)
+            return
+        self._is_looking = True
+        self.look_over()  # simulated GPUs have answered already
+
+    def _look_again(self) -> None:
+        self._again = None
+        self._arbiter.answers.machine_known()  # what does not depend on which GPUs there are need not wait for them
+        self.begin_look()
 
     def look_over(self) -> None:
         """Take in the look that is over, if one is."""
@@ -61,7 +80,7 @@ class Deciding:
             self.look = arbiter.devices.finish_look()
         except BlockingIOError:
             return
-        self._look_begun = None
+        self._is_looking = False
         arbiter.sampling.looked(self.look)
         arbiter.observer.strangers.note(self.look)
         self._look_is_noted = False

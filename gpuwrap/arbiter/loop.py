@@ -51,6 +51,8 @@ from .viewing import bounds_of
 
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 0.2
+# How long the arbiter is without a keeper that died, or could not be had, before it starts another.
+KEEPER_SECONDS = 0.2
 # For so long nothing else is done while the answer to an offer is on its way: clients take less, unless they stand still.
 ANSWER_SECONDS = 0.001
 
@@ -116,7 +118,7 @@ class Arbiter:
         self.inventory = Inventory(self)
         self.inventory.read_drained()
         self.tuning = Tuning(self)
-        self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._keeper_died)
+        self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._lacks_keeper)
         self.watch(devices.fileno(), lambda _mask: self.deciding.look_over())
 
     # --- the loop -----------------------------------------------------------------------------------------------
@@ -370,5 +372,5 @@ class Arbiter:
                     self.bell.drop(seat.connection)  # it summons another arbiter
                 self.enforcer.cancel(job, ResultKind.LOST, "the database was removed")
 
-    def _keeper_died(self) -> None:
-        self.timers.after(RETRY_SECONDS, self.keeper.start)
+    def _lacks_keeper(self) -> None:
+        self.timers.after(KEEPER_SECONDS, self.keeper.start)

@@ -33,7 +33,10 @@ class Devices(Protocol):
     """The GPUs of this machine. One look at a time; none blocks its caller."""
 
     def begin_look(self) -> None:
-        """Start a look; over after at most a few seconds, whatever the driver does. Does nothing while one is under way."""
+        """Start a look; over after at most a few seconds, whatever the driver does. Does nothing while one is under way.
+
+        Raises RuntimeError if it cannot be begun for now.
+        """
 
     def fileno(self) -> int:
         """Return the descriptor that is readable once a look is over."""

@@ -5,7 +5,8 @@
    GPUs in turn, since threads that fight for Python's lock at every call need twice as long [run]; where it gets stuck,
    another one goes on with the rest. So what hangs costs a thread and TURN_SECONDS, and hides nothing.
 3. What is stuck is not asked again before its call is back, and what that late call brings is not used.
-4. Between looks every thread sleeps in the kernel. Signals go to other threads: all are blocked in these.
+4. A walker that cannot be started is missed like one that is stuck; without the coordinator no look can begin.
+5. Between looks every thread sleeps in the kernel. Signals go to other threads: all are blocked in these.
 """
 
 import os
@@ -43,7 +44,10 @@ class Looker:
         self._asked: set[Hashable] = set()
 
     def begin_look(self) -> None:
-        """Start a look. Does nothing while one is under way, that is until it is handed over."""
+        """Start a look. Does nothing while one is under way, that is until it is handed over.
+
+        Raises RuntimeError if no thread can be had for it.
+        """
         if self._under_way or self._closed:
             return
         if self._coordinator is None:
@@ -116,8 +120,11 @@ class Looker:
 
     def _send_walker(self, work: Work) -> None:
         if self._walkers <= len(self._asked) - len(work):  # all may be stuck
+            try:
+                _start(self._walk)
+            except RuntimeError:
+                return  # tried again in a moment, until the look is over
             self._walkers += 1
-            _start(self._walk)
         self._walks.put(work)
 
     def _walk(self) -> None:
