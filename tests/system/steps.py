@@ -155,8 +155,8 @@ elif "STUB_STEPS" in os.environ:
 '''
 
 
-def build(folder: Path) -> str:
-    """Make the environment; returns its gpurun."""
+def build(folder: Path, shim: str = SHIM) -> str:
+    """Make an environment whose Python begins with `shim`, which finds our packages in PACKAGES; returns its gpurun."""
     script = Path(installed_command()).read_text(errors="replace")
     if "python" not in script.partition("\n")[0]:
         pytest.skip("the command under test is no Python script")
@@ -164,7 +164,7 @@ def build(folder: Path) -> str:
     python = folder / "bin" / "python"
     words = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     packages = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
-    Path(packages, "sitecustomize.py").write_text(f"PACKAGES = {sysconfig.get_path('purelib')!r}\n" + SHIM)
+    Path(packages, "sitecustomize.py").write_text(f"PACKAGES = {sysconfig.get_path('purelib')!r}\n" + shim)
     command = folder / "bin" / "gpurun"
     command.write_text(f"#!{python}\n" + script.partition("\n")[2])
     command.chmod(0o755)
