@@ -85,7 +85,9 @@ class Deciding:
         arbiter.observer.strangers.note(self.look)
         self._look_is_noted = False
         arbiter.answers.machine_known()
-        arbiter.memory.note(arbiter.observer.used_by(self.look))
+        used = arbiter.observer.used_by(self.look)
+        arbiter.memory.note(used)
+        arbiter.astray.note(self.look, used)
         arbiter.afterwards(arbiter.descent.look)
         for job_id in list(arbiter.leftovers):
             job = arbiter.store.live.get(job_id)

@@ -287,6 +287,7 @@ class Enforcer:
         if seat is not None:
             self._settle_seat(job, started=job.started_at is not None)
         self._arbiter.memory.learn(job)
+        self._arbiter.astray.forget(job)
         self._arbiter.afterwards(lambda: self._arbiter.reruns.clean_up(job))
         self._arbiter.job_ended(job)
         self.after_commit.append(lambda: self._arbiter.answers.verbs.job_ended(job))

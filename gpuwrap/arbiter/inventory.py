@@ -10,6 +10,7 @@ from ..errors import GpurunError
 from ..host.connections import NVLINK
 from ..lifecycle import JobState
 from ..model import Claim, ComputeMode, ForeignProcess, Gpu, Job
+from ..policy import astray
 from ..policy.placement import unexplained_allowance, unexplained_bytes
 from ..policy.words import PROHIBITS, command, gpu_list, how_to_permit, program, safe
 from ..units import format_duration, format_size
@@ -81,8 +82,10 @@ class Inventory:
         claim = self._claim(gpu)
         plan = self._arbiter.deciding.plans.get(None)
         kept = plan.kept.get(gpu.uuid) if plan is not None else None
-        state, notes = _state(gpu, here, claim, kept)
+        strays = [stray for job_id in sorted(gpu.used) if (stray := self._arbiter.astray.on(job_id, gpu.uuid)) is not None]
+        state, notes = _state(gpu, bool(here or strays), claim, kept)
         notes += [_job_words(job, gpu) for job in here]
+        notes += [astray.here(stray) for stray in strays]
         notes += [f"left by job {each.job_id}: {leftover_words(each)}" for each in gpu.leftovers]
         notes += [_foreign_words(process) for process in gpu.foreign or ()]
         unexplained = unexplained_bytes(gpu)
@@ -100,12 +103,13 @@ class Inventory:
             "total_bytes": gpu.total_bytes,
             "free_bytes": gpu.free_bytes,
             "state": state,
-            "jobs": [job.id for job in here],
+            "jobs": sorted([*[job.id for job in here], *[stray.job_id for stray in strays]]),
             "foreign": [
                 {"pid": each.pid, "user": each.user, "command": each.command, "bytes": each.bytes}
                 for each in gpu.foreign or ()
             ],
             "claim": None if claim is None else {"pid": claim.pid, "user": claim.user},
+            "strays": [{"job": stray.job_id, "bytes": stray.bytes, "granted": list(stray.granted)} for stray in strays],
             "notes": notes,
         }
 
@@ -114,7 +118,7 @@ class Inventory:
         return gpu.claim or self._arbiter.claims.peek(gpu.uuid)
 
 
-def _state(gpu: Gpu, here: list[Job], claim: Claim | None, kept: int | None) -> tuple[str, list[str]]:
+def _state(gpu: Gpu, in_use: bool, claim: Claim | None, kept: int | None) -> tuple[str, list[str]]:
     """The word for the JSON, the most serious one, and every one of them for people."""
     found: list[tuple[str, str]] = []
     if gpu.fault:
@@ -129,7 +133,7 @@ def _state(gpu: Gpu, here: list[Job], claim: Claim | None, kept: int | None) -> 
         found.append(("prohibited", f"prohibited: {PROHIBITS}; {how_to_permit(gpu.index)}"))
     if gpu.foreign is None and not gpu.fault:
         found.append(("unknown", "the driver does not say who uses it"))
-    if here:
+    if in_use:
         found.append(("used", ""))
     if gpu.foreign:
         found.append(("foreign", ""))

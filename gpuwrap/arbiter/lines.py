@@ -142,6 +142,9 @@ class Lines:
         stat = processes.read_stat(job.identity.pid) if job.state is JobState.RUNNING else None
         if stat is not None and stat.state == "T":
             return "stopped", "stopped at its terminal, keeps its GPUs", ["fg in its terminal lets it go on"]
+        astray = self._arbiter.astray.words(job)
+        if astray is not None:
+            return "astray", *astray
         over = self._arbiter.memory.words(job)
         return None if over is None else ("memory", over, [])
 

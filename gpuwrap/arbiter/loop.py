@@ -23,6 +23,7 @@ from ..state.settings import Settings
 from ..state.store import Store
 from .ahead import Ahead
 from .answers import Answers, Poisoned
+from .astray import Astray
 from .bell import Bell, Connection
 from .claims import Claims
 from .deciding import Deciding
@@ -106,6 +107,7 @@ class Arbiter:
         self.pruning = Pruning(self)
         self.left_behind = Leftovers(self)
         self.memory = Memory(self)
+        self.astray = Astray(self)
         self.sweeps = Sweeps(self)
         self.sampling = Sampling(self)
         self.observer = Observer(

@@ -94,6 +94,15 @@ class Observer:
                     job_id = job.parent_id if job else None
         return used
 
+    def pids_on(self, look: Look, uuid: str, job_id: int) -> list[int]:
+        """Return the processes on a GPU that are a job's or of one inside it, the largest first."""
+        owners, found = self._owners_of(look), []
+        for process in next((sample.processes or () for sample in look.samples if sample.uuid == uuid), ()):
+            owner = owners.get(process.pid)
+            if owner is not None and job_id in self._lineage(self._jobs[owner]):
+                found.append(process)
+        return [process.pid for process in sorted(found, key=lambda each: -(each.bytes or 0))]
+
     def holders(self, look: Look, job: Job) -> list[tuple[int, int | None]]:
         """Return the pids (with bytes) of a job's processes that the driver names on GPUs of its grant."""
         owners = self._owners_of(look)
@@ -150,7 +159,8 @@ class Observer:
     def _leaders(self) -> dict[int, tuple[int, int]]:
         """Map the pids of all processes known to be a job's to their start and the job; inner jobs win over outer ones."""
         leaders: dict[int, tuple[int, int]] = {}
-        for job in sorted(self._holding.values(), key=lambda job: job.id):
+        without_gpus = [job for job in self._jobs.values() if not job.shares and job.state in STARTED]
+        for job in sorted([*self._holding.values(), *without_gpus], key=lambda job: job.id):
             if job.state in STARTED or job.state is JobState.GRANTED:
                 leaders[job.identity.pid] = (job.identity.start_ticks, job.id)
             seat = self._seats.get(job.id)

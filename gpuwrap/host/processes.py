@@ -182,10 +182,10 @@ def working_folder(pid: int) -> bytes:
         return b""
 
 
-def output_target(pid: int) -> bytes | None:
+def output_target(pid: int, fd: int = 1) -> bytes | None:
     """Return where a process's stdout leads, None if it is closed: a path, or `pipe:[…]` [proc(5)]."""
     try:
-        return os.readlink(f"/proc/{pid}/fd/1".encode())
+        return os.readlink(f"/proc/{pid}/fd/{fd}".encode())
     except OSError:
         return None
 
@@ -238,9 +238,14 @@ def groups_of(pid: int) -> bytes:
     return _read(f"/proc/{pid}/cgroup")
 
 
+def name(pid: int) -> bytes:
+    """Return what the kernel calls a process: the file it runs, up to 15 bytes; empty if it has gone."""
+    return _read(f"/proc/{pid}/comm").rstrip(b"\n")
+
+
 def is_arbiter(pid: int) -> bool:
     """Whether a process is an arbiter: one summoned inside a job may hang below a subreaper of it, but is no part of it."""
-    return _read(f"/proc/{pid}/comm") == b"gpurun-arbiter\n"
+    return name(pid) == b"gpurun-arbiter"
 
 
 def everybody() -> Iterator[Stat]:
@@ -345,8 +350,8 @@ def command_text(pid: int) -> str | None:
     words = command_line(pid)
     if words:
         return b" ".join(words).decode("utf-8", "surrogateescape")
-    name = _read(f"/proc/{pid}/comm").strip()
-    return f"[{name.decode('utf-8', 'surrogateescape')}]" if name else None
+    called = name(pid)
+    return f"[{called.decode('utf-8', 'surrogateescape')}]" if called else None
 
 
 @lru_cache(maxsize=64)

@@ -173,8 +173,20 @@ class Teller:
             for job_id in obstacle.job_ids:
                 gpus.setdefault(job_id, []).append(obstacle.gpu_index)
         if len(gpus) <= DESCRIBED:
-            return [f"{self._holder(job_id)} has {gpu_list(indices)}" for job_id, indices in sorted(gpus.items())]
+            return [f"{self._holder(job_id)} {self._has(job_id, indices)}" for job_id, indices in sorted(gpus.items())]
         return [f"{job_list(gpus)} have {gpu_list({each.gpu_index for each in obstacles})}"]
+
+    def _has(self, job_id: int, indices: Sequence[int]) -> str:
+        """Say which of some GPUs a job was granted, and on which it computes all the same."""
+        job = self._jobs.get(job_id)
+        granted = [share.index for share in job.shares] if job is not None else indices
+        mine, others = [index for index in indices if index in granted], [index for index in indices if index not in granted]
+        if not others:
+            return f"has {gpu_list(mine)}"
+        was = gpu_list(granted) if granted else "none"
+        return f"has {gpu_list(mine)} and computes on {gpu_list(others)} too" if mine else (
+            f"computes on {gpu_list(others)}, but was granted {was}"
+        )
 
     def _memory(self, obstacles: Sequence[Obstacle], job: Job) -> list[str]:
         """Say where most memory is left, and beside whom."""
