@@ -2,9 +2,11 @@
 
 1. The block is a job like any other, in the same queue; its leader is this process, so that its death frees it.
 2. It waits visibly, and an interrupt cancels: the connection goes, and with it the job.
-3. CUDA reads CUDA_VISIBLE_DEVICES once: a process that has initialised CUDA already is refused. After the block the variables
+3. CUDA reads CUDA_VISIBLE_DEVICES once: where it was initialised in a block, or below gpurun, later blocks are given the first
+   of the GPUs that it saw there and no others; where nobody knows what it saw they are refused. After the block the variables
    are as before. The environment is the whole process's: while a block is open in one thread, others cannot open any.
-4. A CUDA context does not go away at the block's end: what this process still holds then stays counted, and is said.
+4. A CUDA context does not go away at the block's end: what this process still holds then stays counted, and is said. Its next
+   block takes that over.
 5. A fork that leaves a block gives nothing back: the block is of the process that entered it.
 """
 
@@ -27,6 +29,9 @@ ARBITER_GRACE_SECONDS = 10.0
 
 _open: list["gpu"] = []
 """The blocks of this process that wait or are entered, the innermost last; after a fork those of the parent, too."""
+
+_seen: dict[int, str] = {}
+"""The UUIDs of the GPUs that CUDA sees in a process of this pid, where it was initialised; the parent's after a fork."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class gpu:
     def __enter__(self) -> BlockGrant:
         from .commands.request import read_request, simulated, visible
 
-        refuse_after_cuda()
+        self._seen = seen_by_cuda()
         if self._call is not None:
             raise GpurunError("this block is entered already: make another")
         self._request = read_request(self._given)
@@ -96,6 +101,8 @@ class gpu:
             failed = kind is not None and not (isinstance(error, SystemExit) and error.code in (None, 0))
             _, values = self._call.ask(pack("release", version=PROTOCOL, key=self._key, failed=failed))
             held = int(values.get("held", 0))
+            if self._uuids and (values.get("here") == "1" or has_gpu_open()):
+                _seen.setdefault(self._pid, self._uuids)
             if held and not self._quiet:
                 _say(f"job {self._job} ended; this process still holds {format_size(held)} until it ends or lets go")
         self._call.drop()
@@ -137,7 +144,7 @@ class gpu:
             request["wait"] = max(0.0, float(str(request["wait"])) - (time.monotonic() - self._begun_mono))
         return pack(
             "register", version=PROTOCOL, key=self._key, offset=0, tty=None if self._quiet else -os.getpid(),
-            visible=self._visible, **request,
+            visible=self._visible, seen=self._seen if self._request["gpus"] != "0" else None, **request,
         )  # fmt: skip
 
     def _wait(self) -> dict[str, str]:
@@ -188,7 +195,8 @@ class gpu:
                 os.environ[name] = value
         if "told" in values and not self._quiet:
             _say(values["told"])
-        uuids = tuple(values["GPURUN_GPU_UUIDS"].split(",")) if values["GPURUN_GPU_UUIDS"] else ()
+        self._uuids = values["GPURUN_GPU_UUIDS"]
+        uuids = tuple(self._uuids.split(",")) if self._uuids else ()
         sizes = tuple(int(size) for size in values["GPURUN_GRANTED"].split(",") if size)
         devices = tuple(int(index) for index in values["CUDA_VISIBLE_DEVICES"].split(",") if index.isdigit())
         return BlockGrant(int(values["GPURUN_JOB"]), devices, uuids, sizes)
@@ -217,16 +225,31 @@ class gpu:
             sys.stderr.flush()
 
 
-def refuse_after_cuda() -> None:
-    """Raise GpurunError if this process has initialised CUDA: it would not see which GPU it was granted."""
+def seen_by_cuda() -> str | None:
+    """Return the UUIDs of the GPUs that CUDA sees in this process, None if it is not initialised. Raises UsageError.
+
+    What gpurun has set in the environment says so also where CUDA was initialised before the first block.
+    """
+    seen = _seen.get(os.getpid())
+    if seen is None and has_gpu_open():
+        seen = os.environ.get("GPURUN_GPU_UUIDS")
+        if not seen:
+            hint = "enter the block before the first use of the GPU, or start the program with gpurun"
+            raise UsageError("CUDA is initialised in this process already: it would not see which GPU it is granted", hint=hint)
+        _seen[os.getpid()] = seen
+    return seen
+
+
+def has_gpu_open() -> bool:
+    """Whether this process has the device file of a GPU open, as it has from the initialisation of CUDA to its end."""
     for descriptor in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{descriptor}")
         except OSError:
             continue
         if target.startswith("/dev/nvidia") and target[len("/dev/nvidia") :].isdigit():
-            hint = "enter the block before the first use of the GPU, or start the program with gpurun"
-            raise UsageError("CUDA is initialised in this process already: it would not see which GPU it is granted", hint=hint)
+            return True
+    return False
 
 
 def _say(text: str) -> None:

@@ -319,6 +319,8 @@ class View:
     """Of paused jobs, and of running ones that some waiting job, or one paused beside them, outranks by a step."""
     after: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """Jobs in line that must not start before others have ended, and those others."""
+    own: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    """Jobs in line whose process itself still holds what ended jobs of its own left, and those jobs: it goes on with that."""
     patience: Mapping[int, float] = field(default_factory=dict)
     """For how many seconds jobs in line still wait, where that is limited (`-w`, `-n`)."""
     fault: str | None = None

@@ -125,6 +125,8 @@ class Admission:
         allowed = None if without else choose_devices(samples, values.get("device"), values.get("not"), visible)
         if gpus == "all":
             gpus = count_all(samples, allowed)
+        if "seen" in values and samples:
+            allowed = first_seen(samples, values["seen"], gpus, allowed)
         auto = fitting_auto(learned, samples, parent, allowed, gpus) if values.get("auto") else None
         request = Request(
             gpus=gpus,
@@ -263,9 +265,24 @@ def visible_gpus(samples: list[GpuSample], visible: str) -> list[GpuSample]:
     return listed
 
 
+def first_seen(samples: list[GpuSample], seen: list[str], gpus: int, allowed: frozenset[str] | None) -> frozenset[str]:
+    """Return the GPUs that a process has to be given in which CUDA is initialised already and sees those of UUIDs `seen`.
+
+    What it calls its first GPU stays the first of them. Raises Refused if it asks for another.
+    """
+    first = frozenset(seen[:gpus])
+    indices = {sample.uuid: str(sample.index) for sample in samples}
+    sees = f"CUDA is initialised in this process already and sees GPU {', '.join(indices.get(uuid, uuid) for uuid in seen)}"
+    if gpus > len(seen):
+        raise Refused(f"needs {gpus} GPUs, but {sees} alone", hint="ask for as many in its first block, or in a new process")
+    if allowed is not None and not first <= allowed:
+        raise Refused(f"needs another GPU, but {sees}{' first' * (len(seen) > 1)}", hint="ask for it in a new process")
+    return first
+
+
 def depends_on_machine(values: Values) -> bool:
     """Whether a request cannot be read before it is known which GPUs there are."""
-    return values.get("gpus") == "all" or not values.keys().isdisjoint(("device", "not", "visible", "auto"))
+    return values.get("gpus") == "all" or not values.keys().isdisjoint(("device", "not", "visible", "auto", "seen"))
 
 
 def count_all(samples: list[GpuSample], allowed: frozenset[str] | None) -> int:

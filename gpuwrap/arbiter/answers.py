@@ -235,7 +235,7 @@ class Answers:
     def _note_wishes(self, job: Job, values: Values) -> None:
         seat = self._arbiter.seats[job.id]
         seat.tty = values.get("tty")
-        seat.visible = values.get("visible")
+        seat.visible, seat.seen = values.get("visible"), values.get("seen")
         if "wait" in values:
             self.limit_wait(job, values["wait"])
         if values.get("offset") == 0:  # a block in a program: what that forks keeps the connection when it dies
@@ -352,15 +352,16 @@ class Answers:
         arbiter = self._arbiter
         assert connection.identity is not None
         job = arbiter.store.find_key(_key(connection.identity, values))
-        held = 0
+        held, here = 0, False
         if job is not None and (job.state in IN_LINE or job.state is JobState.GRANTED):
             arbiter.enforcer.cancel(job, ResultKind.CANCELLED, "given up while it waited")
         elif job is not None and job.state in STARTED:
             if "looked" not in values:  # what it holds now counts: the last look is too old, however fresh
                 self.put_off(connection, "release", values | {"looked": True})
                 return
+            here = connection.pid in [pid for pid, _size in arbiter.holders(job)]
             held = arbiter.enforcer.block_ended(job, int(values["failed"]))
-        arbiter.bell.queue(connection, "done", held=held)
+        arbiter.bell.queue(connection, "done", held=held, here=int(here))
 
     def _pending(self, connection: Connection, _values: Values) -> None:
         """Somebody asks a paused job to end: it goes on to receive it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..lifecycle import IN_LINE, JobState
 from ..model import GpuSample, Job, Request
 from ..units import format_limit, format_size
-from .admission import Admission, choose_devices, count_all, fitting_auto
+from .admission import Admission, choose_devices, count_all, first_seen, fitting_auto
 from .fields import Refused, Values
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ def _changed(arbiter: "Arbiter", admission: Admission, job: Job, wanted: Values)
         gpus = wanted["gpus"]
         count = gpus if gpus != "all" else count_all(admission.machine_of(job), request.allowed)
         request = replace(request, gpus=count)
+    seen = arbiter.seats[job.id].seen
+    if seen is not None and not wanted.keys().isdisjoint(("device", "not", "gpus")):
+        choice = request.allowed if "device" in wanted or "not" in wanted else None
+        request = replace(request, allowed=first_seen(admission.machine_of(job), seen, request.gpus, choice))
     if wanted.get("memory") == "whole":
         request = replace(request, memory_bytes=None, memory_percent=None, exclusive=False)
     elif wanted.get("auto"):

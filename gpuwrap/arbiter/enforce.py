@@ -163,6 +163,7 @@ class Enforcer:
             seat.offer_timer.cancel()
             seat.offer_timer = None
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=wall_at(), started_mono=time.monotonic())
+        arbiter.left_behind.take_over(job)
         arbiter.limits.watch(job)
         if not seat.reapers:
             arbiter.descent.remember_ancestors(job)
@@ -327,7 +328,7 @@ class Enforcer:
         seat = arbiter.seats[job.id]
         holding = {pid for pid, _size in arbiter.holders(job)}
         held = False
-        killing = seat.kill_timer is not None
+        undecided = seat.kill_timer is not None or arbiter.deciding.look is None
         for pid, kin in list(seat.kin.items()):
             stat = processes.read_stat(pid)
             if stat is None or stat.start_ticks != kin.start_ticks or stat.state in "ZX":
@@ -335,7 +336,7 @@ class Enforcer:
                 continue
             self._watch_survivor(job.id, kin)
             young = pid != job.identity.pid and processes.age_seconds(stat) < YOUNG_SECONDS
-            if killing or pid in holding or young or processes.has_device_open(pid):
+            if undecided or pid in holding or young or processes.has_device_open(pid):
                 held = True
         return held
 

@@ -151,6 +151,11 @@ def word(value: str) -> str:
     return text(value)
 
 
+def words(sent: str) -> list[str]:
+    """Read words between commas: GPUs."""
+    return [word(part) for part in sent.split(",")]
+
+
 def numbers(sent: str) -> list[int]:
     """Read numbers between blanks: jobs."""
     one = whole(0)
@@ -226,6 +231,7 @@ _JOB: dict[str, Reader] = {
     "script": _COUNT,
     "visible": str,  # as it is in the environment
     "order": str,
+    "seen": words,
     "after": word,
     "once": word,
     "give_way": way,

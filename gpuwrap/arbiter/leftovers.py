@@ -4,6 +4,8 @@
    linked to the job by a parent that has gone, once it has wiped its marker.
 2. After a restart the whole machine is read once for each job whose leader has ended: by marker, session and group.
 3. Nothing is ended unless the setting `end_leftovers` says so, and then as `kill` would end it.
+4. A process that asks for GPUs block after block goes on with what the ended ones left: it does not stand in its own way, and
+   is counted as the new one's once that has taken its grant.
 """
 
 import time
@@ -89,6 +91,33 @@ class Leftovers:
             linked = not is_reused and identity.pid in (stat.session, stat.group)
             if linked or marker.is_on(stat.pid):
                 seat.kin[stat.pid] = Identity(identity.boot_id, identity.pid_namespace, stat.pid, stat.start_ticks)
+
+    # --- going on -----------------------------------------------------------------------------------------------
+
+    def of_processes(self) -> dict[Identity, set[int]]:
+        """Return the ended jobs that left something to a leader that lives on, by that process."""
+        found: dict[Identity, set[int]] = {}
+        for job_id in self._arbiter.leftovers:
+            job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+            if job is not None and seat is not None and job.identity.pid in seat.kin:
+                found.setdefault(job.identity, set()).add(job_id)
+        return found
+
+    def own(self) -> dict[int, frozenset[int]]:
+        """Say of jobs in line which ended ones left something to the very process that asks."""
+        blocks = self.of_processes()
+        line = self._arbiter.store.in_line.values() if blocks else ()
+        return {job.id: frozenset(blocks[job.identity]) for job in line if job.identity in blocks}
+
+    def take_over(self, job: Job) -> None:
+        """A job starts: what ended ones left to its process is its own, on the GPUs that it was granted."""
+        store, seats, uuids = self._arbiter.store, self._arbiter.seats, {share.uuid for share in job.shares}
+        for job_id in self.of_processes().get(job.identity, ()):
+            seats[job.id].kin |= {pid: kin for pid, kin in seats[job_id].kin.items() if pid != job.identity.pid}
+            rest = tuple(share for share in store.live[job_id].shares if share.uuid not in uuids)
+            before = store.shrink(store.live[job_id], rest)
+            if not rest:
+                self._arbiter.enforcer.release_if_let_go(before)
 
     # --- naming and ending --------------------------------------------------------------------------------------
 

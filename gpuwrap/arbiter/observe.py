@@ -4,6 +4,7 @@
    if it was started with the job's marker in its environment; once known it stays known while it lives.
 2. What cannot be attributed is foreign, and foreign counts as taken (`strangers` says who does not compute).
 3. A nested job's processes count for the outer job in the outer view.
+4. A process that leads one job after another (blocks of a program) is on each GPU the latest's that has a share of it.
 """
 
 from collections.abc import Mapping
@@ -86,7 +87,7 @@ class Observer:
         used: dict[int, dict[str, int | None]] = {}
         for sample in look.samples:
             for process in sample.processes or ():
-                job_id = owners.get(process.pid)
+                job_id = self._owner_on(sample.uuid, owners.get(process.pid))
                 while job_id is not None:
                     per_gpu = used.setdefault(job_id, {})
                     per_gpu[sample.uuid] = _sum(per_gpu.get(sample.uuid, 0), process.bytes)
@@ -112,7 +113,7 @@ class Observer:
             for sample in look.samples
             if sample.uuid in uuids
             for process in sample.processes or ()
-            if owners.get(process.pid) == job.id
+            if self._owner_on(sample.uuid, owners.get(process.pid)) == job.id
         ]
 
     def _passed_over(self) -> tuple[frozenset[int], frozenset[int]]:
@@ -156,6 +157,14 @@ class Observer:
         self._owners = {key: owner for key, owner in self._owners.items() if key in seen}
         return found
 
+    def _owner_on(self, uuid: str, owner: int | None) -> int | None:
+        """Tell to which of its leader's jobs a process of a job belongs on one GPU."""
+        job = self._jobs.get(owner) if owner is not None else None
+        if job is None or any([share.uuid == uuid for share in job.shares]):
+            return owner
+        alike = [each for each in self._holding.values() if each.identity == job.identity]
+        return max([each.id for each in alike if any(share.uuid == uuid for share in each.shares)], default=owner)
+
     def _leaders(self) -> dict[int, tuple[int, int]]:
         """Map the pids of all processes known to be a job's to their start and the job; inner jobs win over outer ones."""
         leaders: dict[int, tuple[int, int]] = {}
@@ -198,7 +207,7 @@ class Observer:
         leftovers: list[Leftover] = []
         bystanders, is_blind = 0, sample.processes is None
         for process in sample.processes or ():
-            owner = self._outermost(owners.get(process.pid))
+            owner = self._outermost(self._owner_on(sample.uuid, owners.get(process.pid)))
             if owner is not None:
                 used[owner.id] = _sum(used.get(owner.id, 0), process.bytes)
                 if owner.state is JobState.ENDED:
@@ -262,7 +271,7 @@ class Observer:
         own: list[int | None] = []
         others = 0
         for process in sample.processes or ():
-            owner = owners.get(process.pid)
+            owner = self._owner_on(sample.uuid, owners.get(process.pid))
             if owner is None:
                 continue
             branch: int | None = owner

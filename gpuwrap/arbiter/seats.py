@@ -36,6 +36,8 @@ class Seat:
     """Did not take its last offer, and has not said a word since: passed over until it does."""
     visible: str | None = None
     """The CUDA_VISIBLE_DEVICES of its gpurun, which limits the choice of GPUs whatever else is asked for."""
+    seen: list[str] | None = None
+    """The GPUs that CUDA sees in its process already, which choose in their order."""
     limit_mono: float | None = None
     """When its wait limit passes; the first plan that saw the job is awaited in any case."""
     tty: int | None = None

@@ -22,7 +22,7 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
 
     `asking` is a job of a rehearsal: it is not in line, but what others could be made to do for it is found out too.
     """
-    after = arbiter.order.blocked()
+    after, own = arbiter.order.blocked(), arbiter.left_behind.own()
     if parent_id is None:
         return arbiter.observer.outer_view(
             look,
@@ -33,12 +33,13 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
             without_gpu=runs_without(arbiter.settings, look),
             yielding=_yielding(arbiter, asking),
             after=after,
+            own=own,
             patience=_patience(arbiter),
         )
     parent = arbiter.store.live.get(parent_id)
     if parent is None or parent.state not in STARTED or parent.state in _PAUSED:
         return None  # requests inside a paused job are passed over
-    return replace(arbiter.observer.inner_view(parent, look, arbiter.bounds), after=after)
+    return replace(arbiter.observer.inner_view(parent, look, arbiter.bounds), after=after, own=own)
 
 
 def runs_without(settings: Settings, look: Look | None) -> bool:

@@ -83,7 +83,7 @@ class Reasons(Mapping[int, Reason]):
         made = self._pass
         leaving = tuple(sorted(made.leaving.get(job_id, ())))
         ask = not leaving and made.outranks_somebody(job)
-        why_not = made.victims.why_not(job, entry, made.possible(entry), made.spared(job, entry)) if ask else ()
+        why_not = made.victims.why_not(job, entry, made.possible(entry), made.spared(job, entry), entry.own) if ask else ()
         kept = self._kept.get(job_id, ())
         behind = None
         if kept:
@@ -112,10 +112,10 @@ class Reasons(Mapping[int, Reason]):
     def _verdict(self, shape: Shape) -> tuple[Rule, tuple[Obstacle, ...]]:
         """Return the rule and the obstacles: the same ones for all sizes between two steps of the rooms.
 
-        So of a thousand sizes a few are looked at.
+        So of a thousand sizes a few are looked at. What a process goes on with moves them for it alone.
         """
-        size = shape.bytes if shape.bytes is None else bisect_left(self._steps, shape.bytes)
-        key = (size, shape.gpus, shape.percent, shape.whole, shape.allowed, self._pass.slips(shape))
+        size = shape.bytes if shape.bytes is None or shape.own else bisect_left(self._steps, shape.bytes)
+        key = (size, shape.gpus, shape.percent, shape.whole, shape.allowed, shape.own, self._pass.slips(shape))
         verdict = self._verdicts.get(key)
         if verdict is None:
             obstacles = self._obstacles(shape)

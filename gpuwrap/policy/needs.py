@@ -49,5 +49,5 @@ def share(job: Job, shape: Shape, room: Room) -> Share:
     wanted = need(job, shape, room)
     if wanted.bytes is None:
         return room.share(shape)
-    size = room.left().bytes if wanted.comfort else wanted.bytes
+    size = room.left(shape.own).bytes if wanted.comfort else wanted.bytes
     return Share(room.gpu.uuid, room.gpu.index, size, wanted.whole)

@@ -24,7 +24,10 @@ WAVER_BYTES, WAVER_PART = 64 * MIB, 1 / 16
 
 @dataclass(slots=True)
 class Shape:
-    """What equal requests have in common. `waiting` counts those not passed over, `failed` is their shared verdict."""
+    """What equal requests have in common. `waiting` counts those not passed over, `failed` is their shared verdict.
+
+    `own`: ended jobs whose shares the asking process itself still holds, and which it goes on with: they are not in its way.
+    """
 
     gpus: int
     bytes: int | None
@@ -32,14 +35,15 @@ class Shape:
     whole: bool
     allowed: frozenset[str] | None
     limit_seconds: float | None
+    own: frozenset[int] = frozenset()
     waiting: int = 0
     failed: bool = False
 
     @classmethod
-    def of(cls, request: Request) -> "Shape":
+    def of(cls, request: Request, own: frozenset[int] = frozenset()) -> "Shape":
         """Return the shape of a request."""
         size, percent = request.memory_bytes, request.memory_percent
-        return cls(request.gpus, size, percent, not request.shares, request.allowed, request.time_limit_seconds)
+        return cls(request.gpus, size, percent, not request.shares, request.allowed, request.time_limit_seconds, own)
 
     def allows(self, gpu: Gpu) -> bool:
         """Whether it may be placed there: its owner lets it be, and the program will see it.
@@ -87,7 +91,7 @@ class Room:
         self.gpu = gpu
         self.holders: list[Holder] = []
         self.strays: tuple[int, ...] = ()
-        self._in_the_way: dict[tuple[bool, bool], Obstacle | None] = {}
+        self._in_the_way: dict[tuple[bool, bool, frozenset[int]], Obstacle | None] = {}
         self._limit = bounds.jobs_per_gpu
         self._total = gpu.total_bytes or 0
         self._free = min(gpu.free_bytes or 0, self._total)
@@ -153,9 +157,17 @@ class Room:
         if not shape.allows(self.gpu):
             return False
         size, whole = self.need(shape)
+        if shape.own:
+            return self.lasting(shape) is None and self._own(shape) is None
         if whole:
             return self.empty and (size == 0 or size <= self.available)
         return size <= self.available
+
+    def bars(self, shape: Shape, other: Shape) -> bool:
+        """Whether what the process that asks for `shape` holds here would keep another job away with all others gone."""
+        holders = {holder.job_id for holder in self.holders}
+        size, whole = self.need(other)
+        return not holders.isdisjoint(shape.own) and (whole or size > self.left(holders - shape.own).bytes)
 
     def share(self, shape: Shape) -> Share:
         """Return the share that the request would be given here."""
@@ -302,21 +314,24 @@ class Room:
     def _own(self, shape: Shape) -> Obstacle | None:
         """Say which of our jobs stand in the way: the same ones for all that want it whole or not, and fit or not."""
         size, whole = self.need(shape)
-        asked = whole, short = whole, size > 0 and size > self.available
+        left = self.left(shape.own).bytes if shape.own else self.available
+        asked = whole, short, _ = whole, size > 0 and size > left, shape.own
         if asked not in self._in_the_way:
-            self._in_the_way[asked] = self._jobs_in_the_way(whole, short)
+            self._in_the_way[asked] = self._jobs_in_the_way(whole, short, shape.own)
         return self._in_the_way[asked]
 
-    def _jobs_in_the_way(self, whole: bool, short: bool) -> Obstacle | None:
-        barring = [holder for holder in self.holders if whole or holder.whole or holder.paused]
-        if barring or (whole and self.strays):
-            return self._by_jobs(Rule.BUSY, barring, self.strays if whole else ())
-        if (self.holders or self.strays) and self.gpu.compute_mode is ComputeMode.EXCLUSIVE_PROCESS:
-            return self._by_jobs(Rule.COMPUTE_MODE, self.holders, self.strays)
-        if self._limit is not None and len(self.holders) >= self._limit:
-            return self._by_jobs(Rule.JOBS_PER_GPU, self.holders)
+    def _jobs_in_the_way(self, whole: bool, short: bool, own: frozenset[int]) -> Obstacle | None:
+        holders = [holder for holder in self.holders if holder.job_id not in own]
+        strays = tuple(stray for stray in self.strays if stray not in own)
+        barring = [holder for holder in holders if whole or holder.whole or holder.paused]
+        if barring or (whole and strays):
+            return self._by_jobs(Rule.BUSY, barring, strays if whole else ())
+        if (holders or strays) and self.gpu.compute_mode is ComputeMode.EXCLUSIVE_PROCESS:
+            return self._by_jobs(Rule.COMPUTE_MODE, holders, strays)
+        if self._limit is not None and len(holders) >= self._limit:
+            return self._by_jobs(Rule.JOBS_PER_GPU, holders)
         if short:
-            return self._by_jobs(Rule.MEMORY, self.holders, self.strays)
+            return self._by_jobs(Rule.MEMORY, holders, strays)
         return None
 
     def _by_jobs(self, rule: Rule, holders: Sequence[Holder], strays: tuple[int, ...] = ()) -> Obstacle:

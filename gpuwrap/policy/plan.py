@@ -153,7 +153,7 @@ class _Pass:
         ]
         line.sort(key=attrgetter("id"))
         line.sort(key=attrgetter("priority"), reverse=True)
-        view, shapes, own = self._view, self._by_request, self._sweeps
+        view, shapes, sweeps = self._view, self._by_request, self._sweeps
         passed_over = dict.fromkeys(view.absent, Rule.ABSENT) | dict.fromkeys(view.stopped, Rule.STOPPED)
         passed_over |= dict.fromkeys(view.after, Rule.AFTER)
         entries: list[InLine] = []
@@ -168,13 +168,14 @@ class _Pass:
                 entry = passed_over[job.id]
             elif job.shares:
                 entry = Rule.LEFTOVER
-            elif own.has_limits and own.is_full(job):
+            elif sweeps.has_limits and sweeps.is_full(job):
                 entry = Rule.SWEEP
             else:
-                entry = shapes.get(id(job.request)) or self._shape(job.request)
+                own = view.own.get(job.id)
+                entry = self._shape(job.request, own) if own else shapes.get(id(job.request)) or self._shape(job.request)
                 entry.waiting += 1
-                if own.has_limits:
-                    own.wait(job, entry)
+                if sweeps.has_limits:
+                    sweeps.wait(job, entry)
             entries.append((job, entry))
         if comes_back:
             entries.sort(key=lambda each: not self._goes_on_anyway(each))
@@ -190,7 +191,7 @@ class _Pass:
         may_be_evicted = self._view.yielding.get(job.id)
         return may_be_evicted is None or not may_be_evicted.can_evict
 
-    def _shape(self, request: Request) -> Shape:
+    def _shape(self, request: Request, own: frozenset[int] = frozenset()) -> Shape:
         # In a long line few requests differ, and equal ones are mostly one object.
         key = (
             request.gpus,
@@ -199,31 +200,44 @@ class _Pass:
             request.exclusive,
             request.time_limit_seconds,
             request.allowed,
+            own,
         )
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = Shape.of(request)
-        self._by_request[id(request)] = shape
+            shape = self._shapes[key] = Shape.of(request, own)
+        if not own:
+            self._by_request[id(request)] = shape
         return shape
 
     def _place(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
         """Take GPUs for a job; None if they cannot be had now."""
         if shape.gpus == 0 or self._view.without_gpu:
             return ()
-        slips = shape.limit_seconds is not None and self.slips(shape)
-        if not slips and not self._promising(shape):
-            return None
-        rooms = [room for room in self._open if room.fits(shape)]
-        if slips and len(rooms) < shape.gpus:
-            rooms += [room for room in self._open_kept if room.fits(shape)]
+        rooms = self._fitting(shape)
         if len(rooms) < shape.gpus:
             return None
         chosen = choose(rooms, shape, self._wanted_whole(shape))
         return self._give(job, shape, chosen, tuple(room.share(shape) for room in chosen))
 
+    def _fitting(self, shape: Shape) -> list[Room]:
+        """Return the GPUs that a job can have now. Who goes on with what it holds delays nobody who waits for that."""
+        slips = shape.limit_seconds is not None and self.slips(shape)
+        if shape.own:
+            kept = [room for room in self.rooms if room.gpu.uuid in self.kept]
+            slips = slips or any(self._kept_shape is not None and room.bars(shape, self._kept_shape) for room in kept)
+            rooms = [room for room in self.rooms if room not in kept or (slips and room.gpu.uuid not in self._freed)]
+            return [room for room in rooms if room.fits(shape)]
+        if not slips and not self._promising(shape):
+            return []
+        rooms = [room for room in self._open if room.fits(shape)]
+        if slips and len(rooms) < shape.gpus:
+            rooms += [room for room in self._open_kept if room.fits(shape)]
+        return rooms
+
     def _give(self, job: Job, shape: Shape, rooms: list[Room], shares: tuple[Share, ...]) -> tuple[Share, ...]:
         end = inf if shape.limit_seconds is None else self._now_mono + shape.limit_seconds
         for room, each in zip(rooms, shares, strict=True):
+            room.holders = [holder for holder in room.holders if holder.job_id not in shape.own]
             room.hold(Holder(job.id, each.bytes, each.whole, ends_mono=end))
             room.settle()
         self._find_open()
@@ -241,10 +255,10 @@ class _Pass:
 
     def _place_beside(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
         """Take GPUs on which nothing stands but jobs that are paused already, together with free ones."""
-        rooms = self.victims.beside(job, shape, self._not_kept(shape))
+        rooms = self.victims.beside(job, shape, self._not_kept(shape), shape.own)
         if len(rooms) < shape.gpus:
             return None
-        rooms.sort(key=lambda room: (not room.fits(shape), -room.left().bytes, room.gpu.index))
+        rooms.sort(key=lambda room: (not room.fits(shape), -room.left(shape.own).bytes, room.gpu.index))
         rooms = sorted(rooms[: shape.gpus], key=lambda room: room.gpu.index)
         return self._give(job, shape, rooms, tuple(share(job, shape, room) for room in rooms))
 
@@ -261,7 +275,7 @@ class _Pass:
                 return []
             self._searched.add(key)
         rooms = self._not_kept(shape)
-        way = self.victims.find(job, shape, rooms, self.spared(job, shape), leaving)
+        way = self.victims.find(job, shape, rooms, self.spared(job, shape), leaving | shape.own)
         if way is None:
             return []
         self._keep(way.rooms, job)

@@ -112,6 +112,20 @@ def test_what_the_kernel_still_holds_is_said_and_goes_with_it(kernel: Kernel, wo
     wait_until(lambda: not world.rows("SELECT 1 FROM share"), "what it held to be free")
 
 
+def test_the_cell_may_be_run_again_and_again_though_the_kernel_holds_on(kernel: Kernel, world: World) -> None:
+    cell = (
+        "import os, gpuwrap\n"
+        "with gpuwrap.gpu(gpus=2, quiet=True, wait='5s') as grant:\n"
+        "    for index in grant.devices:\n"
+        "        folder = os.path.join(os.environ['GPURUN_SIM_DIR'], str(index))\n"
+        "        open(os.path.join(folder, str(os.getpid())), 'w').write(str(500 * 1024**2))\n"
+        "    print('job', grant.job, 'on', *grant.devices)"
+    )
+    assert [kernel.run(cell) for _ in range(3)] == [(f"job {number} on 0 1\n", "") for number in (1, 2, 3)]
+    assert world.run("-n", "true").returncode == 124
+    assert [job["pid"] for job in world.jobs()][:3] == [kernel.pid] * 3
+
+
 def test_gpurun_in_a_shell_escape_runs_the_program(kernel: Kernel, world: World) -> None:
     text, error = kernel.run("!gpurun sh -c 'echo on $CUDA_VISIBLE_DEVICES'")
     assert (text, error) == ("on 0\n", "")

@@ -39,6 +39,47 @@ def test_equal_priority_is_granted_in_order_of_arrival() -> None:
     assert started(made(gpus(1), waiting(9), waiting(8))) == {8: (0,)}
 
 
+def left_by(number: int, *indices: int, size: int = GIB) -> Job:
+    """An ended job whose process goes on, and still holds this much on some GPUs."""
+    shares = tuple(share(index, size, whole=False) for index in indices)
+    return in_state(running(number, *shares), JobState.ENDED)
+
+
+def held_by(number: int, index: int = 0, size: int = GIB, **changes: object) -> Gpu:
+    return gpu(index, used={number: size}, free_bytes=TOTAL - size, **changes)
+
+
+def test_who_goes_on_with_what_it_holds_passes_only_those_who_wait_for_that() -> None:
+    line = waiting(2), waiting(3, allowed=frozenset({"GPU-0"}))
+    own = {3: frozenset({1})}
+    assert started(made((held_by(1),), left_by(1, 0), *line)) == {}
+    assert started(made((held_by(1),), left_by(1, 0), *line, own=own)) == {3: (0,)}
+    assert started(made((held_by(1),), left_by(1, 0), waiting(2, m=23.8), line[1], own=own)) == {3: (0,)}
+    # Who waits for another job passes on GPU 0 as well as any: what is held there would not keep it away.
+    cards = replace(held_by(1), used={1: GIB, 4: 20 * GIB}, free_bytes=3 * GIB)
+    beside = running(4, share(0, 20 * GIB, whole=False), m=20)
+    asking = waiting(3, m=3, allowed=frozenset({"GPU-0"}))
+    assert started(made((cards,), left_by(1, 0), beside, asking, own=own)) == {3: (0,)}
+    assert started(made((cards,), left_by(1, 0), beside, waiting(2, m=20), asking, own=own)) == {}
+
+
+def test_who_goes_on_with_what_it_holds_waits_for_all_others() -> None:
+    allowed, own = frozenset({"GPU-0", "GPU-1"}), {3: frozenset({1})}
+    asking = waiting(3, count=2, allowed=allowed)
+    assert started(made((held_by(1), gpu(1)), left_by(1, 0), asking, own=own)) == {3: (0, 1)}
+    result = made((held_by(1), gpu(1)), left_by(1, 0), running(2, share(1)), asking, own=own)
+    assert (started(result), [each.gpu_index for each in result.reasons[3].obstacles]) == ({}, [1])
+    stranger = held_by(1, foreign=(foreign(size=GIB),))
+    assert made((stranger,), left_by(1, 0), waiting(3), own=own).reasons[3].rule is Rule.FOREIGN
+
+
+def test_one_job_on_a_gpu_are_the_own_process_and_its_next_block() -> None:
+    own = {3: frozenset({1})}
+    assert started(made((held_by(1),), left_by(1, 0), waiting(3, m=4), own=own, bounds=Bounds(jobs_per_gpu=1))) == {3: (0,)}
+    exclusive = held_by(1, compute_mode=ComputeMode.EXCLUSIVE_PROCESS)
+    assert started(made((exclusive,), left_by(1, 0), waiting(3), own=own)) == {3: (0,)}
+
+
 def test_places_count_those_that_stay_in_line() -> None:
     result = made(gpus(1), waiting(1), in_state(waiting(2), JobState.HELD), waiting(3), waiting(4), absent=frozenset({3}))
     assert {number: reason.place for number, reason in result.reasons.items()} == {2: 1, 3: 2, 4: 3}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from views import DATE, GIB, NOW, applied, foreign, gpu, running, share, waiting
 
@@ -249,6 +249,31 @@ def test_fits_and_obstacle_agree(view: View, data: st.DataObject) -> None:
                     room.hold(Holder(held.id, s.bytes, s.whole, paused, held.state is JobState.ENDED))
         room.settle()
         assert room.fits(shape) == (room.obstacle(shape) is None)
+
+
+@given(views(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_its_own_process_holds_is_to_a_job_as_if_it_were_not_there(view: View, data: st.DataObject) -> None:
+    ended = [job for job in view.jobs if job.state is JobState.ENDED and job.shares]
+    own = {job.id for job in ended if data.draw(st.booleans())}
+    places = st.sets(st.integers(0, len(view.gpus) - 1), min_size=1)
+    request = {"allowed": frozenset(f"GPU-{index}" for index in data.draw(places))}
+    if data.draw(st.booleans()):
+        request["memory_bytes"] = data.draw(SIZES)
+    asking = waiting(99, len(request["allowed"]), **request)
+    jobs = [job for job in view.jobs if job.shares]
+    cards, without = view.gpus, []
+    for card in cards:
+        assume(not any(None in (card.used.get(each, 0), card.free_bytes) for each in own))
+        assume(not Room(card, view.bounds).unexplained)
+        freed = sum(card.used.get(each) or 0 for each in own)
+        used = {job_id: size for job_id, size in card.used.items() if job_id not in own}
+        without.append(replace(card, used=used, free_bytes=None if card.free_bytes is None else card.free_bytes + freed))
+    with_own = plan(replace(view, jobs=(*jobs, asking), own={99: frozenset(own)}), NOW)
+    others = tuple(job for job in jobs if job.id not in own)
+    gone = plan(replace(view, gpus=tuple(without), jobs=(*others, asking)), NOW)
+    assert with_own.actions == gone.actions
+    assert {each.rule for each in with_own.reasons.values()} == {each.rule for each in gone.reasons.values()}
 
 
 @given(views())
