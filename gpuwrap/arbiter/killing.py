@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
 from ..model import Identity, Job, ResultKind
+from .frozen import and_frozen
 from .kinship import is_inside
 from .log import log
 
@@ -40,7 +41,7 @@ class Killing:
         if number is not None and number not in (signal.SIGTERM, signal.SIGKILL):
             self._arbiter.enforcer.after_commit.append(lambda: signal_all([job.identity], number))
             return f"sent {signal.Signals(number).name.removeprefix('SIG')}"
-        seat.ended_by = f"killed by {by}"
+        seat.ended_by = f"killed by {by}{and_frozen(job)}"
         if job.requeue:
             job = self._arbiter.reruns.forget_eviction(job)
         if job.state is JobState.PAUSED:

@@ -14,6 +14,7 @@ from ..lifecycle import STARTED, Event, JobState
 from ..model import Job
 from ..restarts import stored_signals
 from ..units import format_limit
+from .frozen import and_frozen
 from .log import log
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Limits:
         """Ask a job to end by its signals, one after the other, then kill what is left; again after a restart."""
         seat = self._arbiter.seats[job.id]
         assert job.request.time_limit_seconds is not None
-        seat.ended_by = f"time limit of {format_limit(job.request.time_limit_seconds)}"
+        seat.ended_by = f"time limit of {format_limit(job.request.time_limit_seconds)}{and_frozen(job)}"
         if job.state is not JobState.STOPPING:
             job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
         log("limit", f"job {job.id}: {seat.ended_by}")

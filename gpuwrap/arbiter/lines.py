@@ -17,6 +17,7 @@ from ..policy.reasons import Teller
 from ..policy.story import Brief, Lister, Storyteller
 from ..policy.words import job_list
 from ..units import format_duration, format_size
+from .frozen import frozen_words
 from .timers import Timer
 
 if TYPE_CHECKING:
@@ -136,12 +137,16 @@ class Lines:
             return None if left is None else ("leftover", left, [f"gpurun kill {job.id} ends it"])
         if job.state is JobState.PAUSED:
             return "paused", self._paused(job), []
+        frozen, thaw = frozen_words(job) or ("", [])
         if job.state is JobState.STOPPING:
             newcomer = f" for job {job.yields_to}" if job.yields_to is not None else ""
-            return "stopping", f"asked to end{newcomer}" + (", runs again later" if job.requeue else ""), []
+            again = ", runs again later" if job.requeue else ""
+            return "stopping", f"asked to end{newcomer}{again}" + (f", but {frozen}" if frozen else ""), thaw
         stat = processes.read_stat(job.identity.pid) if job.state is JobState.RUNNING else None
         if stat is not None and stat.state == "T":
             return "stopped", "stopped at its terminal, keeps its GPUs", ["fg in its terminal lets it go on"]
+        if frozen:
+            return "frozen", f"{frozen}, keeps its GPUs", thaw
         astray = self._arbiter.astray.words(job)
         if astray is not None:
             return "astray", *astray

@@ -53,6 +53,19 @@ def may_have_group(pid: int) -> bool:
     return folder is not None and os.access(folder, os.W_OK) and os.access(folder + "/cgroup.procs", os.W_OK)
 
 
+def frozen_by_others(pid: int) -> str | None:
+    """Return the folder of the group, a process's own or one around it, that somebody else has frozen; None if none."""
+    mount, folder = mount_point(), folder_of(pid)
+    if mount is None or folder is None or not Group(folder).is_frozen():
+        return None
+    while folder != mount[0]:
+        with contextlib.suppress(OSError), open(folder + "/cgroup.freeze") as file:
+            if file.read(1) == "1" and not is_group(os.path.basename(folder)):
+                return folder
+        folder = os.path.dirname(folder)
+    return None
+
+
 def leave_groups() -> None:
     """Move ourselves out of any job's group: an arbiter summoned inside a job would be frozen with it."""
     while (folder := folder_of(os.getpid())) is not None and is_group(os.path.basename(folder)):

@@ -1,5 +1,6 @@
 """Pausing whole trees in a cgroup, keeping a pause against others and against crashes, and leaving nothing behind."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -699,3 +700,55 @@ def test_groups_are_removed_though_the_arbiter_lives_elsewhere(ordinary: Stage, 
     ordinary.open("train")
     ordinary.until_state(2, "ended")
     no_group_left(ordinary.world)
+
+
+@pytest.fixture
+def unit() -> Iterator[Path]:
+    """A group as a unit of systemd has one. Whoever is left in it goes on, and up."""
+    root = cgroup_root()
+    assert root is not None
+    folder = root / group_of(os.getpid()).lstrip("/") / f"train-{os.getpid()}.service"
+    folder.mkdir()
+    yield folder
+    (folder / "cgroup.freeze").write_text("0")
+
+    def has_gone() -> bool:
+        for pid in (folder / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                (folder.parent / "cgroup.procs").write_text(pid)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        return not folder.exists()
+
+    wait_until(has_gone, "the group to go")
+
+
+def test_a_job_that_somebody_else_has_frozen_is_named_and_its_end_says_so(world: World, unit: Path) -> None:
+    world.run("-g", "0", "true")  # brings the arbiter, which shall not stand in the unit
+    saves = "trap 'exit 3' TERM; while :; do sleep 0.1; done"  # who does nothing about a signal dies of it at once
+    client = world.start("-t", "4s", "sh", "-c", saves, preexec_fn=become(None, unit))
+    wait_until(lambda: world.state(2) == "running", "job 2 to run")
+    assert "frozen" not in world.run("ls").stdout
+    (unit / "cgroup.freeze").write_text("1")
+    wait_until(lambda: frozen(unit), "the unit to stand still")
+    assert world.run("ls").stdout.splitlines()[1].endswith(f"frozen by others ({unit.name}), keeps its GPUs")
+    assert world.run("why", "2").stdout.splitlines()[1] == (
+        f"frozen by others ({unit.name}), keeps its GPUs; systemctl thaw {unit.name} lets it go on."
+    )
+    assert world.job(2)["why"]["rule"] == "frozen"
+    wait_until(lambda: world.state(2) == "stopping", "its limit to pass")
+    assert f"asked to end, but frozen by others ({unit.name})" in world.run("ls").stdout
+    (unit / "cgroup.freeze").write_text("0")
+    assert client.wait(30) == 3
+    wait_until(lambda: world.state(2) == "ended", "its end to be known")
+    assert world.job(2)["result"]["text"] == f"time limit of 4s, frozen by others ({unit.name})"
+
+
+def test_a_job_that_we_have_frozen_is_not_frozen_by_others(stage: Stage) -> None:
+    """Neither it nor one inside it."""
+    stage.world.start("sh", "-c", f"{stage.world.command} -- sleep 600; true", start_new_session=True)
+    wait_until(lambda: stage.world.state(2) == "running", "the inner job to run")
+    assert stage.world.run("pause", "1").returncode == 0
+    wait_until(lambda: stage.world.state(1) == "paused", "job 1 to be paused")
+    assert all(frozen(group) for group in groups_of(stage.world)), "by a group of its own"
+    assert "by others" not in stage.world.run("ls").stdout
