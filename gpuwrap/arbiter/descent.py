@@ -90,8 +90,8 @@ class Descent:
             stat = processes.read_stat(kin.pid)
             if stat is None or stat.start_ticks != kin.start_ticks or stat.state in "ZX":
                 continue
-            # A gpurun that was seen before it registered is a job of its own now.
-            if kin.pid == job.identity.pid or kin.pid not in self._arbiter.leaders:
+            # A gpurun that was seen before it registered is a job of its own now, and one that was becoming an arbiter is one.
+            if kin.pid == job.identity.pid or not (kin.pid in self._arbiter.leaders or processes.is_arbiter(kin.pid)):
                 found[kin.pid] = stat
         return found
 

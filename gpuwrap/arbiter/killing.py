@@ -141,11 +141,11 @@ class Killing:
         signal_all([*leader, *self.without_others(job, kin.values())], signal.SIGKILL)
 
     def without_others(self, job: Job, found: Iterable[Identity]) -> list[Identity]:
-        """Leave out, of what was found of a job, what keeps the terminals of other jobs.
+        """Leave out, of what was found of a job, what keeps the terminals of other jobs, and who has become an arbiter.
 
-        That is what lives above the leader of another job's session, or is it, and all between that and the other job.
+        The first is what lives above the leader of another job's session, or is it, and all between that and the other job.
         """
-        kin = {identity.pid: identity for identity in found}
+        kin = {identity.pid: identity for identity in found if not processes.is_arbiter(identity.pid)}
         computing = {pid for pid, _size in self._arbiter.holders(job)}
         for pid, other_id in list(self._arbiter.leaders.items()) if kin else ():
             line = self._arbiter.lineages.of(pid)

@@ -348,7 +348,7 @@ class Reruns:
 
     def _kill_strays(self, job: Job, known: list[Identity], again: tuple[float, ...]) -> None:
         alive = [identity for identity in known if processes.is_same_process(identity)]
-        found = {identity.pid: identity for identity in alive}
+        found = {identity.pid: identity for identity in alive if not processes.is_arbiter(identity.pid)}
         marker = self._arbiter.markers.of(job)
         for stat in processes.everybody():
             mine = stat.start_ticks >= job.identity.start_ticks and stat.state not in "ZX"

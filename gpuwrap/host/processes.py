@@ -291,6 +291,8 @@ def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: 
     seen = set(pending)
     while pending:
         pid = pending.pop()
+        if is_arbiter(pid):
+            continue
         try:
             threads = os.listdir(f"/proc/{pid}/task")
         except OSError:
