@@ -73,7 +73,7 @@ __gpurun_value() {  # complete $2 as a value of the option named $1
         -w | --wait | -t | --time) __gpurun_words '10m 1h 4h 1d' "$2" ;;
         -a | --after) __gpurun_list "$(gpurun completion jobs 2> /dev/null)" "$2" ;;
         --give-way) __gpurun_words 'never pause suspend requeue' "$2" ;;
-        --signal) __gpurun_words 'TERM:120 USR1:60,TERM:30 INT:60' "$2" ;;
+        --signal) __gpurun_words 'TERM:120 all:TERM:120 USR1:60,TERM:30 INT:60' "$2" ;;
         -s) __gpurun_words 'TERM KILL INT HUP USR1 USR2 STOP CONT' "$2" ;;
         -o | --output | --each) __gpurun_files "$2" ;;
         -u | --user) COMPREPLY=($(compgen -u -- "$2")) ;;

@@ -106,7 +106,7 @@ complete -c gpurun -n '__gpurun_launch' -s t -l time -x -a '10m 1h 4h 1d' -d 'ti
 complete -c gpurun -n '__gpurun_launch' -s a -l after -x -a '(__gpurun_list jobs)' -d 'start when those ended; ok:JOB only if it succeeded'
 complete -c gpurun -n '__gpurun_launch' -l give-way -x -a 'never pause suspend requeue' -d 'how it may give way: never, pause, suspend, requeue'
 complete -c gpurun -n '__gpurun_launch' -s r -l restartable -d 'it may be ended and run again'
-complete -c gpurun -n '__gpurun_launch' -l signal -x -a 'TERM:120 USR1:60,TERM:30 INT:60' -d 'how it is asked to end (TERM:120)'
+complete -c gpurun -n '__gpurun_launch' -l signal -x -a 'TERM:120 all:TERM:120 USR1:60,TERM:30 INT:60' -d 'how it is asked to end (TERM:120)'
 complete -c gpurun -n '__gpurun_launch' -s d -l detach -d 'in the background; prints the job’s number'
 complete -c gpurun -n '__gpurun_launch' -s o -l output -r -F -d 'output to the end of FILE; %j is the job’s number'
 complete -c gpurun -n '__gpurun_launch' -l retries -x -d 'run again after a failure, at most N times'

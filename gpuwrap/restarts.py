@@ -15,6 +15,8 @@ MOST_SIGNALS = 8
 MOST_RETRIES = 1000
 # What waitpid(2) never sees a program do anything about.
 NOT_TO_BE_CAUGHT = (9, 19)
+EVERYBODY = "all:"
+"""In front of a list of signals: not the leader alone, all of the job are sent them at once."""
 
 # Why a job waits again after an eviction, as its events say.
 GAVE_WAY = "gave way"
@@ -40,7 +42,9 @@ def read_restarts(given: Given) -> dict[str, object]:
         way = "requeue"
     request["give_way"] = way
     if "signal" in given:
-        request["signals"] = write_signals(read_signals(str(given["signal"])))
+        text = str(given["signal"])
+        everybody = EVERYBODY if asks_everybody(text) else ""
+        request["signals"] = everybody + write_signals(read_signals(text.removeprefix(EVERYBODY)))
     retries = 0
     if "retries" in given:
         number = parse_integer(str(given["retries"]))
@@ -83,8 +87,13 @@ def write_signals(steps: Steps) -> str:
 
 def stored_signals(text: str | None) -> Steps:
     """Read what `write_signals` wrote, None for the default."""
-    pairs = [part.split(":") for part in (text or DEFAULT_SIGNALS).split(",")]
+    pairs = [part.split(":") for part in (text or DEFAULT_SIGNALS).removeprefix(EVERYBODY).split(",")]
     return tuple((int(number), float(seconds)) for number, seconds in pairs)
+
+
+def asks_everybody(text: str | None) -> bool:
+    """Whether a list of signals is for all of the job."""
+    return text is not None and text.startswith(EVERYBODY)
 
 
 def wait_before(tries: int) -> float:

@@ -303,9 +303,11 @@ class Enforcer:
             return
         seat.kin = {survivor.pid: survivor for survivor in self._arbiter.descent.survivors(job)}
         if seat.kill_timer is not None and seat.kin:
+            if not job.stub:
+                self._arbiter.asking.leader_ended(job)
+                return
             identities = self._arbiter.killing.without_others(job, seat.kin.values())
-            number = signal.SIGKILL if job.stub else signal.SIGTERM  # a stub promises the whole tree
-            self.after_commit.append(lambda: signal_all(identities, number))
+            self.after_commit.append(lambda: signal_all(identities, signal.SIGKILL))  # a stub promises the whole tree
 
     # --- leftovers ----------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Killing: a job, what it left behind, and what lost its way.
 
 1. Asking to end is a sequence: the polite signal, SIGCONT, a deadline, SIGKILL to all that is known of the job, SIGCONT.
+   Who is asked beside the leader: see `asking`.
 2. A job that runs on a terminal kept by what another left behind (its tmux server) is no part of that, and would be hung
    up: such a server is left alone, unless it holds the other's GPUs, which would never be free else.
 3. Signals go out after the batch that recorded why is committed, and only through a pidfd of the recorded identity.
@@ -56,8 +57,7 @@ class Killing:
 
     def ask_to_end(self, job: Job) -> None:
         """Start the sequence that ends a running job, or start it again after a restart."""
-        self.send(job, signal.SIGTERM)
-        self.kill_within(job.id, KILL_SECONDS)
+        self.kill_within(job.id, self._arbiter.asking.begin(job, ((signal.SIGTERM, KILL_SECONDS),)))
 
     def send(self, job: Job, number: int) -> None:
         """Signal a job's leader once the batch is committed."""
@@ -78,7 +78,7 @@ class Killing:
             seat = self._arbiter.seats.get(job.id)
             if seat is None or job.state not in STARTED or job.state is JobState.STOPPING:
                 continue
-            seat.ended_by = None
+            seat.ended_by = seat.ask = None
             if seat.kill_timer is not None:
                 seat.kill_timer.cancel()
                 seat.kill_timer = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..host import processes
 from ..host.census import Census
 from ..model import Identity, Job
+from ..policy.asking import Standing
 from .marker import Marker
 
 if TYPE_CHECKING:
@@ -187,6 +188,6 @@ def tree(arbiter: "Arbiter", job: Job, spared: Iterable[int] = ()) -> list[proce
     return [stat for stat in found.values() if stat.state not in "ZX"]
 
 
-def identity_of(job: Job, stat: processes.Stat) -> Identity:
+def identity_of(job: Job, stat: processes.Stat | Standing) -> Identity:
     """Return the identity of a process of a job."""
     return Identity(job.identity.boot_id, job.identity.pid_namespace, stat.pid, stat.start_ticks)

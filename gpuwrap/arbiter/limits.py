@@ -102,16 +102,7 @@ class Limits:
         if job.state is not JobState.STOPPING:
             job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
         log("limit", f"job {job.id}: {seat.ended_by}")
-        after = 0.0
-        for number, seconds in stored_signals(job.signals):
-            self._arbiter.timers.after(after, lambda number=number: self._ask(job, number))  # type: ignore[misc]
-            after += seconds
-        self._arbiter.killing.kill_within(job.id, after)
-
-    def _ask(self, job: Job, number: int) -> None:
-        now = self._arbiter.store.live.get(job.id)
-        if now is not None and now.state is JobState.STOPPING and now.attempt == job.attempt:
-            self._arbiter.killing.send(job, number)
+        self._arbiter.killing.kill_within(job.id, self._arbiter.asking.begin(job, stored_signals(job.signals)))
 
 
 def _stood_key(job_id: int) -> str:

@@ -23,6 +23,7 @@ from ..state.settings import Settings
 from ..state.store import Store
 from .ahead import Ahead
 from .answers import Answers, Poisoned
+from .asking import Asking
 from .astray import Astray
 from .bell import Bell, Connection
 from .claims import Claims
@@ -100,6 +101,7 @@ class Arbiter:
         self.descent = Descent(self)
         self.enforcer = Enforcer(self)
         self.killing = Killing(self)
+        self.asking = Asking(self)
         self.pausing = Pausing(self)
         self.reruns = Reruns(self)
         self.limits = Limits(self)

@@ -8,7 +8,6 @@
 4. A stub that dies without a word promised the whole tree: all of it that can be found is killed.
 """
 
-import contextlib
 import os
 import signal
 import time
@@ -27,6 +26,7 @@ from ..restarts import (
     stored_signals,
     wait_before,
 )
+from ..state import preempt
 from ..units import PRIORITY_WORDS
 from .bell import Connection
 from .fields import Values
@@ -42,7 +42,6 @@ NETS_BORNE = 3
 SETTLE_SECONDS = 0.05
 # When what a dead stub left behind is looked for again: it may have been forking.
 LOOK_AGAIN_SECONDS = (0.1, 0.5, 2.0)
-PREEMPT = "preempt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +171,7 @@ class Reruns:
         signals = ",".join(f"{number}:{seconds:g}" for number, seconds in stored_signals(job.signals))
         self._arbiter.bell.queue(seat.connection, "give-way", attempt=job.attempt, signals=signals)
         self._arbiter.enforcer.after_commit.append(lambda: self._wake(job))
+        self._arbiter.asking.begin(job, stored_signals(job.signals), by_stub=True)
         self._hang_net(job)
 
     def _wake(self, job: Job) -> None:
@@ -265,42 +265,39 @@ class Reruns:
             if job.state is JobState.GRANTED:
                 self._arbiter.enforcer.offer(job)
             return
-        again = judge(job, ending)
-        if again is None:
-            self._end(job, ending)
-            self._arbiter.bell.queue(connection, "exit")
-        else:
-            if again.failures > ending.failures:
-                self._arbiter.memory.retried(job)
-            self._settle(job.id, ending, again, told=False)
+        self._settle(job.id, ending)
 
     def _end(self, job: Job, ending: Ending) -> None:
         seat = self._arbiter.seats[job.id]
         seat.kin = {kin.pid: kin for kin in self._identities(job, self.tree(job))}
         self._arbiter.enforcer.ended_with(job, ending.status)
 
-    def _settle(self, job_id: int, ending: Ending, again: Again, *, told: bool) -> None:
-        """End what the run left behind, then let the job wait again."""
+    def _settle(self, job_id: int, ending: Ending, until_mono: float | None = None) -> None:
+        """End what the run left behind, then let the job wait again, or end. Who was asked to end has time for it."""
         job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
         if job is None or seat is None or job.state not in STARTED or job.attempt != ending.attempt:
             return
-        now = judge(job, ending)
-        if now is None:  # killed while it was being settled
+        again, is_asked = judge(job, ending), job.state is JobState.STOPPING
+        left = self._identities(job, self.tree(job)) if again is not None or is_asked else []
+        if again is None:
+            left = self._arbiter.killing.without_others(job.changed(state=JobState.ENDED), left)
+        if left:
+            if until_mono is None:
+                self._arbiter.bell.queue(seat.connection, "settling")
+                until_mono = time.monotonic() + (self._arbiter.asking.leader_ended(job) if is_asked else 0.0)
+            if time.monotonic() >= until_mono:
+                self._arbiter.enforcer.after_commit.append(lambda: self._kill(left))
+            self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, ending, until_mono))
+        elif again is None:
             self._end(job, ending)
             self._arbiter.bell.queue(seat.connection, "exit")
-            return
-        left = self.tree(job)
-        if left:
-            if not told:
-                self._arbiter.bell.queue(seat.connection, "settling")
-            identities = self._identities(job, left)
-            self._arbiter.enforcer.after_commit.append(lambda: self._kill(identities))
-            self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, ending, again, told=True))
-            return
-        self._requeue(job, again)
+        else:
+            self._requeue(job, ending, again)
 
-    def _requeue(self, job: Job, again: Again) -> None:
+    def _requeue(self, job: Job, ending: Ending, again: Again) -> None:
         arbiter = self._arbiter
+        if again.failures > ending.failures:
+            arbiter.memory.retried(job)
         seat = arbiter.seats[job.id]
         text = self._told(job, again)
         over = job
@@ -316,7 +313,8 @@ class Reruns:
         log("requeue", f"job {job.id}: {again.why}, attempt {job.attempt}")
         seat.cancel_timers()
         seat.kin = {}
-        seat.told, seat.background, seat.ended_by, seat.limit_mono = None, False, None, None
+        seat.told, seat.background, seat.limit_mono = None, False, None
+        seat.ended_by = seat.ask = None
         seat.mute = again.after > 0  # passed over until the stub says that it has waited
         seat.rests_until_mono = time.monotonic() + again.after if again.after else None
         arbiter.bell.queue(
@@ -369,23 +367,17 @@ class Reruns:
         """Return the path of the file by which a run is told that it shall give way, None if it never will."""
         if not may_be_evicted(job):
             return None
-        return os.path.join(self._arbiter.folder.path, preempt_name(job))
+        return os.path.join(self._arbiter.folder.path, preempt.file_name(job.id, job.attempt))
 
     def clean_up(self, job: Job) -> None:
         """Remove the file of a run whose stub could not."""
         if may_be_evicted(job):
-            with contextlib.suppress(OSError):
-                os.unlink(preempt_name(job), dir_fd=self._arbiter.folder.fd)
+            preempt.remove(self._arbiter.folder.fd, preempt.file_name(job.id, job.attempt))
 
 
 def may_be_evicted(job: Job) -> bool:
     """Whether its owner said that it may be ended and run again."""
     return job.stub and job.request.give_way is GiveWay.REQUEUE
-
-
-def preempt_name(job: Job) -> str:
-    """Name the file of one run."""
-    return f"{PREEMPT}-{job.id}-{job.attempt}"
 
 
 def signal_name(number: int) -> str:

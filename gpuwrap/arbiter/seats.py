@@ -12,6 +12,7 @@ from .bell import Connection, Watcher
 from .timers import Timer
 
 if TYPE_CHECKING:
+    from .asking import Ask
     from .sweeps import Sweep
 
 
@@ -60,6 +61,8 @@ class Seat:
     attempt_begun: int = 0
     """The run that the job's stub has said to have started."""
     ended_by: str | None = None
+    ask: "Ask | None" = None
+    """How it was asked to end."""
     reapers: tuple[Identity, ...] = ()
     """The leader's ancestors: the processes that may adopt what it leaves behind."""
     kin: dict[int, Identity] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..host import processes
 from ..host.census import Census
 from ..host.freezer import Group, folder_of, may_have_group
+from ..host.signals import pending_signals
 from ..lifecycle import JobState
 from ..model import Identity, Job
 from .kinship import OTHERS, Kinship, family, identity_of, tree
@@ -213,7 +214,7 @@ class Stopping:
 
     def go_on(self, identity: Identity) -> None:
         """Continue one process. A Ctrl-Z that came while it stood still is repeated: SIGCONT throws it away [signal(7)]."""
-        pending, _blocked = processes.pending_signals(identity.pid)
+        pending, _blocked = pending_signals(identity.pid)
         try:
             if processes.send_signal(identity, signal.SIGCONT):
                 for number in _KEPT_BY_SIGCONT:
@@ -264,7 +265,7 @@ class Stopping:
                 wanted = _mask(_ASK_TO_END)
             else:
                 continue  # its owner stopped it: it would not act on anything
-            pending, _blocked = processes.pending_signals(stat.pid)
+            pending, _blocked = pending_signals(stat.pid)
             if pending & wanted & ~stuck.get(stat.pid, 0):
                 return True
         return False
@@ -273,7 +274,7 @@ class Stopping:
         """Remember what waited for a job, blocked, before it was paused: that is no reason to let it go on."""
         found = {}
         for stat in self._standing(job):
-            pending, blocked = processes.pending_signals(stat.pid)
+            pending, blocked = pending_signals(stat.pid)
             if pending & blocked:
                 found[stat.pid] = pending & blocked
         self._stuck[job.id] = found

@@ -3,18 +3,16 @@
 1. KILL follows the last delay, whatever the program says; after it the arbiter sees to the rest.
 2. Beside the signals stands a file (`GPURUN_PREEMPT_FILE`): made before the first of them, gone when the run is over.
    A program that writes `saving` into it is spared the signals in between.
-3. The file is the program's to write: it is opened by its name in our folder, never through a link, and never waited for.
+3. Whom the program only waits for is asked by the arbiter (`arbiter.asking`).
 """
 
 import _signal
-import os
 import time
 
 from ..restarts import stored_signals
+from ..state import preempt
 from ..state.paths import Folder
 from .child import Child
-
-SAVING = b"saving"
 
 
 class Ending:
@@ -36,7 +34,7 @@ class Ending:
         self.begun = True
         self._steps = list(stored_signals(signals))
         if self._file:
-            self._write_file()
+            preempt.write(self._folder.fd, self._file)
         self.due_mono = time.monotonic()
         self._child.held = False
         self._child.go_on()
@@ -49,49 +47,17 @@ class Ending:
                 self._send(_signal.SIGKILL)
                 return
             number, seconds = self._steps.pop(0)
-            if not self.sent or not self._says_saving():
+            if not self.sent or not (self._file and preempt.says_saving(self._folder.fd, self._file)):
                 self._send(number)
             self.due_mono += seconds
 
     def clean_up(self) -> None:
         """Remove the file: the run is over."""
         if self._file:
-            try:
-                os.unlink(self._file, dir_fd=self._folder.fd)
-            except OSError:
-                return
+            preempt.remove(self._folder.fd, self._file)
 
     def _send(self, number: int) -> None:
         self.sent.add(number)
         self._child.signal(number)
         if number != _signal.SIGKILL:
             self._child.go_on()  # stopped, it would keep the signal for later
-
-    def _write_file(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            fd = os.open(self._file, flags, 0o600, dir_fd=self._folder.fd)
-        except OSError:
-            return  # a full disk: the signals come all the same
-        try:
-            os.fchmod(fd, 0o600)
-            os.write(fd, b"requested\n")
-        except OSError:
-            pass
-        finally:
-            os.close(fd)
-
-    def _says_saving(self) -> bool:
-        if not self._file:
-            return False
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(self._file, flags, dir_fd=self._folder.fd)
-        except OSError:
-            return False
-        try:
-            return os.read(fd, 64).strip().startswith(SAVING)
-        except OSError:
-            return False
-        finally:
-            os.close(fd)

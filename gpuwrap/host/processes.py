@@ -170,7 +170,7 @@ def _reaped_status(pidfd: int) -> int | None:
 
 def command_line(pid: int) -> tuple[bytes, ...]:
     """Return a process's argv; empty if it has gone or is a zombie."""
-    raw = _read(f"/proc/{pid}/cmdline")
+    raw = read_file(f"/proc/{pid}/cmdline")
     return tuple(raw[:-1].split(b"\0")) if raw else ()
 
 
@@ -230,17 +230,17 @@ def children(pid: int) -> list[int]:
 
     Orphans are adopted by the main thread of init or of a subreaper. Empty where the kernel has no such file.
     """
-    return list(map(int, _read(f"/proc/{pid}/task/{pid}/children").split()))
+    return list(map(int, read_file(f"/proc/{pid}/task/{pid}/children").split()))
 
 
 def groups_of(pid: int) -> bytes:
     """Return the control groups a process lives in, as the kernel lists them; empty if it has gone."""
-    return _read(f"/proc/{pid}/cgroup")
+    return read_file(f"/proc/{pid}/cgroup")
 
 
 def name(pid: int) -> bytes:
     """Return what the kernel calls a process: the file it runs, up to 15 bytes; empty if it has gone."""
-    return _read(f"/proc/{pid}/comm").rstrip(b"\n")
+    return read_file(f"/proc/{pid}/comm").rstrip(b"\n")
 
 
 def is_arbiter(pid: int) -> bool:
@@ -256,30 +256,14 @@ def everybody() -> Iterator[Stat]:
             yield stat
 
 
-def pending_signals(pid: int) -> tuple[int, int]:
-    """Return the masks of signals that wait for a process or its main thread, and of those no thread would take.
-
-    A signal that waits for the process goes to any thread that does not block it [proc(5): SigPnd, ShdPnd, SigBlk].
-    """
-    pending, blocked = _signal_masks(f"/proc/{pid}/status")
-    if pending & blocked:
-        try:
-            threads = os.listdir(f"/proc/{pid}/task")
-        except OSError:
-            threads = []
-        for thread in threads:
-            blocked &= _signal_masks(f"/proc/{pid}/task/{thread}/status")[1]
-    return pending, blocked
-
-
-def _signal_masks(path: str) -> tuple[int, int]:
-    pending = blocked = 0
-    for line in _read(path).splitlines():
-        if line.startswith((b"SigPnd:", b"ShdPnd:")):
-            pending |= int(line.split()[1], 16)
-        elif line.startswith(b"SigBlk:"):
-            blocked = int(line.split()[1], 16)
-    return pending, blocked
+def every_child(pid: int) -> Iterator[int]:
+    """Yield the pids of a process's children, those of every thread included."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for thread in threads:
+        yield from map(int, read_file(f"/proc/{pid}/task/{thread}/children").split())
 
 
 def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: False) -> Iterator[Stat]:
@@ -293,18 +277,12 @@ def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: 
         pid = pending.pop()
         if is_arbiter(pid):
             continue
-        try:
-            threads = os.listdir(f"/proc/{pid}/task")
-        except OSError:
-            continue
-        for thread in threads:
-            for text in _read(f"/proc/{pid}/task/{thread}/children").split():
-                child = int(text)
-                stat = read_stat(child) if child not in seen else None
-                if stat is not None and not skip(child) and not is_arbiter(child):
-                    seen.add(child)
-                    pending.append(child)
-                    yield stat
+        for child in every_child(pid):
+            stat = read_stat(child) if child not in seen else None
+            if stat is not None and not skip(child) and not is_arbiter(child):
+                seen.add(child)
+                pending.append(child)
+                yield stat
 
 
 def environment(pid: int) -> bytes:
@@ -312,7 +290,7 @@ def environment(pid: int) -> bytes:
 
     Tools that rewrite their title (setproctitle) lose it [tested].
     """
-    return b"\0" + _read(f"/proc/{pid}/environ") + b"\0"
+    return b"\0" + read_file(f"/proc/{pid}/environ") + b"\0"
 
 
 def age_seconds(stat: Stat) -> float:
@@ -324,7 +302,7 @@ def age_seconds(stat: Stat) -> float:
 
 def cpu_seconds(pid: int) -> float | None:
     """Return the processor time that a process has used, all its threads together; None if it has gone."""
-    line = _read(f"/proc/{pid}/stat")
+    line = read_file(f"/proc/{pid}/stat")
     if not line:
         return None
     user, system = line[line.rindex(b")") + 2 :].split()[11:13]
@@ -387,7 +365,8 @@ def describe(pid: int, size: int | None) -> ForeignProcess:
     return ForeignProcess(pid, user, command, size, mine=uid == os.getuid())
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """Read a file of /proc; nothing if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as err:

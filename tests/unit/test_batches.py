@@ -16,6 +16,7 @@ import pytest
 from views import waiting
 from waiting import wait_until
 
+from gpuwrap.arbiter import killing
 from gpuwrap.arbiter.bell import Connection
 from gpuwrap.arbiter.loop import Arbiter
 from gpuwrap.arbiter.sampling import SAMPLE_SECONDS
@@ -160,7 +161,7 @@ def test_a_time_limit_that_passed_in_a_lost_batch_holds_and_asks_as_ever(
     """It had neither a timer any more, nor been ended; then its last net killed it without a word."""
     job, _pidfd = started(arbiter, leader, request=Request(time_limit_seconds=0.1))
     asked: list[int] = []
-    monkeypatch.setattr(arbiter.killing, "send", lambda _job, number: asked.append(number))
+    monkeypatch.setattr(killing, "signal_all", lambda _identities, number: asked.append(number))
     arbiter.limits.watch(job)
     wait_until(lambda: arbiter.timers.timeout() == 0, "the limit to pass")
     with full_disk(arbiter, monkeypatch):

@@ -104,7 +104,7 @@ def fish_line(option: Option, condition: str, launch: bool) -> str:
         words.append("-r -F" if option.key in FISH_FILES else "-x")
         values = FISH_VALUES.get(option.key, "")
         if option.key == "signal":
-            values = "TERM:120 USR1:60,TERM:30 INT:60" if launch else "TERM KILL INT HUP USR1 USR2 STOP CONT"
+            values = "TERM:120 all:TERM:120 USR1:60,TERM:30 INT:60" if launch else "TERM KILL INT HUP USR1 USR2 STOP CONT"
         if values:
             words.append(f"-a '{values}'")
     words.append(f"-d '{quoted(option.help)}'")

@@ -10,6 +10,7 @@ from gpuwrap.lifecycle import JobState
 from gpuwrap.model import GiveWay, Identity, Job, Request
 from gpuwrap.restarts import (
     MOST_RERUNS,
+    asks_everybody,
     read_restarts,
     read_signals,
     stored_signals,
@@ -52,6 +53,18 @@ def test_signal_lists_are_read(text: str, steps: object) -> None:
 def test_signal_lists_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         read_signals(text)
+
+
+def test_a_list_may_be_for_all_of_the_job() -> None:
+    read = read_restarts({"signal": "all:USR1:60,TERM:30"})["signals"]
+    assert read == read_restarts({"signal": str(read)})["signals"] == "all:10:60,15:30"
+    assert stored_signals(str(read)) == ((10, 60.0), (15, 30.0))
+    assert asks_everybody(str(read))
+    assert not asks_everybody("15:30")
+    assert not asks_everybody(None)
+    for wrong in ("all:", "all", "TERM:5,all:TERM:5", "all:all:TERM:5", "ALL:TERM:5"):
+        with pytest.raises(UsageError):
+            read_restarts({"signal": wrong})
 
 
 def test_the_default_is_term_and_two_minutes() -> None:

@@ -1,0 +1,146 @@
+"""Asking jobs to end: the signals of a list one after the other, to the leader, and to others where `policy.asking` says so.
+
+1. `kill`, time limits and evictions differ in the list, and in who sends it: the program behind a stub that evicts it is
+   signalled by that stub. Whom the program only waits for is always asked from here, where the delay is known.
+2. Who was asked by a signal is not asked by it again, also if the leader has ended meanwhile; by an arbiter that has come
+   since, he may be.
+3. KILL is not sent from here: it comes when its time has come, whatever was seen.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..host import processes
+from ..host.signals import standing
+from ..lifecycle import JobState
+from ..model import Job
+from ..policy.asking import LATE_PART, Asked, Round, Standing, looks
+from ..restarts import Steps, asks_everybody
+from ..state import preempt
+from .killing import signal_all
+from .kinship import identity_of, is_inside
+from .log import log
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+# So long has what a leader left behind that could have asked it itself.
+LEFT_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Ask:
+    """The end that a job is asked for: where it stands in its list of signals."""
+
+    job_id: int
+    attempt: int
+    by_stub: bool
+    root: int
+    """The pid of the program."""
+    until_mono: float
+    number: int = 0
+    late_mono: float = 0.0
+    is_last: bool = False
+    asked: dict[int, Asked] = field(default_factory=dict)
+
+
+class Asking:
+    """Asks, and looks after those that were asked."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+
+    def begin(self, job: Job, steps: Steps, *, by_stub: bool = False) -> float:
+        """Ask a job to end, in place of how it was asked before; returns after how many seconds KILL is due."""
+        seconds = sum(delay for _number, delay in steps)
+        root = next(iter(processes.children(job.identity.pid)), 0) if job.stub else job.identity.pid
+        ask = Ask(job.id, job.attempt, by_stub, root, time.monotonic() + seconds)
+        self._arbiter.seats[job.id].ask = ask
+        after = 0.0
+        for place, (number, delay) in enumerate(steps, 1):
+            step = partial(self._step, ask, number, delay, is_last=place == len(steps))
+            if after:
+                self._arbiter.timers.after(after, step)
+            else:
+                step()
+            after += delay
+        return seconds
+
+    def _step(self, ask: Ask, number: int, delay: float, *, is_last: bool) -> None:
+        """Send one signal, and see later who else must have it."""
+        job = self._current(ask)
+        if job is None:
+            return
+        ask.number, ask.is_last, ask.asked = number, is_last, {}
+        ask.late_mono = time.monotonic() + delay * LATE_PART
+        program = self._read(job, ask.root)
+        if program is not None:
+            ask.asked[program.pid] = Asked(program, program)
+        if job.state is JobState.ENDED:
+            self.leader_ended(job)
+        elif not ask.by_stub:
+            self._arbiter.killing.send(job, number)
+        if asks_everybody(job.signals):
+            below = [self._read(job, stat.pid) for stat in processes.descendants([ask.root])]
+            self._ask(job, ask, [each for each in below if each is not None])
+        for after in looks(delay):
+            self._arbiter.timers.after(after, partial(self._look, ask, number))
+
+    def _look(self, ask: Ask, number: int) -> None:
+        job = self._current(ask)
+        if job is None or ask.number != number or not ask.root:
+            return
+        round = self._round(job, ask)
+        if not round.is_there(ask.root):
+            self.leader_ended(job)
+            return
+        self._ask(job, ask, round.below(ask.root))
+        for pid, asked in ask.asked.items():
+            asked.last = round.read(pid) or asked.last
+
+    def leader_ended(self, job: Job) -> float:
+        """The program has ended: ask those that it left behind; returns how many seconds they have."""
+        seat, now = self._arbiter.seats[job.id], time.monotonic()
+        ask = seat.ask
+        if ask is None:
+            return 0.0
+        round = self._round(job, ask)
+        seconds = max(0.0, ask.until_mono - now)
+        if round.could_act(ask.root):
+            seconds = min(seconds, LEFT_SECONDS)
+            ask.late_mono = min(ask.late_mono, now + seconds * LATE_PART)
+        ended = job.state is JobState.ENDED or not job.stub
+        left = list(seat.kin) if ended else [stat.pid for stat in self._arbiter.reruns.tree(job)]
+        self._ask(job, ask, round.left_behind(ask.root, left))
+        return seconds
+
+    def _ask(self, job: Job, ask: Ask, found: Iterable[Standing]) -> None:
+        """Send the signal to others too. A program that says that it is saving is spared, and all of it."""
+        found = list(found)
+        if not found or (job.stub and preempt.says_saving(self._arbiter.folder.fd, preempt.file_name(job.id, job.attempt))):
+            return
+        ask.asked |= {each.pid: Asked(each, each) for each in found}
+        asked = self._arbiter.killing.without_others(job, [identity_of(job, each) for each in found])
+        log("ask", f"job {job.id}: signal {ask.number} to pid {', '.join(str(each.pid) for each in asked)} too")
+        number = ask.number
+        self._arbiter.enforcer.after_commit.append(lambda: signal_all(asked, number))
+
+    def _current(self, ask: Ask) -> Job | None:
+        """Return the job if it is still asked in this way."""
+        job, seat = self._arbiter.store.live.get(ask.job_id), self._arbiter.seats.get(ask.job_id)
+        if job is None or seat is None or seat.ask is not ask or job.attempt != ask.attempt:
+            return None
+        return job if job.state in (JobState.STOPPING, JobState.ENDED) else None
+
+    def _round(self, job: Job, ask: Ask) -> Round:
+        is_late = time.monotonic() >= ask.late_mono
+        return Round(ask.number, ask.asked, partial(self._read, job), late=is_late, is_last=ask.is_last)
+
+    def _read(self, job: Job, pid: int) -> Standing | None:
+        """Look at a process of the job; None if it has ended, or is none."""
+        if not is_inside(self._arbiter, self._arbiter.leaders.get(pid, job.id), job.id) or processes.is_arbiter(pid):
+            return None
+        return standing(pid)
