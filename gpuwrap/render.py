@@ -113,7 +113,7 @@ def _moment(at: float | None, now_at: float) -> str:
 
 # --- GPUs -------------------------------------------------------------------------------------------------------
 
-GPU_KEYS = ("index", "uuid", "name", "total_bytes", "free_bytes", "state", "jobs", "foreign", "claim", "strays")
+GPU_KEYS = ("index", "uuid", "name", "total_bytes", "free_bytes", "state", "jobs", "foreign", "claim")
 
 
 def gpu_as_json(gpu: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,6 @@ class Inventory:
                 for each in gpu.foreign or ()
             ],
             "claim": None if claim is None else {"pid": claim.pid, "user": claim.user},
-            "strays": [{"job": stray.job_id, "bytes": stray.bytes, "granted": list(stray.granted)} for stray in strays],
             "notes": notes,
         }
 

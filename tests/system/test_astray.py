@@ -37,14 +37,10 @@ def compute(machine: Machine) -> list[str]:
     return [sys.executable, "-c", COMPUTE, str(machine.box.folder / "alloc")]
 
 
-def seen(machine: Machine, index: int = 0) -> dict[str, object]:
-    """One GPU of `gpus --json`, once a job computes there astray."""
-
-    def found() -> dict[str, object] | None:
-        gpu = machine.gpu(index)
-        return gpu if gpu["strays"] else None
-
-    return wait_until(found, "a job that computes where it was granted nothing", 15)
+def await_stray(machine: Machine, job_id: int) -> None:
+    """Wait until a job is seen to compute on GPU 0, which it was not granted."""
+    wait_until(lambda: job_id in machine.gpu(0)["jobs"], f"job {job_id} to be seen on GPU 0", 15)
+    assert [share["index"] for share in machine.world.job(job_id)["devices"]] != [0]
 
 
 def test_a_job_that_computes_on_another_gpu_is_named_wherever_its_gpus_are(machine: Machine) -> None:
@@ -57,9 +53,9 @@ def test_a_job_that_computes_on_another_gpu_is_named_wherever_its_gpus_are(machi
     stray = Terminal(machine.world, words, columns=120, cwd=train.parent)
     stray.await_text("does it set CUDA_VISIBLE_DEVICES?")
     owner.await_text("it was granted GPU 1")
-    gpu = seen(machine)
+    await_stray(machine, 2)
+    gpu = machine.gpu(0)
     assert (gpu["state"], gpu["jobs"], gpu["foreign"]) == ("used", [1, 2], [])
-    assert gpu["strays"] == [{"job": 2, "bytes": int(29.3 * 2**30), "granted": [1]}]
     assert machine.job_of(stray.child)["why"]["rule"] == "astray"
     waiting = machine.start("true")
     machine.why(waiting, "busy")
@@ -74,12 +70,13 @@ def test_it_is_told_once_and_gone_with_its_cause(machine: Machine) -> None:
     wait_until(lambda: machine.world.state(1) == "running", "the job to run", 15)
     for _ in ("with the same arbiter", "with its successor"):
         machine.box.allocate(0, terminal.child.pid, GIB)
-        assert seen(machine)["state"] == "used"
+        await_stray(machine, 1)
+        assert machine.gpu(0)["state"] == "used"
         machine.box.release(0, terminal.child.pid)
         wait_until(lambda: machine.gpu(0)["state"] == "free", "GPU 0 to be free again", 15)
         machine.restart_arbiter()
     machine.box.allocate(0, terminal.child.pid, GIB)
-    seen(machine)
+    await_stray(machine, 1)
     assert terminal.text().count("computes on GPU 0") == 1
     machine.end(terminal.child.pid)
     wait_until(lambda: machine.world.state(1) == "ended", "the job to end", 15)
@@ -99,7 +96,7 @@ def test_why_it_does_is_told_as_far_as_it_can_be_seen(machine: Machine, before: 
     rc.write_text("export CUDA_VISIBLE_DEVICES=0\n")
     before = [str(rc) if word == "RC" else word for word in before]
     job = machine.run_job("-i", "1", *before, *compute(machine))
-    seen(machine)
+    await_stray(machine, 1)
     assert machine.job_of(job)["why"]["text"] == f"29.3G on GPU 0, but was granted GPU 1 ({cause})"
 
 
@@ -129,20 +126,20 @@ def test_a_job_inside_another_may_use_what_that_was_granted_and_is_named_if_it_w
     machine.until_running(outer)
     wait_until(lambda: machine.gpu(0)["free_bytes"] < 60 * GIB, "it to compute", 15)
     whys = {job["id"]: job["why"] for job in machine.jobs()}
-    assert machine.gpu(0)["strays"] == []
     assert whys[1] is None
     assert json.loads(machine.text("gpus", "--json"))["gpus"][0]["jobs"] == [1]
 
 
 def test_a_job_without_gpus_that_computes_is_named(machine: Machine) -> None:
     job = machine.run_job("-g", "0", "env", "CUDA_VISIBLE_DEVICES=0", *compute(machine))
-    assert seen(machine)["strays"] == [{"job": 1, "bytes": int(29.3 * 2**30), "granted": []}]
+    await_stray(machine, 1)
+    assert machine.gpu(0)["foreign"] == []
     assert "29.3G on GPU 0, but was granted none" in machine.job_of(job)["why"]["text"]
 
 
 def test_only_a_terminal_is_told(machine: Machine) -> None:
     job = machine.run_job("-i", "1", "env", "CUDA_VISIBLE_DEVICES=0", *compute(machine))
-    seen(machine)
+    await_stray(machine, 1)
     assert job.stderr is not None
     os.set_blocking(job.stderr.fileno(), False)
     with pytest.raises(BlockingIOError):  # nothing to read
