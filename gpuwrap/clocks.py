@@ -9,10 +9,10 @@
 Lists of jobs read this module: it imports nothing but the clocks.
 """
 
-from time import monotonic
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 from time import time as wall_at
 
-__all__ = ["Now", "boot_id", "file_age", "span", "wall_at"]
+__all__ = ["Now", "boot_id", "file_age", "span", "suspended_seconds", "wall_at"]
 
 # A date, and the same moment on the clock that decides, if that is known.
 Moment = tuple[float, float | None]
@@ -55,6 +55,11 @@ def span(begun: Moment, ended: Moment) -> float:
     """Return the seconds between two moments of one job; by their dates where one of them was in another boot."""
     (begun_at, begun_mono), (ended_at, ended_mono) = begun, ended
     return max(0.0, ended_at - begun_at if begun_mono is None or ended_mono is None else ended_mono - begun_mono)
+
+
+def suspended_seconds() -> float:
+    """Return for how long the machine was suspended since its boot: by so much the kernel's clock of starts is ahead."""
+    return clock_gettime(CLOCK_BOOTTIME) - monotonic()
 
 
 def file_age(changed_at: float) -> float:

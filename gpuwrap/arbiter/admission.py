@@ -10,12 +10,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from ..clocks import wall_at
+from ..clocks import suspended_seconds, wall_at
 from ..host import processes
 from ..lifecycle import JobState
 from ..model import GiveWay, GpuSample, Job, Request
 from ..outputs import escaped
 from ..policy.words import safe
+from ..turns import turn
 from ..units import GIB, format_size
 from .bell import Connection
 from .descent import can_give
@@ -46,6 +47,7 @@ class Admission:
         peak = recall(known_as, self._arbiter.store.learned_peak)
         learned = needed_bytes(peak) if peak is not None else None
         request = self._read_request(values, parent, learned)
+        submitted_mono = time.monotonic()
         return Job(
             id=0,
             key=key,
@@ -58,7 +60,8 @@ class Admission:
             argv=argv,
             cwd=cwd,
             submitted_at=wall_at(),
-            submitted_mono=time.monotonic(),
+            submitted_mono=submitted_mono,
+            turn=turn(identity, submitted_mono, suspended_seconds()),
             parent_id=parent.id if parent else None,
             fingerprint=known_as,
             learned_bytes=learned,

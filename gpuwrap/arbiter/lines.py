@@ -1,7 +1,8 @@
 """What waiting clients are told on their terminals.
 
 1. On each terminal one foreground waiter draws, and counts the others; the arbiter picks it, since only it sees them all.
-2. A waiter in the background gets one plain line. Without a terminal nothing is told, unless it asked for it (-v).
+2. Those that begin to wait in the background of a terminal get one plain line together, once no more of them come. Without
+   a terminal nothing is told, unless it asked for it (-v).
 3. Nothing is told in the first moment: most waits are over before anybody could read.
 """
 
@@ -16,6 +17,7 @@ from ..policy.effects import stuck
 from ..policy.reasons import Teller
 from ..policy.story import Brief, Lister, Storyteller
 from ..policy.words import job_list
+from ..turns import before
 from ..units import format_duration, format_size
 from .frozen import frozen_words
 from .timers import Timer
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from .loop import Arbiter
 
 FIRST_SECONDS = 0.25
+# One that waits alone is told of after a moment; where there are several, others may come until there is quiet for so long.
+QUIET_SECONDS, MOST_SECONDS = 0.75, 10.0
 COMPUTING = (JobState.GRANTED, JobState.RUNNING, JobState.STOPPING)
 # "2 h so far" grows; nothing else on the line does without an event.
 REFRESH_SECONDS = 30.0
@@ -33,12 +37,30 @@ FEW = 64
 STRANGE = ("foreign", "leftover", "unexplained", "drained", "unhealthy", "unknown", "compute-mode")
 
 
+class _Coming:
+    """Jobs that have begun to wait in the background of one terminal, until no more of them come."""
+
+    def __init__(self) -> None:
+        self.jobs: set[int] = set()
+        self._begun_mono = self._last_mono = time.monotonic()
+
+    def add(self, job_id: int) -> None:
+        self.jobs.add(job_id)
+        self._last_mono = time.monotonic()
+
+    def is_over(self) -> bool:
+        quiet = FIRST_SECONDS / 2 if len(self.jobs) == 1 else QUIET_SECONDS
+        return time.monotonic() >= min(self._last_mono + quiet, self._begun_mono + MOST_SECONDS)
+
+
 class Lines:
     """Tells waiting clients why they wait, at most a few times a second."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._timer: Timer | None = None
+        self._coming: dict[int, _Coming] = {}
+        """Terminals in whose background jobs have begun to wait that nobody was told of."""
         self._tellers: dict[tuple[int | None, type[Teller]], tuple[View, Teller]] = {}
 
     def refresh_soon(self) -> None:
@@ -69,18 +91,36 @@ class Lines:
                 drawers.setdefault(seat.tty, []).append(job)
             elif not seat.background:
                 seat.background, seat.told = True, None
-                self._tell(job, "note", self.text(job))
+                self._coming.setdefault(seat.tty, _Coming()).add(job.id)
         for jobs in drawers.values():
-            self._draw(sorted(jobs, key=lambda job: (-job.priority, job.id)))
-        if drawers:
-            self._timer = self._arbiter.timers.after(REFRESH_SECONDS, self._refresh)
+            self._draw(sorted(jobs, key=before))
+        self._note()
+        if self._coming or drawers:
+            self._timer = self._arbiter.timers.after(FIRST_SECONDS if self._coming else REFRESH_SECONDS, self._refresh)
+
+    def _note(self) -> None:
+        """Tell of those in the background, one line for each terminal."""
+        for tty, coming in list(self._coming.items()):
+            if not coming.is_over():
+                continue
+            del self._coming[tty]
+            waiting = [job for job in self._arbiter.store.in_line.values() if self._waits_at(job, tty)]
+            told = sorted((job for job in waiting if job.id in coming.jobs), key=before)
+            if len(told) == 1:
+                self._tell(told[0], "note", self.text(told[0]))
+            elif told:
+                self._tell(told[0], "note", _count(waiting))
+
+    def _waits_at(self, job: Job, tty: int) -> bool:
+        seat = self._arbiter.seats.get(job.id)
+        return seat is not None and seat.tty == tty and seat.background
 
     def _draw(self, jobs: list[Job]) -> None:
         first, *others = jobs
         for job in others:
             self._tell(job, "hush", "another draws")
         if others:
-            self._tell(first, "wait", f"{len(jobs)} jobs wait for a GPU, first is {first.id}")
+            self._tell(first, "wait", _count(jobs))
         else:
             self._tell(first, "wait", self.text(first), self.text(first, Brief), self.text(first, Lister))
 
@@ -196,3 +236,8 @@ class Lines:
         if teller is None or teller[0] is not view:
             teller = self._tellers[job.parent_id, kind] = (view, kind(view, time.monotonic(), wall_at()))
         return reason.rule.value, teller[1].sentence(reason, job), teller[1].help_lines(reason, job) if helps else []
+
+
+def _count(jobs: list[Job]) -> str:
+    """Say how many wait, and from which number on: those of a shell's loop follow each other."""
+    return f"{len(jobs)} jobs wait for a GPU, first is {min(job.id for job in jobs)}"

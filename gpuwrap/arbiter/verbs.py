@@ -15,6 +15,7 @@ from ..lifecycle import Event, JobState
 from ..model import Job, Plan, View
 from ..policy.effects import effect
 from ..policy.words import ordinal
+from ..turns import before
 from .bell import Connection
 from .changing import change
 from .fields import Values
@@ -152,7 +153,7 @@ class Verbs:
     def _add_places(self, done: list[list[object]]) -> None:
         """Say of those in line where they stand now that all of them were changed."""
         lines: dict[int | None, list[int]] = {}
-        for job in sorted(self._arbiter.store.in_line.values(), key=lambda job: (-job.priority, job.id)):
+        for job in sorted(self._arbiter.store.in_line.values(), key=before):
             lines.setdefault(job.parent_id, []).append(job.id)
         places = {job_id: (place, len(line)) for line in lines.values() for place, job_id in enumerate(line, 1)}
         for each in done:

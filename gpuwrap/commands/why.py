@@ -10,6 +10,7 @@ from ..model import Job
 from ..policy.words import command, safe
 from ..render import state_words
 from ..tables import terminal_width
+from ..turns import before
 from ..units import format_duration
 from .asking import Given, World, my_name
 
@@ -68,7 +69,7 @@ def _chosen(world: World, operands: list[str]) -> Job:
 
 def _first(jobs: list[Job]) -> Job:
     """The first in line: the one that waits before one that is held, then as the line goes."""
-    return min(jobs, key=lambda job: (job.state is JobState.HELD, -job.priority, job.id))
+    return min(jobs, key=lambda job: (job.state is JobState.HELD, before(job)))
 
 
 def _not_waiting(job: Job) -> str:

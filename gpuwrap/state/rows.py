@@ -6,8 +6,10 @@
 import json
 from typing import Any
 
+from ..clocks import suspended_seconds
 from ..lifecycle import JobState
 from ..model import GiveWay, Identity, Job, Request, Result, ResultKind, Row, Share
+from ..turns import turn
 
 _REQUEST_COLUMNS = (
     "gpus", "memory_bytes", "memory_percent", "exclusive", "allowed", "give_way", "time_limit_seconds",
@@ -70,18 +72,21 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         time_limit, boot_id, pid_namespace, pid, start_ticks, argv, cwd, submitted_at, started_at, ended_at,
         attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
         signals, retries, yields_to, requeue, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep,
-        sweep_index, sweep_limit, output_asked, *mono, _devices,
+        sweep_index, sweep_limit, output_asked, submitted_mono, granted_mono, started_mono, ended_mono, paused_mono,
+        returned_mono, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
     result = Result(ResultKind(result_kind), result_code, result_signal, result_text) if result_kind else None
+    identity = Identity(boot_id, pid_namespace, pid, start_ticks)
     return Job(
         job_id, key, name, user, JobState(state), priority, request,
-        Identity(boot_id, pid_namespace, pid, start_ticks), tuple(argv.split(b"\0")), cwd, submitted_at, shares,
+        identity, tuple(argv.split(b"\0")), cwd, submitted_at, shares,
         started_at, ended_at, attempt, times_given_way, peak_bytes, result, parent_id,
         bool(stub), signals, retries, yields_to, bool(requeue), fingerprint, learned_bytes,
         output, after_jobs, once, bool(detached), Row(sweep, sweep_index, sweep_limit) if sweep is not None else None,
-        bool(output_asked), *mono,
+        bool(output_asked), submitted_mono, granted_mono, started_mono, ended_mono, paused_mono, returned_mono,
+        turn(identity, submitted_mono, suspended_seconds()),
     )  # fmt: skip
 
 

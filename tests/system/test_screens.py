@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -275,6 +276,43 @@ def test_in_the_background_one_plain_line_is_printed_even_under_tostop(world: Wo
     assert text.count("waits for a GPU") == 1, text
     assert "Running" in text, text
     assert "Stopped" not in text, text
+
+
+def test_a_loop_in_the_background_is_told_of_in_one_line_and_runs_in_its_order(world: World, tmp_path: Path) -> None:
+    """Situation 41. What has the GPU first is a job of its own, or the race for it would be the first of the loop's."""
+    first = running(world, "python", "train.py")
+    terminal = Terminal(world, ["bash", "--norc", "-i"], columns=200, env={"PS1": "$ "}, cwd=tmp_path)
+    loop = f"for i in $(seq 40); do {world.command} -- sh -c 'echo $0 >> log' $i & done 2> /dev/tty\n"
+    terminal.send(loop)
+    terminal.await_text("40 jobs wait for a GPU, first is 2", 60)
+    lines = [line for line in terminal.text().splitlines() if "gpurun:" in line]
+    expect("loop-40", "\n".join(line.removeprefix("$ ") for line in lines))
+    world.run("kill", str(first))
+    log = tmp_path / "log"
+    wait_until(lambda: log.exists() and len(log.read_text().split()) == 40, "all to have run", 90)
+    assert log.read_text().split() == [str(number) for number in range(1, 41)]
+    assert terminal.text().count("wait for a GPU") == 1
+
+
+def test_the_order_of_a_loop_is_that_of_its_starts_also_for_the_next_arbiter(world: World, tmp_path: Path) -> None:
+    """All that tells an order tells the same one: the echo of renice, why, and who is served."""
+    first = running(world, "python", "train.py")
+    loop = f"for i in $(seq 20); do {world.command} -q -- sh -c 'echo $0 $GPURUN_JOB >> log' $i & done; wait"
+    shell = world.adopt(subprocess.Popen(["sh", "-c", loop], cwd=tmp_path, env=world.env))
+    wait_until(lambda: len(world.jobs(all=False)) == 21, "all to wait", 60)
+    before = world.arbiter_pid()
+    assert before
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: world.arbiter_pid() not in (None, before), "the next arbiter", 15)
+    echoed = world.run("renice", "--by", "1", "2-21").stdout
+    places = {int(number): int(place) for number, place in re.findall(r"job (\d+): .*, (\d+)\w\w of 20", echoed)}
+    why = world.run("why").stdout
+    assert why.startswith(f"job {min(places, key=lambda number: places[number])} ")
+    world.run("kill", str(first))
+    assert shell.wait(60) == 0
+    ran = [[int(word) for word in line.split()] for line in (tmp_path / "log").read_text().splitlines()]
+    assert [row for row, _number in ran] == list(range(1, 21))
+    assert [number for _row, number in ran] == sorted(places, key=lambda number: places[number])
 
 
 def test_without_a_terminal_waiting_is_silent(world: World) -> None:

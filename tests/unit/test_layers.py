@@ -17,7 +17,7 @@ LAYERS = [
     {"errors"},
     {"units", "wire", "lifecycle", "widths", "stdout", "clocks"},
     {"options", "model", "restarts", "outputs", "sweeps"},
-    {"listed"},
+    {"listed", "turns"},
     {"policy"},
     {"state", "host"},
     {"arbiter"},
@@ -30,7 +30,8 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names} | {"__init__": -1}
 PURE = {
-    "errors", "units", "wire", "lifecycle", "widths", "options", "model", "restarts", "outputs", "sweeps", "listed", "policy",
+    "errors", "units", "wire", "lifecycle", "widths", "options", "model", "restarts", "outputs", "sweeps", "turns", "listed",
+    "policy",
 }  # fmt: skip
 # What may be imported upwards, and why.
 ALLOWED = {
