@@ -215,7 +215,8 @@ def test_another_boot_id_is_a_restart_and_nothing_is_believed_to_run(make_world:
         live = [id for (id,) in database.execute("SELECT id FROM job WHERE state != 'ended' ORDER BY id")]
         assert len(live) == 6
         database.execute(
-            "UPDATE job SET boot_id = '00000000-0000-0000-0000-000000000001', pid = ?, start_ticks = ?",
+            "UPDATE job SET boot_id = '00000000-0000-0000-0000-000000000001', pid = ?, start_ticks = ?,"
+            " submitted_mono = submitted_mono + 1e6, started_mono = started_mono + 1e6",  # it had been up for longer
             (bystander.pid, start_ticks(bystander.pid)),
         )
     jobs = {job["id"]: job for job in world.jobs()}
@@ -224,6 +225,11 @@ def test_another_boot_id_is_a_restart_and_nothing_is_believed_to_run(make_world:
         assert jobs[id]["result"]["kind"] == "lost", jobs[id]
         assert "restart" in jobs[id]["result"]["text"], jobs[id]
     assert world.jobs(all=False) == []
+    assert [row["id"] for row in world.rows("SELECT id FROM job WHERE ended_mono IS NULL ORDER BY id")] == live
+    for job in json.loads(world.run("history", "--json").stdout)["jobs"]:
+        ran, waited = job["ran_seconds"], job["waited_seconds"]
+        assert 0 <= waited < 120, "between two boots dates are all there is"
+        assert 0 <= (ran or 0.0) < 120
     assert bystander.poll() is None, "somebody else's process was ended"
     assert world.run("-g", "2", "-n", "--", "true").returncode == 0, "the GPUs are not free again"
     assert world.rows("SELECT * FROM share WHERE job_id <= ?", max(live)) == []

@@ -87,6 +87,12 @@ def test_a_run_that_failed_early_teaches_nothing() -> None:
     assert learned_from(ended(None), 6 * GIB) is None
 
 
+def test_what_ended_with_the_machine_ran_for_nobody_knows_how_long() -> None:
+    lost = replace(ended(7 * GIB, seconds=7200), ended_mono=None, result=Result(ResultKind.LOST, text="machine restarted"))
+    assert learned_from(lost, None) is None
+    assert learned_from(lost, 6 * GIB) == 7 * GIB
+
+
 @pytest.mark.parametrize("code", [1, None])
 def test_a_death_of_memory_raises_the_need_by_half(code: int | None) -> None:
     job = ended(int(7.8 * GIB), code=code, promised=8 * GIB)
