@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..errors import GpurunError, printable
 from ..model import GiveWay
-from ..restarts import MOST_RETRIES, MOST_SIGNALS, NOT_TO_BE_CAUGHT, stored_signals
+from ..restarts import EVERYBODY, MOST_RETRIES, MOST_SIGNALS, NOT_TO_BE_CAUGHT, stored_signals
 from ..sweeps import MOST_INDEX, MOST_ROWS, argv_of, from_words
 from ..units import PRIORITY_HIGHEST, PRIORITY_LOWEST
 
@@ -189,9 +189,9 @@ def sizes(sent: str) -> list[int | None]:
 
 
 def signals(sent: str) -> str:
-    """Read how a job is asked to end, `10:60,15:30`; it stays text, as rows have it."""
+    """Read how a job is asked to end, `10:60,15:30`, `all:` in front perhaps; it stays text, as rows have it."""
     number, seconds = whole(1, MOST_SIGNAL), real(0, 7 * 86400)
-    pairs = [part.partition(":") for part in sent.split(",")]
+    pairs = [part.partition(":") for part in sent.removeprefix(EVERYBODY).split(",")]
     if len(pairs) > MOST_SIGNALS or any(number(first) in NOT_TO_BE_CAUGHT for first, _colon, _delay in pairs):
         raise ValueError(f"at most {MOST_SIGNALS} signals that can be caught")
     for _first, _colon, delay in pairs:
