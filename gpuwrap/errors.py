@@ -64,10 +64,14 @@ class StateFolderError(GpurunError):
 
 
 class StoreError(GpurunError):
-    """SQLite refused: `doing` says what was tried ("open", "write")."""
+    """SQLite refused: `doing` says what was tried ("open", "write").
 
-    def __init__(self, doing: str, path: str, cause: str, *, hint: str | None = None) -> None:
+    `is_unsound`: what is on the disk is not what was written there; not only does it refuse for now.
+    """
+
+    def __init__(self, doing: str, path: str, cause: str, *, hint: str | None = None, is_unsound: bool = False) -> None:
         self.cause = cause
+        self.is_unsound = is_unsound
         super().__init__(f"cannot {doing} state database: {path}: {cause}", hint=hint)
 
 

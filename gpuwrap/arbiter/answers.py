@@ -69,6 +69,7 @@ class Answers:
             "continued": self._continued,
             **arbiter.sweeps.kinds,
             "ping": lambda connection, _values: self._arbiter.bell.queue(connection, "done", text=""),
+            "mend": arbiter.mending.asked,
             **self.verbs.kinds,
         }
 

@@ -17,7 +17,7 @@ from ..errors import StoreError
 from ..host import processes
 from ..host.devices import Devices
 from ..lifecycle import IN_LINE, STARTED, JobState
-from ..model import Job, ResultKind
+from ..model import Job
 from ..state.paths import Folder
 from ..state.settings import Settings
 from ..state.store import Store
@@ -39,6 +39,7 @@ from .lines import Lines
 from .log import log
 from .marker import Markers
 from .memory import Memory
+from .mending import Mending
 from .observe import Observer
 from .order import Order
 from .pausing import Pausing
@@ -93,8 +94,6 @@ class Arbiter:
         self._has_offered = False
         self._idle_timer: Timer | None = None
         self._leaving = False
-        self._retired = False
-        self.on_retire: Callable[[], None] = lambda: None
         self.ahead = Ahead(self)
         self.deciding = Deciding(self)
         self.claims = Claims(self, self.timers, self._claims_changed)
@@ -109,6 +108,7 @@ class Arbiter:
         self.pruning = Pruning(self)
         self.left_behind = Leftovers(self)
         self.memory = Memory(self)
+        self.mending = Mending(self)
         self.astray = Astray(self)
         self.sweeps = Sweeps(self)
         self.sampling = Sampling(self)
@@ -145,8 +145,7 @@ class Arbiter:
         self.ahead.over()
         try:
             with self.store.batch():
-                if not self.store.is_in_place():
-                    self._retire()
+                self.mending.look()
                 self.tuning.check()
                 self.timers.run()
                 self._serve(ready)
@@ -180,6 +179,8 @@ class Arbiter:
     def _not_committed(self, err: StoreError | Poisoned) -> None:
         """The batch did not happen: say so to those who asked, and try the rest again soon."""
         log("store", err.text)
+        if isinstance(err, StoreError):
+            self.mending.doubt(err)
         self.bell.discard()
         self.bell.may_send_ahead = False  # or who waits would be offered in vain until the disk has room again
         self.enforcer.after_commit.clear()
@@ -345,7 +346,7 @@ class Arbiter:
                 self._idle_timer.cancel()
                 self._idle_timer = None
         elif self._idle_timer is None:
-            self._idle_timer = self.timers.after(0.0 if self._retired else IDLE_SECONDS, self._leave)
+            self._idle_timer = self.timers.after(0.0 if self.mending.has_retired else IDLE_SECONDS, self._leave)
 
     def _leave(self) -> None:
         self._idle_timer = None
@@ -360,21 +361,6 @@ class Arbiter:
     def _stop_at_once(self) -> None:
         self.bell.retire()
         self._leaving = True
-
-    def _retire(self) -> None:
-        """The database has gone from its path: another arbiter may come; we keep what we hold until our jobs have ended."""
-        if self._retired:
-            return
-        self._retired = True
-        log("retire", "the database is no longer at its path")
-        self.bell.retire()
-        self.on_retire()
-        for job in list(self.store.live.values()):
-            if job.state in IN_LINE or job.state is JobState.GRANTED:
-                seat = self.seats.get(job.id)
-                if seat is not None and seat.connection is not None:
-                    self.bell.drop(seat.connection)  # it summons another arbiter
-                self.enforcer.cancel(job, ResultKind.LOST, "the database was removed")
 
     def _lacks_keeper(self) -> None:
         self.timers.after(KEEPER_SECONDS, self.keeper.start)

@@ -331,8 +331,8 @@ class Pausing:
         word = next((word for word, value in PRIORITY_WORDS.items() if value == newcomer.priority), str(newcomer.priority))
         return f"for job {newcomer.id} ({newcomer.user}, {word}), goes on by itself"
 
-    def thaw_everything(self) -> None:
+    def thaw_everything(self, why: str) -> None:
         """Before an arbiter gives up: nobody stays stopped."""
         for job in list(self._arbiter.store.holding.values()):
             if job.state in STARTED and job.state in (JobState.PAUSED, JobState.SUSPENDED):
-                self.resume(job, "the arbiter gives up")
+                self.resume(job, why)

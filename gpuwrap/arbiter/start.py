@@ -78,7 +78,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     devices, sim_root = _open_devices(folder, sim)
     command = [*arbiter_command(path, sim), "keeper"]
     arbiter = Arbiter(folder, store, devices, settings_at_start(store), command, sim_root)
-    arbiter.on_retire = lock.release
+    arbiter.mending.on_retire, arbiter.mending.is_alone = lock.release, lock.is_ours
     arbiter.descent.adopters.note_birth(summoners)
     if pouch is not None:
         arbiter.claims.inherit(pouch)
@@ -117,7 +117,7 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     if gives_up:
         log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
         with store.batch():
-            arbiter.pausing.thaw_everything()
+            arbiter.pausing.thaw_everything("the arbiter gives up")
         return False
     gc.freeze()
     gc.set_threshold(RECORDS_BETWEEN_COLLECTIONS)
@@ -232,6 +232,7 @@ class _Lock:
         self._folder = folder
         path = os.path.join(folder.path, paths.LOCK)
         self._busy = filelock.Timeout
+        self._inode = 0
         self._lock = filelock.FileLock(path, timeout=0, mode=0o600, thread_local=False, fallback_to_soft=False)
 
     def take(self) -> bool:
@@ -240,6 +241,7 @@ class _Lock:
         while True:
             try:
                 self._lock.acquire()
+                self._inode = self._inode_at_path()
                 return True
             except self._busy:
                 sock = knock(self._folder, 0.5)
@@ -251,6 +253,16 @@ class _Lock:
             if time.monotonic() > until:
                 raise GpurunError("cannot start an arbiter: the lock is held by one that does not answer")
             time.sleep(LOCK_POLL_SECONDS)  # it is just coming up, or just leaving
+
+    def is_ours(self) -> bool:
+        """Whether the lock still stands at its path: if it was removed, another may have one."""
+        return self._inode == self._inode_at_path() != 0
+
+    def _inode_at_path(self) -> int:
+        try:
+            return os.stat(paths.LOCK, dir_fd=self._folder.fd).st_ino
+        except OSError:
+            return 0
 
     def release(self) -> None:
         """Let the next arbiter come."""

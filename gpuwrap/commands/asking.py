@@ -9,7 +9,7 @@ import sys
 import time
 
 from ..arbiter.summon import Call, WaitLimitPassed, knock
-from ..errors import GpurunError, NoSuchJob, UsageError
+from ..errors import GpurunError, NoSuchJob, StoreError, UsageError
 from ..state.paths import Folder, open_folder
 from ..state.reading import Reader
 from ..units import parse_integer
@@ -39,15 +39,40 @@ class World:
     def __init__(self, given: Given, *, create: bool = False) -> None:
         self.sim = simulated(given)
         self.folder: Folder | None = open_folder(self.sim, create=create)
-        self.reader: Reader | None = self._read()
         self._call: Call | None = None
         self._asked_ahead: bytes | None = None
+        self.reader: Reader | None = self._read()
 
     def _read(self) -> Reader | None:
+        """Open the database. One that holds no live job, or is broken, is doubted: an arbiter that is up may know better."""
         if self.folder is None:
             return None
         try:
-            return Reader(self.folder)
+            reader = self._open(self.folder)
+            if (reader is not None and reader.has_live()) or not self._is_looked_at("ping"):
+                return reader
+        except StoreError as err:
+            if not err.is_unsound or not self._is_looked_at("mend"):
+                raise
+        return self._open(self.folder)
+
+    def _is_looked_at(self, kind: str) -> bool:
+        """Have an arbiter that is up look at its files, as at each wake, or closely; false if there is none that can."""
+        try:
+            if not self.has_arbiter():
+                return False
+            self.ask(kind)
+        except GpurunError:
+            return False
+        finally:
+            if self._call is not None:
+                self._call.drop()  # no arbiter is kept from leaving by our connection
+            self._call = None
+        return True
+
+    def _open(self, folder: Folder) -> Reader | None:
+        try:
+            return Reader(folder)
         except FileNotFoundError:
             return None
 

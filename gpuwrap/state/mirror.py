@@ -1,14 +1,28 @@
-"""The live jobs in memory: those in line or holding something, and the parts of them that are asked for all the time."""
+"""The live jobs in memory: those in line or holding something, and the parts of them that are asked for all the time.
 
+What a batch changes is remembered as it was before: a batch that cannot be committed is put back without asking the disk,
+which may be what fails.
+"""
+
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job, Request
 from .awaiting import Awaiting
 
 
+class Known(NamedTuple):
+    """What memory holds: the live jobs by number, the settings, and the highest number that a job was given."""
+
+    live: Mapping[int, Job]
+    settings: Mapping[str, str]
+    last_id: int
+
+
 class Mirror:
-    """What the database says of live jobs; the store alone changes it, with what it has written.
+    """What the database says of live jobs, and its settings; the store alone changes it, with what it has written.
 
     `in_line` and `holding` are parts of `live`; `awaiting` has those in line with --after, and `nested` those inside a job,
     by that job's number, so that the end of a job costs what hangs on it and nothing of the line.
@@ -20,16 +34,60 @@ class Mirror:
         self.holding: dict[int, Job] = {}
         self.awaiting = Awaiting()
         self.nested: dict[int, dict[int, Job]] = {}
+        self.settings: dict[str, str] = {}
+        self.last_id = 0
+        """The highest number that a job was given, ended or not."""
+        self._last_id_before = 0
+        self._before: dict[int, Job | None] = {}
+        self._settings_before: dict[str, str | None] = {}
 
-    def clear(self) -> None:
-        """Forget everything, to read it anew."""
-        for jobs in (self.live, self.in_line, self.holding, self.nested):
-            jobs.clear()
+    def known(self) -> Known:
+        """Return all of it."""
+        return Known(self.live, self.settings, self.last_id)
+
+    def fill(self, known: Known) -> None:
+        """Hold exactly this, as it was committed; the jobs by number."""
+        jobs, self.settings, self.last_id = list(known.live.values()), dict(known.settings), known.last_id
+        for part in (self.live, self.in_line, self.holding, self.nested):
+            part.clear()
         self.awaiting.clear()
+        for job in jobs:
+            self.put(job)
+        self.committed()
+
+    def committed(self) -> None:
+        """What was changed so far stands."""
+        self._before.clear()
+        self._settings_before.clear()
+        self._last_id_before = self.last_id
+
+    def undo(self) -> None:
+        """Put back what was changed since the last commit."""
+        if not self._before and not self._settings_before:
+            return
+        jobs = {**self.live, **self._before}
+        settings = {**self.settings, **self._settings_before}
+        self.fill(
+            Known(
+                {number: job for number, job in sorted(jobs.items()) if job is not None},
+                {name: value for name, value in settings.items() if value is not None},
+                self._last_id_before,
+            )
+        )
+
+    def put_setting(self, name: str, value: str | None) -> None:
+        """Take in a setting as it is now; None if there is none any more."""
+        self._settings_before.setdefault(name, self.settings.get(name))
+        if value is None:
+            self.settings.pop(name, None)
+        else:
+            self.settings[name] = value
 
     def put(self, job: Job) -> None:
         """Take in a job as it is now."""
         before = self.live.get(job.id)
+        self._before.setdefault(job.id, before)
+        self.last_id = max(self.last_id, job.id)
         if before is None:
             job = job.changed(request=_first_equal(job.request))
         lives = job.state is not JobState.ENDED or bool(job.shares)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..model import Job
 
+Connection = _sqlite3.Connection
 Error = _sqlite3.Error
 BUSY_SECONDS = 5.0
 
@@ -149,10 +150,32 @@ _CAUSES = {
 }
 
 
+# What may be otherwise in a moment: no space, somebody's lock, a disk that takes no writes.
+_PASSING = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_NOMEM")
+_PASSING_WRITES = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_LOCK")
+
+
 def translate(err: Error, doing: str) -> StoreError:
     """Say in our words what SQLite refused."""
     name = getattr(err, "sqlite_errorname", "")
+    is_unsound = not name.startswith(_PASSING if doing == "read" else _PASSING + _PASSING_WRITES)
     for known, (cause, hint) in _CAUSES.items():
         if name.startswith(known):
-            return StoreError(doing, DATABASE, cause, hint=hint)
-    return StoreError(doing, DATABASE, str(err))
+            return StoreError(doing, DATABASE, cause, hint=hint, is_unsound=is_unsound)
+    return StoreError(doing, DATABASE, str(err), is_unsound=is_unsound)
+
+
+class Translated:
+    """Says in our words what SQLite refuses; no generator either."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, Error):
+            raise translate(error, self._doing) from error

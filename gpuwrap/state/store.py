@@ -5,28 +5,30 @@
 2. The arbiter is the only writer while it lives; no transaction spans a wait, but for the millisecond in which an offer may
    be answered; every write is BEGIN IMMEDIATE, since a deferred one that turns into a write fails at once whatever the
    timeout [SQLite, BUSY_SNAPSHOT].
-3. The mirror of the live rows (`mirror`) is read anew after a failed commit, so that memory never runs ahead of the disk.
+3. The mirror of the live rows (`mirror`) is put back as it was after a failed commit, so that memory never runs ahead of what
+   was written. It is right even where the disk is not: a database that is gone or broken is written anew from it (`disk`).
 4. synchronous=NORMAL: consistent after power loss, though the last commits may be missing; every job is dead by then,
    since the boot id has changed.
 """
 
-import os
+import contextlib
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from time import monotonic
 from typing import Any
 
-from ..clocks import Now, boot_id, wall_at
+from ..clocks import boot_id, wall_at
 from ..errors import StoreError
 from ..lifecycle import Event, IllegalMove, JobState, after
 from ..model import Job, Share
 from ..restarts import GAVE_WAY
+from .disk import Disk, in_memory, read_known
 from .mirror import Mirror
 from .paths import DATABASE, Folder
-from .reading import connect, refuse_newer, translate
+from .reading import Translated
 from .rows import columns_of, job_from_row, row_from_job, shares_from_text
-from .schema import ADDED, CHANGES, JOB_COLUMNS, LATEST_NAMED, LIVE, TABLES, VERSION
+from .schema import JOB_COLUMNS, LATEST_NAMED
 
 _ARBITER_ROWS_KEPT = 20
 
@@ -37,59 +39,41 @@ class Store:
     def __init__(self, folder: Folder) -> None:
         """Open the database of a state folder, made on first use. Raises StoreError."""
         self._folder = folder
-        path = folder.inside(DATABASE)
-        self._db = connect(path, f"file:{path}?mode=rwc")
         self._mirror = Mirror()
         self._untold: list[tuple[str, tuple[Any, ...], bool]] = []
         self.live, self.in_line = self._mirror.live, self._mirror.in_line
         self.holding, self.awaiting = self._mirror.holding, self._mirror.awaiting
         self.has_ended = self._mirror.has_ended
         self.nested, self.inside = self._mirror.nested, self._mirror.inside
-        with _Translated("open"):
-            refuse_newer(self._db)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version < VERSION:
-                self._bring_up_to_date(version)
-            self._inode = os.stat(path).st_ino
-            self.reload()
-
-    def _bring_up_to_date(self, version: int) -> None:
-        """Add what a database of an earlier version lacks; version 0 is a new one."""
-        now = Now.here()
-        known = {"ahead": now.ahead, "now": now.mono, "boot": now.boot_id}
-        self._db.executescript(f"BEGIN IMMEDIATE; {_changes_since(version)}")
-        for made in CHANGES if version else ():
-            for change in CHANGES[made] if version < made else ():
-                self._db.execute(change, known)
-        self._db.execute(f"PRAGMA user_version={VERSION}")
-        self._db.execute("COMMIT")
+        self._disk = Disk(folder)
+        self._db = self._disk.open()
+        self.is_adrift = False
+        """The disk has been given up: what is written stays in memory."""
+        with Translated("open"):
+            self._mirror.fill(read_known(self._db))
+        self._disk.note()
 
     def close(self) -> None:
         """Close; the last connection folds the WAL back into the database."""
         self._db.close()
 
     def is_in_place(self) -> bool:
-        """Whether the path still leads to the open database: writes to a deleted one succeed silently [run]."""
-        try:
-            return os.stat(DATABASE, dir_fd=self._folder.fd).st_ino == self._inode
-        except OSError:
-            return False
+        """Whether the path still leads to the open files, with all that was written: writes to a deleted one succeed [run]."""
+        return self.is_adrift or self._disk.is_in_place()
 
-    def reload(self) -> None:
-        """Read the mirror anew."""
-        rows = self._db.execute(
-            f"SELECT {JOB_COLUMNS} FROM job WHERE {LIVE} ORDER BY id"
-        ).fetchall()
-        shares: dict[int, list[Share]] = {}
-        for job_id, uuid, index, size, whole in self._db.execute(
-            "SELECT job_id, uuid, gpu_index, bytes, whole FROM share ORDER BY job_id, gpu_index"
-        ):
-            shares.setdefault(job_id, []).append(Share(uuid, index, size, bool(whole)))
-        self._mirror.clear()
-        for row in rows:
-            self._mirror.put(job_from_row(row, tuple(shares.get(row[0], ()))))
+    def mend(self) -> bool:
+        """Have on the disk again what memory holds; false if nothing lacked there. Called while nothing is being written.
+
+        Raises StoreError if the disk refuses: then nothing more can be written until this succeeds.
+        """
+        self._db.close()  # what it alone still has is folded back, where that can be
+        self._db, is_anew = self._disk.mended(self._mirror.known())
+        return is_anew
+
+    def give_disk_up(self) -> None:
+        """Go on in memory: nothing of what follows outlives us."""
+        self._db = in_memory(self._mirror.known())
+        self.is_adrift = True
 
     def batch(self) -> "Batch":
         """Make everything inside one transaction, begun by its first write; the mirror follows what was committed.
@@ -102,22 +86,23 @@ class Store:
         """Commit what this batch has written. Raises StoreError."""
         self.write_down()
         if self._db.in_transaction:
-            with _Translated("write"):
+            with Translated("write"):
                 self._db.execute("COMMIT")
+        self._mirror.committed()
 
     def undo(self) -> None:
         """Forget what this batch has written."""
         self._untold.clear()
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-        with _Translated("read"):
-            self.reload()
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self._mirror.undo()
 
     def register(self, job: Job) -> Job:
         """Write a new job (its id is ignored) and return it with its number."""
         self.write_down()
         sql = f"INSERT INTO job ({JOB_COLUMNS}) VALUES (NULL{', ?' * (JOB_COLUMNS.count(',') - 1)}, NULL)"
-        with _Translated("write"):
+        with Translated("write"):
             self._begin()
             number = self._db.execute(sql, row_from_job(job)).lastrowid
         assert number is not None
@@ -264,21 +249,22 @@ class Store:
 
     def setting(self, name: str) -> str:
         """Return what a verb changed for good; empty if it never did."""
-        rows = self._read("SELECT value FROM setting WHERE name = ?", (name,))
-        return str(rows[0][0]) if rows else ""
+        return self._mirror.settings.get(name, "")
 
     def settings_of(self, word: str) -> dict[int, str]:
         """Return the settings called `word N`, by N."""
-        rows = self._read("SELECT name, value FROM setting WHERE name GLOB ?", (f"{word} [0-9]*",))
-        return {int(name.partition(" ")[2]): str(value) for name, value in rows}
+        found = ((name.partition(" "), value) for name, value in self._mirror.settings.items())
+        return {int(number): value for (first, _, number), value in found if first == word and number.isdigit()}
 
     def set(self, name: str, value: str) -> None:
         """Change something for good."""
         self._write("INSERT OR REPLACE INTO setting (name, value) VALUES (?, ?)", (name, value))
+        self._mirror.put_setting(name, value)
 
     def unset(self, name: str) -> None:
         """Forget something that was changed for good."""
         self._write("DELETE FROM setting WHERE name = ?", (name,))
+        self._mirror.put_setting(name, None)
 
     def prune(self, kept: int, most: int, awaited: Collection[int] = ()) -> int:
         """Forget ended jobs beyond the latest `kept` but for those `awaited`, at most so many; returns how many.
@@ -298,8 +284,7 @@ class Store:
 
     def next_id(self) -> int:
         """Return the number that the next job will get."""
-        rows = self._read("SELECT seq FROM sqlite_sequence WHERE name = 'job'", ())
-        return (int(rows[0][0]) if rows else 0) + 1
+        return self._mirror.last_id + 1
 
     def _write_shares(self, job_id: int, shares: tuple[Share, ...]) -> None:
         if shares:
@@ -323,11 +308,11 @@ class Store:
         if not self._untold:
             return
         untold, self._untold = self._untold, []
-        with _Translated("write"):
+        with Translated("write"):
             self._begin()
             for sql, values, guarded in untold:
                 if not self._db.execute(sql, values).rowcount and guarded:
-                    raise StoreError("write", DATABASE, "somebody else has changed a job")
+                    raise StoreError("write", DATABASE, "somebody else has changed a job", is_unsound=True)
 
     def _begin(self) -> None:
         if not self._db.in_transaction:
@@ -335,24 +320,8 @@ class Store:
 
     def _read(self, sql: str, values: Iterable[Any]) -> list[Any]:
         self.write_down()
-        with _Translated("read"):
+        with Translated("read"):
             return self._db.execute(sql, tuple(values)).fetchall()
-
-
-class _Translated:
-    """Says in our words what SQLite refuses; no generator either."""
-
-    __slots__ = ("_doing",)
-
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise translate(error, self._doing) from error
 
 
 class Batch:
@@ -373,9 +342,3 @@ class Batch:
         except BaseException:
             self._store.undo()
             raise
-
-
-def _changes_since(version: int) -> str:
-    """Return the statements that bring a database up to date."""
-    added = [f"ALTER TABLE job ADD COLUMN {column};" for made in ADDED if version < made for column in ADDED[made]]
-    return TABLES if version == 0 else " ".join(added)

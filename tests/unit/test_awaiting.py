@@ -66,8 +66,9 @@ def walked(jobs: dict[int, Job]) -> tuple[dict[int, tuple[int, ...]], dict[int, 
 def test_it_is_what_walking_through_all_of_it_would_find(data: st.DataObject) -> None:
     mirror = Mirror()
     jobs: dict[int, Job] = {}
+    committed: dict[int, Job] = {}
     for _ in range(data.draw(st.integers(1, 25))):
-        step = data.draw(st.sampled_from(["register", "register", "move", "undo"]))
+        step = data.draw(st.sampled_from(["register", "register", "move", "commit", "undo"]))
         live = [number for number, job in jobs.items() if job.state is not JobState.ENDED]
         if step == "register":
             some = st.lists(st.sampled_from(sorted(jobs)), max_size=4) if jobs else st.just([])
@@ -79,10 +80,14 @@ def test_it_is_what_walking_through_all_of_it_would_find(data: st.DataObject) ->
             number = data.draw(st.sampled_from(live))
             jobs[number] = replace(jobs[number], state=data.draw(st.sampled_from(STATES)))
             mirror.put(jobs[number])
+        elif step == "commit":
+            mirror.committed()
+            committed = dict(jobs)
         elif step == "undo":
-            mirror.clear()
-            for number in live:
-                mirror.put(jobs[number])
+            mirror.undo()
+            jobs = dict(committed)
+            still = [number for number, job in jobs.items() if job.state is not JobState.ENDED]
+            assert (list(mirror.live), mirror.last_id) == (still, len(jobs))
         assert found(mirror, jobs) == walked(jobs)
     for number in list(jobs):
         jobs[number] = replace(jobs[number], state=JobState.ENDED)

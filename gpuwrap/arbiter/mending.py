@@ -1,0 +1,83 @@
+"""A database that is not what was written there: gone, emptied, overwritten, or on a disk that is dying.
+
+1. Memory is right. While we are the arbiter of the folder the database is written anew from it, and nobody notices.
+2. Where somebody else may be the arbiter by now, since the lock is gone from the folder too, or where the disk takes nothing
+   any more, we retire: we keep what we hold until our jobs have ended, and nobody waits for us. First of all everybody goes
+   on whom we paused: whoever comes after us would not know of them.
+3. A disk that is full, or busy, is only tried again.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import StoreError
+from ..lifecycle import IN_LINE, JobState
+from ..model import ResultKind
+from .bell import Connection
+from .log import log
+
+if TYPE_CHECKING:
+    from .loop import Arbiter
+
+
+class Mending:
+    """Sees that the database is there, at each wake."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self.is_alone: Callable[[], bool] = lambda: True
+        self.on_retire: Callable[[], None] = lambda: None
+        self.has_retired = False
+        self._is_in_doubt = False
+        self._asked: list[Connection] = []
+
+    def doubt(self, err: StoreError) -> None:
+        """What could not be done may mean that the database is not what it was."""
+        self._is_in_doubt |= err.is_unsound
+
+    def asked(self, connection: Connection, _values: object) -> None:
+        """Somebody cannot read the database: look at it closely, at the next wake, which is now."""
+        self._is_in_doubt = True
+        self._asked.append(connection)
+        self._arbiter.timers.after(0.0, lambda: None)
+
+    def look(self) -> None:
+        """Mend what needs it. Called in a batch, before anything is written; raises StoreError if it must be tried again."""
+        if self.has_retired:
+            self._is_in_doubt = False
+        elif self._is_in_doubt or not self._arbiter.store.is_in_place():
+            self._is_in_doubt = True  # until it is done
+            self._mend()
+            self._is_in_doubt = False
+        asked, self._asked = self._asked, []
+        for connection in asked:
+            self._arbiter.bell.queue(connection, "done", text="")
+
+    def _mend(self) -> None:
+        if not self.is_alone():
+            self._retire("the database was removed")
+            return
+        try:
+            if self._arbiter.store.mend():
+                log("mended", "the database was not what had been written there: it is written anew, from memory")
+        except StoreError as err:
+            if not err.is_unsound:
+                raise
+            log("store", err.text)
+            self._arbiter.store.give_disk_up()
+            self._retire(f"the database is lost: {err.cause}")
+
+    def _retire(self, why: str) -> None:
+        """Another arbiter may come: we keep what we hold until our jobs have ended."""
+        self.has_retired = True
+        arbiter = self._arbiter
+        log("retire", why)
+        arbiter.pausing.thaw_everything(why)
+        arbiter.bell.retire()
+        self.on_retire()
+        for job in list(arbiter.store.live.values()):
+            if job.state in IN_LINE or job.state is JobState.GRANTED:
+                seat = arbiter.seats.get(job.id)
+                if seat is not None and seat.connection is not None:
+                    arbiter.bell.drop(seat.connection)  # it summons another arbiter
+                arbiter.enforcer.cancel(job, ResultKind.LOST, why)
