@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
 from ..model import Identity, Job, ResultKind
+from .containers import beyond
 from .frozen import and_frozen
 from .kinship import is_inside
 from .log import log
@@ -41,7 +42,8 @@ class Killing:
             return "cancelled while waiting"
         if number is not None and number not in (signal.SIGTERM, signal.SIGKILL):
             self._arbiter.enforcer.after_commit.append(lambda: signal_all([job.identity], number))
-            return f"sent {signal.Signals(number).name.removeprefix('SIG')}"
+            return f"sent {signal.Signals(number).name.removeprefix('SIG')}{beyond(self._arbiter, job)}"
+        left = beyond(self._arbiter, job)
         seat.ended_by = f"killed by {by}{and_frozen(job)}"
         if job.requeue:
             job = self._arbiter.reruns.forget_eviction(job)
@@ -51,9 +53,9 @@ class Killing:
             job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
         if number == signal.SIGKILL:
             self._arbiter.enforcer.after_commit.append(lambda: self._kill_all(job.id))
-            return "killed (KILL)"
+            return f"killed (KILL){left}"
         self.ask_to_end(job)
-        return f"asked to end (TERM), KILL in {KILL_SECONDS:.0f} s"
+        return f"asked to end (TERM), KILL in {KILL_SECONDS:.0f} s{left}"
 
     def ask_to_end(self, job: Job) -> None:
         """Start the sequence that ends a running job, or start it again after a restart."""
@@ -92,8 +94,9 @@ class Killing:
         self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, signal.SIGTERM))
         if seat.kill_timer is None:
             seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
-        pids = ", ".join(str(identity.pid) for identity in identities)
-        return f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s"
+        pids = ", ".join(str(identity.pid) for identity in identities if processes.may_signal(identity.pid))
+        asked = f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s" if pids else "had ended"
+        return asked + beyond(self._arbiter, job)
 
     def kill_strays(self, job: Job, number: int | None) -> str | None:
         """End what a job that let go of its GPUs left running (an ssh-agent, a tmux); None if there is nothing.

@@ -1,7 +1,7 @@
 """From what the hosts show to what the policy sees: which GPU process belongs to which job, and who is a stranger.
 
 1. A process is a job's if a chain of living parents leads to the job's leader or to a process known to be the job's, or
-   if it was started with the job's marker in its environment; once known it stays known while it lives.
+   if it, or who started it, was started with the job's marker in its environment; once known it stays known while it lives.
 2. What cannot be attributed is foreign, and foreign counts as taken (`strangers` says who does not compute).
 3. A nested job's processes count for the outer job in the outer view.
 4. A process that leads one job after another (blocks of a program) is on each GPU the latest's that has a share of it.
@@ -178,15 +178,29 @@ class Observer:
         return leaders
 
     def _find_owner(self, stat: processes.Stat, leaders: Mapping[int, tuple[int, int]]) -> int | None:
+        line = []
         for ancestor in processes.ancestors(stat.pid):
             start, job_id = leaders.get(ancestor.pid, (None, 0))
             if start == ancestor.start_ticks:
                 self._remember(stat, job_id)
                 return job_id
-        for job in self._holding.values():
-            if stat.start_ticks >= job.identity.start_ticks and marker_of_grant(job).is_on(stat.pid):
-                self._remember(stat, job.id)
-                return job.id
+            line.append(ancestor)
+        job = self._marked(line)
+        if job is None:
+            return None
+        self._remember(stat, job.id)
+        return job.id
+
+    def _marked(self, line: list[processes.Stat]) -> Job | None:
+        """Return the job whose marker a process carries, or the nearest of its ancestors that has one (a container's first)."""
+        oldest = min([job.identity.start_ticks for job in self._holding.values()], default=None)
+        for stat in line:
+            if oldest is None or stat.start_ticks < oldest:
+                return None  # and who is further up is older
+            environment = processes.environment(stat.pid)
+            for job in self._holding.values():
+                if stat.start_ticks >= job.identity.start_ticks and marker_of_grant(job).is_in(environment):
+                    return job
         return None
 
     def _remember(self, stat: processes.Stat, job_id: int) -> None:

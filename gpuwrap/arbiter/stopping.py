@@ -24,6 +24,7 @@ from ..host.freezer import Group, folder_of, may_have_group
 from ..host.signals import pending_signals
 from ..lifecycle import JobState
 from ..model import Identity, Job
+from .containers import why_not_whole
 from .kinship import OTHERS, Kinship, family, identity_of, tree
 from .log import log
 from .scopes import Scopes, have_moved
@@ -87,6 +88,9 @@ class Stopping:
 
     def means(self, job: Job, census: Callable[[], Census]) -> tuple[Means | None, str | None]:
         """Say how a job can be paused now; else why it cannot. A census is only taken where one is needed."""
+        missing = why_not_whole(self._arbiter, job)
+        if missing is not None:
+            return None, missing
         if may_have_group(job.identity.pid) or self.scopes.may_help(job):
             return Means.FREEZE, None
         means, why_not = self._means_without_group(job, census)

@@ -240,6 +240,9 @@ def test_a_job_with_a_process_of_another_user_is_not_paused_and_nothing_of_it_st
         ordinary.beats.until_beats("train")
         assert ordinary.world.arbiter_pid() == arbiter
         assert ordinary.whys(1, "paused") == []
+        sent = ordinary.text("kill", "-CONT", "1")
+        assert sent.startswith("job 1: sent CONT; may not signal pid ")
+        assert sent.endswith(" (root's python)\n")
     finally:
         for process in others():
             process.kill()
