@@ -17,6 +17,7 @@ from ..model import Identity, Job, ResultKind
 from ..wire import PROTOCOL
 from .admission import Admission, depends_on_machine
 from .bell import Connection
+from .birth import Birth
 from .fields import KINDS, Lost, Refused, Values, read, version_of
 from .log import log
 from .rehearsal import rehearsed
@@ -46,6 +47,7 @@ class Answers:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self.birth = Birth(arbiter)
         self.admission = Admission(arbiter)
         self.verbs = Verbs(arbiter, self)
         self._asked: list[tuple[Connection, str, Values]] = []
@@ -82,6 +84,8 @@ class Answers:
         try:
             if version_of(kind, sent) > PROTOCOL:
                 self._too_old(connection)
+                return
+            if self.birth.leaves_to(connection):
                 return
             values = read(kind, sent)
         except Refused as refused:

@@ -204,8 +204,9 @@ class Bell:
             connection.close()
 
     def _accept(self, _mask: int) -> None:
-        assert self._listening is not None
         for _ in range(ACCEPT_AT_ONCE):
+            if self._listening is None:
+                return  # whoever came last had the bell taken away
             try:
                 sock, _address = self._listening.accept()
             except OSError as err:

@@ -26,6 +26,7 @@ from .answers import Answers, Poisoned
 from .asking import Asking
 from .astray import Astray
 from .bell import Bell, Connection
+from .birth import explained
 from .claims import Claims
 from .deciding import Deciding
 from .descent import Descent
@@ -178,6 +179,7 @@ class Arbiter:
 
     def _not_committed(self, err: StoreError | Poisoned) -> None:
         """The batch did not happen: say so to those who asked, and try the rest again soon."""
+        err = explained(self.folder, err) if isinstance(err, StoreError) else err
         log("store", err.text)
         if isinstance(err, StoreError):
             self.mending.doubt(err)
@@ -191,6 +193,9 @@ class Arbiter:
             self.answers.refuse_poisoned(err)
         self.bell.flush()
         self._resume_from_store()
+        if isinstance(err, StoreError):
+            self.answers.birth.refuse_all(err)
+            self.bell.flush()
         self.deciding.touch()
         self._arm()
         time.sleep(RETRY_SECONDS)  # what woke us is still there and would wake us at once
@@ -356,9 +361,10 @@ class Arbiter:
 
     def make_room(self) -> None:
         """Leave to a newer arbiter, which reads everything from the database. Called inside a batch; answers still go out."""
-        self.enforcer.after_commit.append(self._stop_at_once)
+        self.enforcer.after_commit.append(self.stop_at_once)
 
-    def _stop_at_once(self) -> None:
+    def stop_at_once(self) -> None:
+        """Leave after this wake; jobs, claims and pauses are left to the next arbiter."""
         self.bell.retire()
         self._leaving = True
 

@@ -10,7 +10,6 @@
 import contextlib
 import gc
 import os
-import resource
 import socket
 import sys
 import time
@@ -25,6 +24,7 @@ from ..model import Job
 from ..state import paths
 from ..state.store import Store
 from ..wire import pack
+from .birth import explained
 from .keeper import KEPT_FD
 from .log import log
 from .loop import Arbiter
@@ -102,7 +102,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
 def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     """Recover and hang up the bell; false if keepers start arbiters too often, and nobody shall follow this one."""
     store = arbiter.store
-    _record(store, by_keeper)
+    _record(arbiter.folder, store, by_keeper)
     gives_up = by_keeper and store.keeper_starts_within(CRASH_WINDOW_SECONDS) > CRASHES_BORNE
     if gives_up:
         arbiter.keeper.dismiss()
@@ -125,15 +125,16 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     return True
 
 
-def _record(store: Store, by_keeper: bool) -> None:
+def _record(folder: paths.Folder, store: Store, by_keeper: bool) -> None:
     """Write down that we started. A keeper's arbiter waits for a disk that is full: nobody else may come for who is paused."""
     while True:
         try:
             with store.batch():
                 store.record_arbiter(os.getpid(), by_keeper)
         except StoreError as err:
-            if not by_keeper or not store.live:
-                raise
+            told = explained(folder, err)
+            if not by_keeper or not store.live or told is not err:
+                raise told from err
             log("start", err.text)
             time.sleep(DISK_SECONDS)
         else:
@@ -281,15 +282,10 @@ def _open_devices(folder: paths.Folder, sim: str | None) -> tuple[Devices, str |
 
 
 def _settle_process() -> None:
-    """Leave behind what came with the one who summoned us: limits, a keeper's pipe, a large log."""
+    """Leave behind what came with the one who summoned us: its name and group, a keeper's pipe, a large log."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
         comm.write("gpurun-arbiter")
     leave_groups()
-    for name in ("RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NPROC"):
-        limit = getattr(resource, name)
-        with contextlib.suppress(OSError, ValueError):
-            hard = resource.getrlimit(limit)[1]
-            resource.setrlimit(limit, (hard, hard))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     if null > 2:

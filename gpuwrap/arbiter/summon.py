@@ -5,7 +5,7 @@
    take a minute].
 3. The arbiter is no child of the program: it is forked twice, and the first child is reaped before anything else happens.
 4. Nothing of the client reaches the arbiter but a few named variables: new session, cwd /, umask 077, default signals,
-   descriptors closed.
+   descriptors closed, and of limits and priorities what it may give up (`inherited`).
 
 The launch path imports this module: `_socket` and `_signal` instead of `socket` and `signal`, which import much more.
 """
@@ -269,10 +269,9 @@ def _become_arbiter(folder: paths.Folder, sim: str | None, report: int) -> None:
     try:
         if os.fork():
             os._exit(0)
-        import resource
+        from ..host.inherited import give_up
 
-        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        give_up()
         command, environment = arbiter_command(folder.path, sim), arbiter_environment()
         os.setsid()
         os.umask(0o077)

@@ -17,11 +17,12 @@ from .. import __version__
 from ..arbiter import strangers
 from ..arbiter.summon import knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
-from ..host import freezer, processes, usermanager
+from ..host import freezer, inherited, processes, usermanager
 from ..host.devices import Devices, Look
 from ..model import GpuProcess
 from ..state import paths, settings
 from ..state.reading import Reader
+from ..state.trial import LEAST_BYTES, database_bytes, why_unwritable
 from ..units import format_size
 from .asking import Given
 from .request import simulated
@@ -50,6 +51,7 @@ def main(given: Given, operands: list[str]) -> int:
         lambda: _driver(sim),
         lambda: _gpus(sim),
         lambda: _state(sim),
+        lambda: _limits(sim),
         lambda: _settings(sim),
         _claims,
         _exit_status,
@@ -170,6 +172,10 @@ def _state(sim: str | None) -> Iterator[Finding]:
     space = os.statvfs(folder.path)
     if space.f_bavail * space.f_frsize < LOW_BYTES:
         yield Finding("bad", "disk", f"{format_size(space.f_bavail * space.f_frsize)} left", "free some space")
+    refused = why_unwritable(folder)
+    if refused is not None:
+        help = "running jobs are not affected; no job starts or ends in the queue until it can be written again"
+        yield Finding("bad", "database", f"cannot be written: {refused}", help)
     try:
         reader = Reader(folder)
         live = len(reader.jobs(ended=False))
@@ -185,6 +191,48 @@ def _state(sim: str | None) -> Iterator[Finding]:
         yield Finding("bad", "arbiter", "none is up although jobs are there", "gpurun ls starts one, which repairs")
     else:
         yield Finding("ok", "arbiter", "none is up, none is needed: no job is there")
+
+
+# What is told of a limit, or of what else was inherited, and what comes of it.
+_LACKS: dict[str, tuple[Callable[[float], str], str]] = {
+    "Max file size": (lambda n: f"no file may grow over {format_size(int(n))} (ulimit -f)", "nor may the queue's database"),
+    "Max cpu time": (lambda n: f"{n:.0f} s of processor time at most (ulimit -t)", "then it is killed"),
+    "Max address space": (lambda n: f"{format_size(int(n))} of addresses (ulimit -v)", "the driver's library may not fit"),
+    "Max data size": (lambda n: f"{format_size(int(n))} of data (ulimit -d)", "the driver's library may not fit"),
+    "Max open files": (lambda n: f"{n:.0f} descriptors (ulimit -n)", "who waits beyond that is not let in yet"),
+    "Max processes": (lambda n: f"{n:.0f} processes (ulimit -u)", "it may lack a keeper, or threads to look at the GPUs"),
+    "niceness": (lambda n: f"niceness {n:.0f}", "it is slow to answer while others compute"),
+    "policy": (lambda n: f"scheduling policy {n:.0f} (chrt -p)", "it is slow to answer while others compute"),
+    "oom_score_adj": (lambda n: f"oom_score_adj {n:.0f}", "it is among the first to be killed when memory runs out"),
+}
+
+
+def _limits(sim: str | None) -> Iterator[Finding]:
+    """What the living arbiter got from whoever came first, and what one would get from this shell."""
+    folder = paths.open_folder(sim, create=False)
+    sock = knock(folder, LOOK_SECONDS) if folder is not None else None
+    well = True
+    if sock is not None:
+        pid = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
+        sock.close()
+        for found in _lacks(pid, f"the arbiter (pid {pid})", "a gpurun from where that is not so has it replaced", folder):
+            well = False
+            yield found
+    for found in _lacks(os.getpid(), "this shell", "an arbiter that is started here has it, too", folder):
+        well = False
+        yield found
+    if well:
+        yield Finding("ok", "limits", "none of this shell or of an arbiter is in the way")
+
+
+def _lacks(pid: int, whose: str, help: str, folder: paths.Folder | None) -> Iterator[Finding]:
+    used = database_bytes(folder) if folder is not None else 0
+    for name, value in inherited.lacking(pid):
+        words, outcome = _LACKS[name]
+        is_full = name == "Max file size" and used + LEAST_BYTES > value
+        if is_full:
+            outcome = f"the queue's database has {format_size(used)}, and cannot be written"
+        yield Finding("bad" if is_full else "note", "limits", f"{whose}: {words(value)}: {outcome}", help)
 
 
 def _settings(sim: str | None) -> Iterator[Finding]:

@@ -291,6 +291,7 @@ def test_where_the_state_folder_can_only_be_read_jobs_run_while_an_arbiter_is_up
     assert_one_line(done, 125, f"cannot use state folder: {world.folder}: read-only file system", "ReadWritePaths=")
     assert [job["id"] for job in world.jobs()] == [1, 2], "one world, and nothing was registered in another"
     assert sealed(world, "ls").returncode == 0
+    assert "\nbad       database      cannot be written: read-only file system\n" in sealed(world, "doctor").stdout
 
 
 @pytest.mark.parametrize("words", [["ls"], ["ls", "-a", "--json"], ["--help"], ["history"]], ids=" ".join)

@@ -460,6 +460,7 @@ def test_a_full_disk_refuses_new_jobs_and_touches_no_running_one(small_disk: Wor
     assert second == "running jobs are not affected; free some space, or run it without gpurun"
     assert not witness.exists()
     assert small_disk.run("ls").returncode == 0, "ls must work on a full disk"
+    assert "\nbad       database      cannot be written: no space left on device\n" in small_disk.run("doctor").stdout
     assert crowd.clients["running"].poll() is None
     gate.touch()
     crowd.finish()
@@ -551,6 +552,7 @@ def test_one_that_waits_on_a_disk_that_dies_says_what_cannot_be_used(small_disk:
     _, errors = waiting.communicate(timeout=30)
     assert_refused(subprocess.CompletedProcess([], waiting.returncode, "", errors), 125, "input/output error")
     assert "cannot use state folder: " in errors, errors
+    assert "\nbad       database      cannot be written: input/output error\n" in world.run("doctor").stdout
 
 
 # Sockets and files of the world

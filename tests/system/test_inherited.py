@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pauses import become
 from truth import Machine
@@ -28,9 +29,9 @@ class TheirWorld(World):
         given, limits = settings.pop("preexec_fn", None), self.limits
 
         def prepare() -> None:
+            (given or become(UID))()
             for limit, value in limits:
                 resource.setrlimit(limit, (value, value))
-            (given or become(UID))()
 
         return super().start(*arguments, **{"preexec_fn": prepare, "cwd": "/", **settings})
 
@@ -112,6 +113,7 @@ def test_a_successor_without_threads_has_gpu_jobs_wait_and_looks_again(
     world.prlimit(keeper, nproc=f"{without}:{without}")
     os.kill(arbiter, signal.SIGKILL)
     wait_until(lambda: world.arbiter_pid() == keeper, "the keeper to be the arbiter", 15)
+    world.limits = ((resource.RLIMIT_NPROC, without),)  # or it would leave to one that is better off
     done = world.run("-n", "-q", "--", "true")
     assert (done.returncode, done.stderr) == (124, ""), "it waits, and is not refused"
     waiting = world.start("-q", "--", "sh", "-c", "exit 3")
@@ -120,3 +122,158 @@ def test_a_successor_without_threads_has_gpu_jobs_wait_and_looks_again(
         child.kill()
         child.wait()
     assert waiting.wait(30) == 3
+
+
+# What is given up
+
+
+def limits_of(pid: int) -> dict[str, tuple[str, str]]:
+    rows = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    return {row[:26].strip(): (row[26:].split()[0], row[26:].split()[1]) for row in rows}
+
+
+def test_an_arbiter_gives_up_what_the_first_to_come_was_given(theirs: TheirWorld) -> None:
+    def burdened() -> None:
+        for name, value in (("oom_score_adj", "300"), ("timerslack_ns", "777777")):
+            Path(f"/proc/self/{name}").write_text(value)
+        become(UID)()
+        for limit, value in ((resource.RLIMIT_FSIZE, 300_000), (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_CPU, 1000)):
+            resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+
+    theirs.start("-g", "2", "sleep", "600", preexec_fn=burdened)
+    wait_until(lambda: theirs.state(1) == "running", "job 1 to run")
+    for pid in pids_of(theirs):
+        limits = limits_of(pid)
+        for name in ("Max file size", "Max open files", "Max cpu time"):
+            assert limits[name] == limits_of(os.getpid())[name][1:] * 2, name
+        assert os.sched_getaffinity(pid) == os.sched_getaffinity(os.getpid())
+        assert os.sched_getscheduler(pid) == os.SCHED_OTHER
+        assert psutil.Process(pid).ionice().ioclass == psutil.IOPRIO_CLASS_NONE
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "0\n"
+        assert Path(f"/proc/{pid}/timerslack_ns").read_text() == "50000\n"
+    job = theirs.job(1)["pid"]
+    assert limits_of(job)["Max file size"][0] == "300000", "the program keeps what is its own"
+    assert psutil.Process(job).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+
+
+def test_who_may_have_a_better_priority_takes_it(world: World) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may")
+    assert world.run("--", "true", preexec_fn=lambda: os.nice(15)).returncode == 0
+    for pid in pids_of(world):
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 0
+
+
+def test_no_arbiter_dies_of_the_signal_for_files_that_grow_too_large(world: World) -> None:
+    assert world.run("--", "true").returncode == 0
+    (line,) = [line for line in Path(f"/proc/{pids_of(world)[0]}/status").read_text().splitlines() if "SigIgn" in line]
+    assert int(line.split()[1], 16) >> (signal.SIGXFSZ - 1) & 1
+
+
+# What cannot be given up
+
+FEW_BYTES = 300_000
+NARROW = ((resource.RLIMIT_FSIZE, FEW_BYTES),)
+
+
+def test_an_arbiter_that_is_worse_off_leaves_to_a_better_one(theirs: TheirWorld) -> None:
+    theirs.limits = NARROW
+    theirs.start("-g", "2", "sleep", "600")
+    wait_until(lambda: theirs.state(1) == "running", "job 1 to run")
+    narrow, _ = pids_of(theirs)
+    assert limits_of(narrow)["Max file size"] == (str(FEW_BYTES), str(FEW_BYTES))
+    theirs.limits = ()
+    done = theirs.run("-g", "0", "--array", "1-60%8", "--", "true", timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    wide, _ = pids_of(theirs)
+    assert wide != narrow
+    assert limits_of(wide)["Max file size"] == ("unlimited", "unlimited")
+    theirs.limits = NARROW
+    assert theirs.run("-g", "0", "--", "true").returncode == 0
+    assert pids_of(theirs)[0] == wide, "who is worse off has a better one serve it"
+    assert theirs.job(1)["state"] == "running"
+
+
+def test_an_arbiter_of_a_low_priority_leaves_to_one_of_an_ordinary(theirs: TheirWorld) -> None:
+    def nice() -> None:
+        become(UID)()
+        os.nice(15)
+
+    assert theirs.run("-g", "0", "--", "true", preexec_fn=nice).returncode == 0
+    low, keeper = pids_of(theirs)
+    assert (os.getpriority(os.PRIO_PROCESS, low), os.getpriority(os.PRIO_PROCESS, keeper)) == (15, 15)
+    assert theirs.run("-g", "0", "--", "true").returncode == 0
+    ordinary, _ = pids_of(theirs)
+    assert os.getpriority(os.PRIO_PROCESS, ordinary) == 0
+    assert theirs.run("-g", "0", "--", "true", preexec_fn=nice).returncode == 0
+    assert pids_of(theirs)[0] == ordinary
+
+
+def test_who_is_no_better_off_is_refused_in_one_line_and_nobody_hangs(theirs: TheirWorld) -> None:
+    theirs.limits = NARROW
+    theirs.start("-g", "2", "sleep", "600")
+    wait_until(lambda: theirs.state(1) == "running", "job 1 to run")
+    waiting = theirs.start("-q", "--", "true")
+    wait_until(lambda: theirs.state(2) == "waiting", "job 2 to wait")
+
+    def refused() -> Any:
+        done = theirs.run("-g", "0", "--", "true")
+        return done if done.returncode else None
+
+    done = wait_until(refused, "the database to reach the limit", 60)
+    cause = "state.db: the arbiter's files may not grow over 293K (ulimit -f)\n"
+    for status, errors in ((done.returncode, done.stderr), (waiting.wait(20), waiting.stderr.read() if waiting.stderr else "")):
+        assert status == 125
+        assert errors.startswith("gpurun: cannot "), errors
+        assert cause in errors, errors
+        assert len(errors.splitlines()) == 2, errors
+    told = theirs.run("doctor").stdout
+    assert f"bad       limits        the arbiter (pid {pids_of(theirs)[0]}): no file may grow over 293K (ulimit -f): " in told
+    assert "and cannot be written" in told
+    theirs.limits = ()
+    done = theirs.run("-g", "0", "--", "true")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert theirs.job(1)["state"] == "running"
+    wait_until(lambda: theirs.job(2)["state"] == "ended", "the one that was refused to be written down")
+    assert "limits        none of this shell" in theirs.run("doctor").stdout
+
+
+def test_a_database_that_is_too_large_for_the_first_to_come_is_said_in_one_line(theirs: TheirWorld) -> None:
+    assert theirs.run("-g", "0", "--array", "1-200%8", "--", "true", timeout=60).returncode == 0
+    for process in theirs.processes():
+        process.kill()
+    wait_until(lambda: not theirs.processes(), "the world to be closed")
+    theirs.limits = ((resource.RLIMIT_FSIZE, 100_000),)
+    for words, status in ((["--", "true"], 125), (["ls"], 0)):
+        done = theirs.run(*words)
+        assert done.returncode == status, done
+        assert len(done.stderr.splitlines()) <= 2
+    told = theirs.run("doctor").stdout
+    assert "bad       limits        this shell: no file may grow over 97.7K (ulimit -f): " in told, told
+
+
+# What doctor says
+
+
+def test_doctor_names_what_holds_back_this_shell_and_the_arbiter(theirs: TheirWorld) -> None:
+    def held_back() -> None:
+        for limit, value in ((resource.RLIMIT_NOFILE, 256), (resource.RLIMIT_AS, 2**31), (resource.RLIMIT_CPU, 3600)):
+            resource.setrlimit(limit, (value, value))
+        become(UID)()
+        os.nice(7)
+
+    assert "ok        limits        none of this shell or of an arbiter is in the way\n" in theirs.run("doctor").stdout
+    assert theirs.run("-g", "0", "--", "true", preexec_fn=held_back).returncode == 0
+    lines = theirs.run("doctor").stdout.splitlines()
+    whose = f"note      limits        the arbiter (pid {pids_of(theirs)[0]}): "
+    assert [line.removeprefix(whose) for line in lines if line.startswith("note      limits")] == [
+        "3600 s of processor time at most (ulimit -t): then it is killed",
+        "2G of addresses (ulimit -v): the driver's library may not fit",
+        "256 descriptors (ulimit -n): who waits beyond that is not let in yet",
+        "niceness 7: it is slow to answer while others compute",
+    ]
+    lines = theirs.run("doctor", preexec_fn=held_back).stdout.splitlines()
+    assert sum(line.startswith("note      limits        this shell: ") for line in lines) == 4
