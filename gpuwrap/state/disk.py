@@ -160,7 +160,8 @@ def _salvage(db: Connection | None) -> dict[str, _Found]:
     for table, where in _SALVAGED.items() if db is not None else ():
         with contextlib.suppress(Error):
             assert db is not None
-            cursor = db.execute(f"SELECT * FROM {table} {where}")
+            # An earlier version's table of jobs has columns that are no longer used.
+            cursor = db.execute(f"SELECT {JOB_COLUMNS if table == 'job' else '*'} FROM {table} {where}")
             columns = ", ".join(column[0] for column in cursor.description)
             found[table] = _Found(columns, cursor.fetchall())
     return found

@@ -1,11 +1,13 @@
 """The database's files are damaged while it is open: what memory holds is on the disk again, and history if it can be read."""
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from earlier import make_version_4
 from views import waiting
 
 from gpuwrap.errors import StoreError
@@ -124,6 +126,20 @@ def test_history_is_kept_where_the_database_itself_is_sound(store: Store, folder
     assert (ended.id, ended.result) == (1, Result(ResultKind.EXIT, code=3))
 
 
+def test_history_is_kept_of_a_database_that_an_earlier_version_made(store: Store, folder: Folder) -> None:
+    """It has columns that a new one has not."""
+    store.close()
+    make_version_4(folder.inside("state.db"))
+    later = Store(folder)
+    with sqlite3.connect(folder.inside("state.db")) as other:
+        other.execute("UPDATE job SET priority = 7 WHERE id = 3")  # so that it must be written anew
+    other.close()
+    assert later.mend()
+    assert [job.result for job in Reader(folder).history(None, None, None)] == [Result(ResultKind.EXIT, code=3)]
+    assert list(later.live) == [2, 3, 4, 5]
+    later.close()
+
+
 def all_is_there(store: Store, folder: Folder, before: Known) -> None:
     assert known(store) == before
     assert [job.id for job in Reader(folder).jobs(ended=False)] == [2, 3, 4, 5]
@@ -138,8 +154,6 @@ def all_is_there(store: Store, folder: Folder, before: Known) -> None:
 
 
 def test_nothing_is_written_anew_where_only_somebody_else_has_folded_the_log_back(store: Store, folder: Folder) -> None:
-    import sqlite3
-
     with sqlite3.connect(Path(folder.path) / "state.db") as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
