@@ -15,7 +15,7 @@ from .listed import Listed
 from .listing import GREEN, RED, colour_of, command_of
 from .listing import state_words as words_of_state
 from .model import Job
-from .policy.words import safe
+from .policy.words import cause_of_end, safe, signal_name
 from .tables import Screen, Table, draw
 from .units import format_duration, format_of, format_size
 
@@ -87,12 +87,21 @@ def history_as_table(jobs: Sequence[Job], logs: Set[int], now: Now, screen: Scre
         listed = Listed.of(job)
         codes.append(colour_of(listed))
         rows.append([
-            str(job.id), words_of_state(listed), _moment(job.ended_at, now.at), format_duration(waited),
+            str(job.id), _result(listed), _moment(job.ended_at, now.at), format_duration(waited),
             "" if ran is None else format_duration(ran), "" if job.peak_bytes is None else format_size(job.peak_bytes),
             f"{job.times_given_way}×" if job.times_given_way else "", "yes" if job.id in logs else "", command_of(listed),
         ])  # fmt: skip
     spare = ("PEAK", "GAVE WAY", "LOG", "WAITED", "ENDED", "RAN")
     return draw(Table(header, rows, codes, ("JOB",), spare), screen)
+
+
+def _result(job: Listed) -> str:
+    """How a job ended, and what ended it if it was not its owner."""
+    cause = cause_of_end(job.result_text) if job.result_kind in ("exit", "signal") else ""
+    if not cause:
+        return words_of_state(job)
+    how = words_of_state(job) if job.result_signal is None else f"SIG{signal_name(job.result_signal)}"
+    return f"{how}, {cause}"
 
 
 def _spans(job: Job) -> tuple[float, float | None]:

@@ -18,6 +18,7 @@ from ..host.signals import standing
 from ..lifecycle import JobState
 from ..model import Job
 from ..policy.asking import LATE_PART, Asked, Round, Standing, looks
+from ..policy.words import signal_name
 from ..restarts import Steps, asks_everybody
 from ..state import preempt
 from .killing import signal_all
@@ -124,7 +125,7 @@ class Asking:
             return
         ask.asked |= {each.pid: Asked(each, each) for each in found}
         asked = self._arbiter.killing.without_others(job, [identity_of(job, each) for each in found])
-        log("ask", f"job {job.id}: signal {ask.number} to pid {', '.join(str(each.pid) for each in asked)} too")
+        log("ask", f"job {job.id}: {signal_name(ask.number)} to pid {', '.join(str(each.pid) for each in asked)} too")
         number = ask.number
         self._arbiter.enforcer.after_commit.append(lambda: signal_all(asked, number))
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from ..lifecycle import STARTED, Event, JobState
 from ..model import Job
+from ..policy.words import signal_name
 from ..restarts import stored_signals
 from ..units import format_limit
 from .frozen import and_frozen
 from .log import log
+from .notices import tell
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -99,10 +101,21 @@ class Limits:
         seat = self._arbiter.seats[job.id]
         assert job.request.time_limit_seconds is not None
         seat.ended_by = f"time limit of {format_limit(job.request.time_limit_seconds)}{and_frozen(job)}"
+        steps = stored_signals(job.signals)
         if job.state is not JobState.STOPPING:
             job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
+            text = f"job {job.id}: {seat.ended_by}: asked to end ({signal_name(steps[0][0])})"
+            self._arbiter.enforcer.after_commit.append(lambda: self._tell(job, text))
         log("limit", f"job {job.id}: {seat.ended_by}")
-        self._arbiter.killing.kill_within(job.id, self._arbiter.asking.begin(job, stored_signals(job.signals)))
+        self._arbiter.killing.kill_within(job.id, self._arbiter.asking.begin(job, steps))
+
+    def _tell(self, job: Job, text: str) -> None:
+        """Say it where the job's own messages go: the stub says it, or we on the terminal."""
+        seat = self._arbiter.seats.get(job.id)
+        if not job.stub:
+            tell(job, text)
+        elif seat is not None:
+            self._arbiter.bell.send_now(seat.connection, "told", text=text)
 
 
 def _stood_key(job_id: int) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ..host import processes
 from ..lifecycle import STARTED, Event, JobState
 from ..model import GiveWay, Identity, Job
+from ..policy.words import signal_name
 from ..restarts import (
     GAVE_WAY,
     MOST_RERUNS,
@@ -35,6 +36,9 @@ from .log import log
 if TYPE_CHECKING:
     from .loop import Arbiter
 
+# How the end of a program that ended with 0 when it was to give way is told, and what its owner may not have known.
+DONE = "asked to make room: taken as done"
+HOW_TO_RUN_AGAIN = "to be run again it must end with another status, 75 say"
 NET_SECONDS = 5.0
 NET_AGAIN_SECONDS = 2.0
 # So often everything below a stub was killed and the stub did not report it: then the stub is killed.
@@ -289,8 +293,11 @@ class Reruns:
                 self._arbiter.enforcer.after_commit.append(lambda: self._kill(left))
             self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, ending, until_mono))
         elif again is None:
+            is_done = job.requeue and ending.asked and ending.status == 0
+            seat.ended_by = DONE if is_done else seat.ended_by
             self._end(job, ending)
-            self._arbiter.bell.queue(seat.connection, "exit")
+            text = f"job {job.id}: exit 0, {DONE}\n{HOW_TO_RUN_AGAIN}" if is_done else None
+            self._arbiter.bell.queue(seat.connection, "exit", text=text)
         else:
             self._requeue(job, ending, again)
 
@@ -378,11 +385,3 @@ class Reruns:
 def may_be_evicted(job: Job) -> bool:
     """Whether its owner said that it may be ended and run again."""
     return job.stub and job.request.give_way is GiveWay.REQUEUE
-
-
-def signal_name(number: int) -> str:
-    """Name a signal as kill(1) does."""
-    try:
-        return signal.Signals(number).name.removeprefix("SIG")
-    except ValueError:
-        return str(number)

@@ -263,9 +263,16 @@ class Stub(Launch):
             if self.go_on_missed:
                 self.go_on_missed = False
                 self.child.go_on()
+        elif kind == "told":
+            self._told(values["text"])
         elif kind in ("unknown", "refused"):
             self.hearing.alone = True
             self.call.drop()
+
+    def _told(self, text: str) -> None:
+        """Say what the arbiter has to say of the run, unless that would be written into what the program draws."""
+        if not self.quiet and (not os.isatty(2) or self.terminal.can_be_told()):
+            say(text)
 
     # --- the end of a run ---------------------------------------------------------------------------------------
 
@@ -294,8 +301,12 @@ class Stub(Launch):
                 answer = self._verdict()
             except (WaitLimitPassed, GpurunError, OSError):
                 return None  # nobody to ask: it ended, and its status is the answer
+            if answer is not None and answer[0] == "rerun":
+                return answer[1]
             if answer is not None:
-                return answer[1] if answer[0] == "rerun" else None
+                if answer[0] == "exit" and "text" in answer[1]:
+                    self._told(answer[1]["text"])
+                return None
         return None
 
     def _verdict(self) -> tuple[str, dict[str, str]] | None:
@@ -304,6 +315,8 @@ class Stub(Launch):
             if kind == "settling":  # what the program left behind is being ended
                 self.call.limit_mono = None
                 self.child.sweep()
+            elif kind == "told":
+                self._told(message[1]["text"])
             elif kind in ("offer", "again"):  # it has been in line again for a while
                 return "rerun", {}
             elif kind in ("rerun", "exit", "unknown", "refused"):

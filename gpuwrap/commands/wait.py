@@ -11,6 +11,7 @@ import sys
 from ..errors import SOME_FAILED, WAIT_LIMIT
 from ..lifecycle import JobState
 from ..model import Job, ResultKind
+from ..policy.words import cause_of_end, signal_name
 from .asking import Given, World, require_jobs
 
 
@@ -37,9 +38,14 @@ def status_of(job: Job) -> int:
     result = job.result
     if result is None:
         return SOME_FAILED
+    cause = cause_of_end(result.text)
     if result.kind is ResultKind.EXIT and result.code is not None:
+        if cause:
+            sys.stderr.write(f"gpurun: job {job.id}: exit {result.code} ({cause})\n")
         return result.code
     if result.kind is ResultKind.SIGNAL and result.signal is not None:
+        if cause:
+            sys.stderr.write(f"gpurun: job {job.id}: signal SIG{signal_name(result.signal)} ({cause})\n")
         return 128 + result.signal
     if result.kind is ResultKind.WAIT_LIMIT:
         sys.stderr.write(f"gpurun: wait: job {job.id}: not started within the wait limit: {result.text}\n")

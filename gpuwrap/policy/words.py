@@ -113,3 +113,18 @@ def _escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii") if code < 0xD800 or code > 0xDFFF else f"\\u{code:04x}"
+
+
+def signal_name(number: int) -> str:
+    """Name a signal as kill(1) does."""
+    import signal  # lists wait for this module, and seldom name one
+
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return str(number)
+
+
+def cause_of_end(text: "str | None") -> str:
+    """Say what ended a job, if that is news to its owner: not that somebody killed it, or that a block was left."""
+    return "" if text is None or text.startswith(("killed", "block of ")) else safe(text, 80)
