@@ -76,7 +76,7 @@ end
 
 # --- tables (compared with gpurun's own by a test)
 set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top doctor demo completion
-set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --each --array -N --name --sim
+set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --sim
 complete -c gpurun -f -n __gpurun_first -a ls -d 'jobs, and why they wait'
 complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running'
 complete -c gpurun -f -n __gpurun_first -a renice -d 'change the priority of jobs, at once'
@@ -111,6 +111,7 @@ complete -c gpurun -n '__gpurun_launch' -s d -l detach -d 'in the background; pr
 complete -c gpurun -n '__gpurun_launch' -s o -l output -r -F -d 'output to the end of FILE; %j is the job’s number'
 complete -c gpurun -n '__gpurun_launch' -l retries -x -d 'run again after a failure, at most N times'
 complete -c gpurun -n '__gpurun_launch' -l once -x -d 'not while a job of that KEY waits or runs: exit 124'
+complete -c gpurun -n '__gpurun_launch' -l once-waiting -x -d 'not while one of that KEY waits; after those that run'
 complete -c gpurun -n '__gpurun_launch' -l each -r -F -d 'sweep: a job for each line of FILE, or of - (input)'
 complete -c gpurun -n '__gpurun_launch' -l array -x -d 'sweep: a job for each GPURUN_INDEX, 1-20%4: 4 at once'
 complete -c gpurun -n '__gpurun_launch' -s N -l name -x -d 'name of the job'

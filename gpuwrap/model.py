@@ -144,7 +144,7 @@ class Job:
     after_jobs: str | None = None
     """The jobs that must have ended before it starts: numbers, `ok:` before those that must have succeeded."""
     once: str | None = None
-    """Its key (`--once`): while it is in line or runs no other of that key is registered."""
+    """Its key (`--once`): while it is in line or runs no other of that key is registered, but by `--once-waiting`."""
     detached: bool = False
     """Whether it runs in the background (`-d`)."""
     row: "Row | None" = None

@@ -45,6 +45,7 @@ LAUNCH = [
     Option("-o --output", "FILE", "output to the end of FILE; %j is the job's number"),
     Option("--retries", "N", "run again after a failure, at most N times"),
     Option("--once", "KEY", "not while a job of that KEY waits or runs: exit 124"),
+    Option("--once-waiting", "KEY", "not while one of that KEY waits; after those that run"),
     Option("--each", "FILE", "sweep: a job for each line of FILE, or of - (input)"),
     Option("--array", "LIST", "sweep: a job for each GPURUN_INDEX, 1-20%4: 4 at once"),
     Option("-N --name", "NAME", "name of the job"),

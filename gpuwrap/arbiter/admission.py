@@ -87,9 +87,12 @@ class Admission:
         return replace(job, argv=argv, fingerprint=known_as, learned_bytes=learned, request=request)
 
     def _read_after(self, values: Values, parent: Job | None) -> str | None:
-        if "after" not in values:
+        wanted = [values["after"]] if "after" in values else []
+        running = self._arbiter.order.running(values.get("once")) if values.get("waiting") else ""
+        wanted += [running] if running else []
+        if not wanted:
             return None
-        after, fault = self._arbiter.order.read(values["after"], parent)
+        after, fault = self._arbiter.order.read(",".join(wanted), parent)
         if fault is not None:
             raise Refused(fault)
         return after

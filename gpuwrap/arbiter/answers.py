@@ -189,10 +189,8 @@ class Answers:
         if known is not None:
             self.returned(connection, known, values)
             return
-        holder = arbiter.order.holder(values["once"]) if "once" in values else None
-        if holder is not None:
-            text = f"job {holder.id} of key {values['once']} is {holder.state.value}"
-            arbiter.bell.queue(connection, "end", kind="once", text=text)
+        if (held := self._key_held(values)) is not None:
+            arbiter.bell.queue(connection, "end", kind="once", text=held)
             return
         if self.machine_unknown(connection, "register", values):
             return
@@ -405,7 +403,15 @@ class Answers:
         for connection, job, patience in rehearsals:
             self._arbiter.bell.queue(connection, "done", text=rehearsed(self._arbiter, job, patience))
 
+    def _key_held(self, values: Values) -> str | None:
+        """Say which job stands in the way of another of its key (`--once`, `--once-waiting`); None if there is none."""
+        holder = self._arbiter.order.holder(values.get("once"), waiting=values.get("waiting", False))
+        return f"job {holder.id} of key {holder.once} is {holder.state.value}" if holder is not None else None
+
     def _rehearse(self, connection: Connection, values: Values) -> None:
+        if (held := self._key_held(values)) is not None:
+            self._arbiter.bell.queue(connection, "done", text=f"would not start: {held}")
+            return
         if self.machine_unknown(connection, "rehearse", values):
             return
         job = self.admission.read_job(connection, values, "rehearsal")

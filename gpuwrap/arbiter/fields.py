@@ -234,6 +234,7 @@ _JOB: dict[str, Reader] = {
     "seen": words,
     "after": word,
     "once": word,
+    "waiting": flag,
     "give_way": way,
     "signals": signals,
     "retries": whole(0, MOST_RETRIES),

@@ -1,4 +1,4 @@
-"""Jobs that start after others (`--after`), and jobs of which there is one at a time (`--once`).
+"""Jobs that start after others (`--after`), and jobs of which there is one at a time (`--once`, `--once-waiting`).
 
 1. A job waits only for jobs that were registered before it, for none inside which it runs and for none that waits for
    one of those: there are no cycles.
@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..errors import FAILED
-from ..lifecycle import JobState
+from ..lifecycle import STARTED, JobState
 from ..model import Job, ResultKind
 from ..state.awaiting import OK, Awaited, from_row, in_row
 from ..units import parse_integer
@@ -135,10 +135,17 @@ class Order:
                 return failed
         return None
 
-    def holder(self, key: str) -> Job | None:
-        """Return the job that holds a `--once` key."""
-        live = self._arbiter.store.live.values()
-        return next((job for job in live if job.once == key and job.state is not JobState.ENDED), None)
+    def holder(self, key: str | None, *, waiting: bool) -> Job | None:
+        """Return the job that holds a `--once` key; with `waiting` only one that has not been started does."""
+        return next((job for job in self._of_key(key) if not (waiting and job.state in STARTED)), None)
+
+    def running(self, key: str | None) -> str:
+        """Return those of a key that run, as `--after` names them."""
+        return ",".join(f"{ANY}{job.id}" for job in self._of_key(key) if job.state in STARTED)
+
+    def _of_key(self, key: str | None) -> list[Job]:
+        live = self._arbiter.store.live.values() if key is not None else ()
+        return [job for job in live if job.once == key and job.state is not JobState.ENDED]
 
     def _fault(self, job_id: int) -> str | None:
         """Say why a job that has ended did not succeed; None if it did, or has not ended."""

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:
     """Say what the next plan would do for a job that waits no longer than `patience`."""
     assert arbiter.deciding.look is not None
-    holder = arbiter.order.holder(job.once) if job.once is not None else None
-    if holder is not None:
-        return f"would not start: job {holder.id} of key {job.once} is {holder.state.value}"
     job = replace(job, id=arbiter.store.next_id())
     view = view_of(arbiter, job.parent_id, arbiter.deciding.look, job)
     if view is None:

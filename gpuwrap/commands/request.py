@@ -67,6 +67,10 @@ def read_request(given: Given) -> dict[str, object]:
     for option in ("after", "once"):
         if option in given:
             request[option] = _text_of(given[option], option)
+    if "once_waiting" in given:
+        if "once" in given:
+            raise UsageError("--once and --once-waiting: one of them")
+        request["once"], request["waiting"] = _text_of(given["once_waiting"], "once-waiting"), 1
     for option in ("device", "not"):
         if option in given:
             request[option] = given[option]

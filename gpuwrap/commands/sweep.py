@@ -44,8 +44,9 @@ def run_sweep(given: Given, words: list[str]) -> None:
     """Run a sweep. Returns only if it was not to be started, or is in the background; raises GpurunError."""
     if "each" in given and "array" in given:
         raise UsageError("--each and --array: only one of them")
-    if "once" in given:
-        raise UsageError("--once: goes without --each and --array: one of its key at a time")
+    for option in [option for option in ("once", "once_waiting") if option in given]:
+        name = option.replace("_", "-")
+        raise UsageError(f"--{name}: goes without --each and --array: one of its key at a time")
     request = read_request(given)
     if "detach" in request:  # a row has its parent as it is
         request["stub"] = True if request.get("retries") or request.get("give_way") == "requeue" else None

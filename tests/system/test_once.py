@@ -75,3 +75,53 @@ def test_under_debians_cron_the_recipe_never_doubles(world: World, tmp_path: Pat
     statuses = (tmp_path / "status").read_text().split()
     assert statuses.count("0") == len(statuses) >= 3
     assert not (tmp_path / "said").read_text()
+
+
+def test_once_more_after_the_run_under_way_and_never_two_that_wait(world: World) -> None:
+    """Though there is a second GPU: what has come since is seen to by the next run, not by two at a time."""
+    runs = world.start("--once", "new", *SLEEP)
+    wait_until(lambda: world.state(1) == "running", "the first to run")
+    done = world.run("--dry-run", "--once-waiting", "new", "true")
+    assert done.stdout.startswith("would wait for job 1 (python3")
+    more = world.start("--once-waiting", "new", *SLEEP)
+    wait_until(lambda: world.state(2) == "waiting", "another to wait")
+    assert world.job(2)["why"]["text"].startswith("job 1 ")
+    assert world.run("--once-waiting", "new", "true").returncode == 124
+    assert world.run("--once-waiting", "new", "-E", "0", "true").returncode == 0
+    assert world.run("-v", "--once-waiting", "new", "true").stderr == "gpurun: not started: job 2 of key new is waiting\n"
+    assert world.run("--dry-run", "--once-waiting", "new", "true").stdout == "would not start: job 2 of key new is waiting\n"
+    assert world.run("kill", "1").returncode == 0
+    runs.wait(30)
+    wait_until(lambda: world.state(2) == "running", "the second to run")
+    assert world.run("--once", "new", "true").returncode == 124
+    third = world.start("--once-waiting", "new", "true")
+    wait_until(lambda: world.state(3) == "waiting", "a third to wait")
+    assert world.run("kill", "2").returncode == 0
+    more.wait(30)
+    assert third.wait(30) == 0
+    assert world.run("--once-waiting", "new", "true").returncode == 0
+    assert len(world.jobs()) == 4
+
+
+def test_of_many_that_come_while_one_runs_one_waits(world: World) -> None:
+    runs = world.start("--once-waiting", "k", *SLEEP)
+    wait_until(lambda: world.state(1) == "running", "the first to run")
+    children = [world.start("--once-waiting", "k", "-a", "any:1", "true") for _ in range(8)]
+    wait_until(lambda: sum(child.poll() is not None for child in children) == 7, "all but one to be refused")
+    world.run("kill", "1")
+    runs.wait(30)
+    assert sorted(child.wait(30) for child in children) == [0] + [124] * 7
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--once", "a", "--once-waiting", "a", "true"], "gpurun: --once and --once-waiting: one of them\n"),
+        (["--once-waiting", "", "true"], "gpurun: --once-waiting : must be text that can be printed\n"),
+        (["--once-waiting", "k", "--array", "1-3", "true"], "gpurun: --once-waiting: goes without --each"),
+    ],
+)
+def test_what_makes_no_sense_with_it_is_refused(world: World, words: list[str], said: str) -> None:
+    done = world.run(*words)
+    assert done.returncode == 125
+    assert done.stderr.startswith(said)
