@@ -53,8 +53,6 @@ class Answers:
         self._asked: list[tuple[Connection, str, Values]] = []
         self._put_off: list[tuple[Connection, str, Values]] = []
         self._put_off_since: dict[Connection, float] = {}
-        self.limited: set[int] = set()
-        """Jobs in line that give up after a while."""
         self.unjudged: set[int] = set()
         """Jobs whose requests were not judged against the machine yet, or must be once more."""
         self.rehearsals: list[tuple[Connection, Job, float | None]] = []
@@ -138,7 +136,7 @@ class Answers:
             self.gone(connection)
 
     def refuse_all(self, err: StoreError) -> None:
-        """The batch was not committed."""
+        """The batch was not committed: what is refused, and what not, says the table."""
         asked, self._asked = self._asked, []
         for connection, kind, values in asked:
             lost = KINDS[kind].lost if kind in KINDS else Lost.DROP
@@ -153,11 +151,15 @@ class Answers:
                 self.gone(connection)
             elif lost is Lost.REFUSE:
                 self.refuse(connection, err)
+        if self._arbiter.deciding.look is not None:
+            self._tell_rehearsals()
 
     def _answer_again(self, connection: Connection, kind: str, values: Values) -> None:
-        """Answer what wrote nothing: only its answer was lost, with those of others."""
+        """Answer what wrote nothing: only its answer was lost, with those of others. It waits for no look."""
         try:
-            self._kinds[kind](connection, values)
+            self._kinds[kind](connection, values | {"looked": True})
+        except Refused as refused:
+            self.refuse(connection, refused.error)
         except StoreError as err:
             self.refuse(connection, err)
 
@@ -240,29 +242,11 @@ class Answers:
         seat.tty = values.get("tty")
         seat.visible, seat.seen = values.get("visible"), values.get("seen")
         if "wait" in values:
-            self.limit_wait(job, values["wait"])
+            self._arbiter.patience.limit([job], values["wait"])
         if values.get("offset") == 0:  # a block in a program: what that forks keeps the connection when it dies
             self._arbiter.watch_leader(job.id)
         if "rests" in values:
             seat.mute, seat.rests_until_mono = True, time.monotonic() + values["rests"]
-
-    def limit_wait(self, job: Job, seconds: float) -> None:
-        """Have a job leave the line after so long."""
-        self.limit_waits([job], seconds)
-
-    def limit_waits(self, jobs: list[Job], seconds: float) -> None:
-        """Have jobs leave the line after so long."""
-        for job in jobs:
-            if job.id in self._arbiter.seats:
-                self._arbiter.seats[job.id].limit_mono = time.monotonic() + seconds
-                self.limited.add(job.id)
-        if seconds > 0:
-            self._arbiter.timers.after(seconds, self._arbiter.deciding.touch)
-
-    def wait_for_ever(self, job: Job) -> None:
-        """Have a job stay in the line however long it takes."""
-        self._arbiter.seats[job.id].limit_mono = None
-        self.limited.discard(job.id)
 
     def machine_unknown(self, connection: Connection, kind: str, values: Values) -> bool:
         """Put a request off until the GPUs have been looked at once; without GPUs asked for nothing need be known.
@@ -305,7 +289,9 @@ class Answers:
         look = self._arbiter.deciding.look
         if look is None or look.pending:
             return
-        for job_id in sorted(self.unjudged):
+        judged = sorted(self.unjudged)
+        self._arbiter.if_lost(lambda: self.unjudged.update(judged))
+        for job_id in judged:
             job = self._arbiter.store.in_line.get(job_id)
             if job is None and job_id in self._arbiter.seats:
                 continue  # it may come back into the line
@@ -389,17 +375,13 @@ class Answers:
     # --- after each plan ----------------------------------------------------------------------------------------
 
     def planned(self) -> None:
-        """A plan was made: end those whose wait limit has passed, and answer rehearsals."""
-        now = time.monotonic()
-        for job_id in list(self.limited):
-            seat, job = self._arbiter.seats.get(job_id), self._arbiter.store.live.get(job_id)
-            if seat is None or job is None or job.state in STARTED:
-                self.limited.discard(job_id)
-            elif seat.limit_mono is not None and seat.limit_mono <= now and job.state in IN_LINE:
-                words = self._arbiter.lines.explain(job)
-                self._arbiter.enforcer.cancel(job, ResultKind.WAIT_LIMIT, words[1] if words else "no GPU was free")
+        """A plan was made: answer what waited for one."""
         self.verbs.planned()
+        self._tell_rehearsals()
+
+    def _tell_rehearsals(self) -> None:
         rehearsals, self.rehearsals = self.rehearsals, []
+        self._arbiter.if_lost(lambda: self.rehearsals.extend(rehearsals))
         for connection, job, patience in rehearsals:
             self._arbiter.bell.queue(connection, "done", text=rehearsed(self._arbiter, job, patience))
 
@@ -414,8 +396,9 @@ class Answers:
             return
         if self.machine_unknown(connection, "rehearse", values):
             return
-        job = self.admission.read_job(connection, values, "rehearsal")
-        self.rehearsals.append((connection, job, values.get("wait")))
+        asked = connection, self.admission.read_job(connection, values, "rehearsal"), values.get("wait")
+        self.rehearsals.append(asked)
+        self._arbiter.if_lost(lambda: self.rehearsals.remove(asked))
         self._arbiter.deciding.touch()
 
 

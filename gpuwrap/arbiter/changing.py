@@ -47,10 +47,7 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
 
 def _limit_wait(arbiter: "Arbiter", job: Job, wanted: float | str) -> str:
     seconds = None if isinstance(wanted, str) else wanted
-    if seconds is None:
-        arbiter.answers.wait_for_ever(job)
-    else:
-        arbiter.answers.limit_wait(job, seconds)
+    arbiter.patience.limit([job], seconds)
     seat = arbiter.seats[job.id]
     if seat.sweep is None:  # the process of a sweep has no limit of its own
         arbiter.bell.queue(seat.connection, "limit", seconds=seconds)

@@ -125,6 +125,7 @@ class Deciding:
                 break
         arbiter.ahead.over()
         arbiter.sampling.planned()
+        arbiter.patience.planned()
         arbiter.answers.planned()
         arbiter.afterwards(arbiter.lines.refresh_soon)
 

@@ -33,6 +33,8 @@ COMPUTING = (JobState.GRANTED, JobState.RUNNING, JobState.STOPPING)
 REFRESH_SECONDS = 30.0
 # So many waiting jobs are looked at each time, whether they have come to the foreground.
 FEW = 64
+# The rule, where no plan is the reason.
+UNWRITTEN, UNAFFECTED = "unwritten", "; running jobs are not affected"
 # What no job's end changes: the line says what to do. (For the rest there is `why`.)
 STRANGE = ("foreign", "leftover", "unexplained", "drained", "unhealthy", "unknown", "compute-mode")
 
@@ -71,10 +73,21 @@ class Lines:
             self._timer.cancel()
             self._timer = None
         if any(seat.tty is not None for seat in self._arbiter.seats.values()):
-            self._timer = self._arbiter.timers.after(FIRST_SECONDS, self._refresh)
+            self._hang(FIRST_SECONDS)
 
-    def _refresh(self) -> None:
-        self._timer = None
+    def batch_lost(self, *, news: bool) -> None:
+        """Tell at once that nothing can be written; after that what is due, which waits for batches as a rule."""
+        if news or (self._timer is not None and self._timer.at_mono <= time.monotonic()):
+            self.refresh()
+
+    def _hang(self, seconds: float) -> None:
+        self._timer = self._arbiter.timers.after(seconds, lambda: self._arbiter.afterwards(self.refresh))
+
+    def refresh(self) -> None:
+        """Tell what has changed, now; outside a batch, since what was told stays told."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         drawers: dict[int, list[Job]] = {}
         # A shell's fg tells nobody that it is in the foreground now: a few are looked at again.
         few = len(self._arbiter.store.in_line) <= FEW
@@ -96,7 +109,7 @@ class Lines:
             self._draw(sorted(jobs, key=before))
         self._note()
         if self._coming or drawers:
-            self._timer = self._arbiter.timers.after(FIRST_SECONDS if self._coming else REFRESH_SECONDS, self._refresh)
+            self._hang(FIRST_SECONDS if self._coming else REFRESH_SECONDS)
 
     def _note(self) -> None:
         """Tell of those in the background, one line for each terminal."""
@@ -109,18 +122,22 @@ class Lines:
             if len(told) == 1:
                 self._tell(told[0], "note", self.text(told[0]))
             elif told:
-                self._tell(told[0], "note", _count(waiting))
+                self._tell(told[0], "note", self._counted(waiting))
 
     def _waits_at(self, job: Job, tty: int) -> bool:
         seat = self._arbiter.seats.get(job.id)
         return seat is not None and seat.tty == tty and seat.background
+
+    def _counted(self, jobs: list[Job]) -> str:
+        lost = self._unwritten()
+        return _count(jobs) if lost is None else f"{len(jobs)} jobs wait: {lost}{UNAFFECTED}"
 
     def _draw(self, jobs: list[Job]) -> None:
         first, *others = jobs
         for job in others:
             self._tell(job, "hush", "another draws")
         if others:
-            self._tell(first, "wait", _count(jobs))
+            self._tell(first, "wait", self._counted(jobs))
         else:
             self._tell(first, "wait", self.text(first), self.text(first, Brief), self.text(first, Lister))
 
@@ -130,7 +147,7 @@ class Lines:
         if seat.told != text:
             seat.told = text or None
             short = {f"short{number}": each for number, each in enumerate(shorter) if each != text}
-            self._arbiter.bell.queue(seat.connection, kind, text=text, **short)
+            self._arbiter.bell.send_now(seat.connection, kind, text=text, **short)
 
     def text(self, job: Job, kind: type[Teller] = Teller) -> str:
         """Say in one line what a job waits for, its number first, and in a second what would help."""
@@ -142,6 +159,8 @@ class Lines:
         rule, text, helps = words
         if rule in ("held", "stopped"):
             return f"job {job.id}: {text}"
+        if rule == UNWRITTEN:
+            return f"job {job.id} waits: {text}{UNAFFECTED}"
         return f"job {job.id} waits for {text}" + (f"\n{helps[0]}" if helps else "")
 
     def explain_all(self, job_ids: list[int], *, listed: bool = False) -> dict[int, tuple[str, str, list[str]]]:
@@ -158,6 +177,8 @@ class Lines:
         """Tell why a job waits in whole sentences, and what would help; None before the first plan."""
         plan, view = self._arbiter.deciding.plans.get(job.parent_id), self._arbiter.deciding.views.get(job.parent_id)
         seat = self._arbiter.seats.get(job.id)
+        if self._unwritten() is not None and job.state is JobState.WAITING:
+            return [self.text(job)], []
         if seat is not None and seat.rests_until_mono is not None:
             seconds = max(1, round(seat.rests_until_mono - time.monotonic()))
             return [f"job {job.id} waits for its next try, in {seconds} s"], []
@@ -169,6 +190,11 @@ class Lines:
         if job.learned_bytes is not None:
             told.append(f"by earlier runs of this command it needs {format_size(job.learned_bytes)} on a GPU")
         return told, teller.help_lines(reason, job)
+
+    def _unwritten(self) -> str | None:
+        """Say that nobody can start, or be noted to have ended, since nothing can be written."""
+        lost = self._arbiter.unwritten
+        return None if lost is None else f"the queue cannot be written: {lost.cause}"
 
     def _explain_started(self, job: Job) -> tuple[str, str, list[str]] | None:
         """Say what is unusual about a job that has started; None if it just runs."""
@@ -226,6 +252,9 @@ class Lines:
         seat = self._arbiter.seats.get(job.id)
         if seat is not None and seat.stopped and job.state is JobState.WAITING:  # seen just now, perhaps, and not planned with
             return "stopped", "stopped at its terminal, keeps its place", ["fg in its terminal lets it go on"]
+        lost = self._unwritten() if job.state is JobState.WAITING else None
+        if lost is not None:
+            return UNWRITTEN, lost, []
         if seat is not None and seat.rests_until_mono is not None:
             seconds = max(1, round(seat.rests_until_mono - time.monotonic()))
             return "absent", f"its next try, in {seconds} s", []

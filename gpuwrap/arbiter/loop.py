@@ -43,6 +43,7 @@ from .memory import Memory
 from .mending import Mending
 from .observe import Observer
 from .order import Order
+from .patience import Patience
 from .pausing import Pausing
 from .pruning import Pruning
 from .rerun import Reruns
@@ -55,6 +56,8 @@ from .viewing import bounds_of
 
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 0.2
+# After so long without a batch that failed the disk is taken to have room again, though nothing was written.
+FORGET_SECONDS = 5.0
 # How long the arbiter is without a keeper that died, or could not be had, before it starts another.
 KEEPER_SECONDS = 0.2
 # For so long nothing else is done while the answer to an offer is on its way: clients take less, unless they stand still.
@@ -91,6 +94,10 @@ class Arbiter:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._afterwards: list[Callable[[], None]] = []
+        self._if_lost: list[Callable[[], None]] = []
+        self.unwritten: StoreError | None = None
+        """Why batches cannot be committed, until one was that had something to write, or none failed for a while."""
+        self._lost_mono = 0.0
         self._due: list[Callable[[], None]] = []
         self._has_offered = False
         self._idle_timer: Timer | None = None
@@ -106,6 +113,7 @@ class Arbiter:
         self.reruns = Reruns(self)
         self.limits = Limits(self)
         self.order = Order(self)
+        self.patience = Patience(self)
         self.pruning = Pruning(self)
         self.left_behind = Leftovers(self)
         self.memory = Memory(self)
@@ -144,6 +152,7 @@ class Arbiter:
         """Handle one wake."""
         self._has_offered = False
         self.ahead.over()
+        self._if_lost.clear()
         try:
             with self.store.batch():
                 self.mending.look()
@@ -168,6 +177,9 @@ class Arbiter:
         self.timers.committed()
         self.enforcer.flush_now()
         self.bell.flush()
+        if self.unwritten is not None and (self.store.has_written or time.monotonic() > self._lost_mono + FORGET_SECONDS):
+            self.unwritten = None
+            self.lines.refresh_soon()
         self._arm()
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
@@ -178,7 +190,7 @@ class Arbiter:
                 callback(mask)
 
     def _not_committed(self, err: StoreError | Poisoned) -> None:
-        """The batch did not happen: say so to those who asked, and try the rest again soon."""
+        """The batch did not happen: all is as before it, who asked in it hears so, and the rest is tried again soon."""
         err = explained(self.folder, err) if isinstance(err, StoreError) else err
         log("store", err.text)
         if isinstance(err, StoreError):
@@ -187,15 +199,18 @@ class Arbiter:
         self.bell.may_send_ahead = False  # or who waits would be offered in vain until the disk has room again
         self.enforcer.after_commit.clear()
         self._afterwards.clear()
+        self._resume_from_store()
         if isinstance(err, StoreError):
+            known, self.unwritten, self._lost_mono = self.unwritten, err, time.monotonic()
             self.answers.refuse_all(err)
+            self.answers.birth.refuse_all(err)
+            self.lines.batch_lost(news=known is None or known.text != err.text)
         else:
             self.answers.refuse_poisoned(err)
         self.bell.flush()
-        self._resume_from_store()
-        if isinstance(err, StoreError):
-            self.answers.birth.refuse_all(err)
-            self.bell.flush()
+        for job in self.store.live.values():
+            if job.state is JobState.GRANTED:
+                self.enforcer.offer(job)  # with the next batch that is committed
         self.deciding.touch()
         self._arm()
         time.sleep(RETRY_SECONDS)  # what woke us is still there and would wake us at once
@@ -229,6 +244,10 @@ class Arbiter:
     def afterwards(self, action: Callable[[], None]) -> None:
         """Do something once this wake's answers are on their way: nobody waits for it. Forgotten if this batch is undone."""
         self._afterwards.append(action)
+
+    def if_lost(self, action: Callable[[], None]) -> None:
+        """Put something back that this batch has changed in memory, if it cannot be committed."""
+        self._if_lost.append(action)
 
     def catch_up(self) -> None:
         """Do what nobody waits for."""
@@ -288,10 +307,10 @@ class Arbiter:
                 self.adopt(job, None, processes.open_pidfd(job.identity))
             if job.state is JobState.ENDED:
                 self.leftovers.add(job.id)
-            elif job.state is JobState.GRANTED:
-                self.enforcer.offer(job)
-            if job.state is not JobState.ENDED:
+            else:
                 self.watch_leader(job.id)
+        for action in reversed(self._if_lost):
+            action()
         self.timers.undone()
         self.killing.undone()
         self.pausing.undone()

@@ -103,7 +103,7 @@ class Sweeps:
             if job is not None and job.id in arbiter.seats:
                 arbiter.seats[job.id].visible = values.get("visible")
         if "wait" in values:
-            arbiter.answers.limit_waits([job for job in jobs if job is not None], values["wait"])
+            arbiter.patience.limit([job for job in jobs if job is not None], values["wait"])
         name = next((job.name for job in jobs if job is not None), None)
         arbiter.bell.queue(connection, "sweep", ids=in_words([job.id if job else 0 for job in jobs]), name=name)
         arbiter.deciding.touch()

@@ -121,7 +121,9 @@ class Verbs:
             done.append([job.id, True, f"priority {job.priority} → {wanted}"])
         self._add_places(done)
         self._arbiter.deciding.touch()
-        self.renicings.append((connection, done))  # answered after the next plan, with what it does
+        asked = connection, done
+        self.renicings.append(asked)  # answered after the next plan, with what it does
+        self._arbiter.if_lost(lambda: self.renicings.remove(asked))
 
     def _set(self, connection: Connection, values: Values) -> None:
         done: list[list[object]] = []
@@ -142,6 +144,7 @@ class Verbs:
     def planned(self) -> None:
         """A plan was made: echo what it does for changed priorities."""
         renicings, self.renicings = self.renicings, []
+        self._arbiter.if_lost(lambda: self.renicings.extend(renicings))
         effects, self._effects = self._effects, {}
         for connection, done in renicings:
             told = [
@@ -219,7 +222,7 @@ class Verbs:
         self._arbiter.bell.queue_long(connection, json.dumps(words))
 
     def _gpus(self, connection: Connection, values: Values) -> None:
-        if self._look_stale(connection, "gpus", values):
+        if "looked" not in values and self._look_stale(connection, "gpus", values):
             return
         try:
             gpus = self._arbiter.inventory.gpus()

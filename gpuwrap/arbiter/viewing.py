@@ -1,6 +1,5 @@
 """The view of one queue, as a plan is made from it."""
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
             yielding=_yielding(arbiter, asking),
             after=after,
             own=own,
-            patience=_patience(arbiter),
+            patience=arbiter.patience.left(),
         )
     parent = arbiter.store.live.get(parent_id)
     if parent is None or parent.state not in STARTED or parent.state in _PAUSED:
@@ -82,13 +81,4 @@ def _yielding(arbiter: "Arbiter", asking: Job | None) -> dict[int, Yielding]:
         job.id: arbiter.pausing.yielding(job)
         for job in holding
         if job.state in _PAUSED or (job.state is JobState.RUNNING and is_outranked(job))
-    }
-
-
-def _patience(arbiter: "Arbiter") -> dict[int, float]:
-    """Say for how long jobs still wait, where that is limited."""
-    now = time.monotonic()
-    seats = ((job_id, arbiter.seats.get(job_id)) for job_id in arbiter.answers.limited)
-    return {
-        job_id: max(0.0, seat.limit_mono - now) for job_id, seat in seats if seat is not None and seat.limit_mono is not None
     }

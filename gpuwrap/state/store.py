@@ -44,6 +44,8 @@ class Store:
         self.live, self.in_line = self._mirror.live, self._mirror.in_line
         self.holding, self.awaiting = self._mirror.holding, self._mirror.awaiting
         self.has_ended = self._mirror.has_ended
+        self.has_written = False
+        """Whether there was anything to write in the batch that was committed last."""
         self.nested, self.inside = self._mirror.nested, self._mirror.inside
         self._disk = Disk(folder)
         self._db = self._disk.open()
@@ -85,7 +87,8 @@ class Store:
     def commit(self) -> None:
         """Commit what this batch has written. Raises StoreError."""
         self.write_down()
-        if self._db.in_transaction:
+        self.has_written = self._db.in_transaction
+        if self.has_written:
             with Translated("write"):
                 self._db.execute("COMMIT")
         self._mirror.committed()

@@ -23,6 +23,8 @@ import pytest
 from crowd import Crowd
 from earlier import make_version_1
 from proof import GIB, MAYBE, Asked, build_work, claims_on, left_over, no_gpu_is_given_twice
+from screens import expect
+from terminal import Terminal
 from waiting import let_pass, wait_until
 from world import World, start_ticks
 
@@ -525,6 +527,24 @@ def test_one_that_waits_while_the_disk_is_full_runs_once_there_is_space(small_di
     assert small_disk.run("-g", "0", "--", "true", timeout=20).returncode == 0
     crowd.finish(40)
     crowd.prove("four that waited over a full disk", order=False)
+
+
+def test_while_the_disk_is_full_everybody_is_told_that_the_queue_cannot_be_written(small_disk: World, tmp_path: Path) -> None:
+    gate = tmp_path / "open"
+    first = small_disk.start("-g", "2", "--", "sh", "-c", f"until [ -e {gate} ]; do sleep 0.05; done")
+    wait_until(lambda: small_disk.state(1) == "running", "job 1 to run")
+    terminal = Terminal(small_disk, ["sh", "-c", f"{small_disk.command} -- echo started"], columns=110)
+    terminal.await_text("job 1")
+    filler = fill(small_disk)
+    wait_until(lambda: small_disk.run("-n", "-g", "2", "true").returncode == 125, "a command to be refused", 60)
+    gate.touch()
+    assert first.wait(20) == 0
+    line = terminal.await_text("the queue cannot be written")
+    _, _, why = small_disk.run("ls", "2").stdout.partition("echo started")
+    expect("disk-full", f"{line}\n{small_disk.run('why', '2').stdout}{why.strip()}\n")
+    assert small_disk.run("gpus", timeout=10).returncode == 0
+    filler.unlink()
+    terminal.await_text("started", 20)
 
 
 # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH [fs/ext4/ext4.h]: from then on every access is an input/output error.

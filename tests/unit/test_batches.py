@@ -22,6 +22,7 @@ from gpuwrap.arbiter.loop import Arbiter
 from gpuwrap.arbiter.sampling import SAMPLE_SECONDS
 from gpuwrap.errors import StoreError
 from gpuwrap.host import processes
+from gpuwrap.host.devices import Look
 from gpuwrap.host.simulated import SimulatedDevices
 from gpuwrap.lifecycle import Event, JobState
 from gpuwrap.model import Job, Request, Share
@@ -29,7 +30,20 @@ from gpuwrap.state.paths import Folder
 from gpuwrap.state.settings import read_settings
 from gpuwrap.state.store import Store
 from gpuwrap.units import GIB
-from gpuwrap.wire import PACKET, unpack
+from gpuwrap.wire import PACKET, pack, unpack
+
+
+class SlowDevices(SimulatedDevices):
+    """GPUs whose looks are over in a later wake, as a real driver's are; `takes_long`: only when the test says so."""
+
+    takes_long = False
+    opening = False
+
+    def finish_look(self) -> Look:
+        if self.takes_long:
+            raise BlockingIOError
+        look = super().finish_look()
+        return Look((), look.begun_mono, pending=True) if self.opening else look
 
 
 @pytest.fixture
@@ -38,7 +52,7 @@ def arbiter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arbiter
     monkeypatch.setenv("GPURUN_DIR", str(tmp_path))
     fd = os.open(tmp_path, os.O_RDONLY)
     store = Store(Folder(str(tmp_path), fd))
-    devices = SimulatedDevices("24G", str(tmp_path), 1)
+    devices = SlowDevices("24G", str(tmp_path), 1)
     made = Arbiter(Folder(str(tmp_path), fd), store, devices, read_settings(), ["true"], devices.root)
     yield made
     store.close()
@@ -80,12 +94,12 @@ def watched() -> set[int]:
 
 
 @contextmanager
-def full_disk(arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def full_disk(arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch, cause: str = "the disk is full") -> Iterator[None]:
     """What is written is written, as far as it goes, but not committed."""
 
     def refuse() -> None:
         arbiter.store.write_down()
-        raise StoreError("write", "state.db", "the disk is full")
+        raise StoreError("write", "state.db", cause)
 
     with monkeypatch.context() as full:
         full.setattr(arbiter.store, "commit", refuse)
@@ -239,3 +253,236 @@ def test_who_only_asks_is_answered_although_a_batch_fails(arbiter: Arbiter, monk
         arbiter.step([])
         assert unpack(theirs.recv(PACKET))[0] == "done"
     connection.close()
+
+
+# Who asked is answered, whichever of the batches was lost: that of the question, or a later one
+
+
+class Client:
+    """Somebody who asks, and what was heard."""
+
+    def __init__(self, arbiter: Arbiter) -> None:
+        self.arbiter = arbiter
+        ours, self.socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self.socket.setblocking(False)
+        self.connection = Connection(ours)
+        arbiter.bell.connections[self.connection.fd] = self.connection
+        arbiter.watch(self.connection.fd, lambda mask: arbiter.bell._ready(self.connection, mask))
+
+    def ask(self, kind: str, **values: object) -> None:
+        self.socket.send(pack(kind, **values))
+        wake(self.arbiter, self)
+
+    def heard(self) -> list[tuple[str, dict[str, str]]]:
+        found = []
+        with suppress(BlockingIOError):
+            while packet := self.socket.recv(PACKET):
+                found.append(unpack(packet))
+        return found
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _values in self.heard()]
+
+    def close(self) -> None:
+        self.arbiter.bell.drop(self.connection)
+        self.socket.close()
+
+
+def wake(arbiter: Arbiter, *clients: Client) -> None:
+    """One wake, with all that the clients have said and a look that may be over, and what nobody waits for."""
+    ready = [arbiter.devices.fileno(), *(each.connection.fd for each in clients)]
+    arbiter.step([(fd, select.EPOLLIN) for fd in ready])
+    arbiter.catch_up()
+
+
+def five_good_wakes(arbiter: Arbiter) -> None:
+    for _ in range(5):
+        wake(arbiter)
+
+
+@pytest.fixture
+def client(arbiter: Arbiter) -> Iterator[Client]:
+    made = Client(arbiter)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def driver(arbiter: Arbiter) -> SlowDevices:
+    assert isinstance(arbiter.devices, SlowDevices)
+    return arbiter.devices
+
+
+@pytest.fixture
+def in_line(arbiter: Arbiter, leader: "subprocess.Popen[bytes]", client: Client) -> int:
+    """A job that waits for one that runs; the GPUs have been seen."""
+    started(arbiter, leader)
+    five_good_wakes(arbiter)
+    client.ask("register", key="w")
+    (number,) = arbiter.store.in_line
+    five_good_wakes(arbiter)
+    client.heard()
+    return number
+
+
+@pytest.fixture
+def other(arbiter: Arbiter) -> Iterator[Client]:
+    made = Client(arbiter)
+    yield made
+    made.close()
+
+
+def test_the_echo_of_a_new_priority_comes_although_the_plan_was_lost(
+    arbiter: Arbiter, driver: SlowDevices, other: Client, in_line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.takes_long = True
+    other.ask("renice", jobs=in_line, priority=5)
+    assert other.heard() == []
+    driver.takes_long = False
+    with full_disk(arbiter, monkeypatch):
+        wake(arbiter)
+    five_good_wakes(arbiter)
+    ((kind, values),) = other.heard()
+    assert (kind, arbiter.store.live[in_line].priority) == ("done", 5)
+    assert "priority 0 \\u2192 5, 1st of 1" in values["text"]
+
+
+def test_a_priority_that_was_not_changed_is_not_echoed_later(
+    arbiter: Arbiter, driver: SlowDevices, other: Client, in_line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.takes_long = True
+    with full_disk(arbiter, monkeypatch):
+        other.ask("renice", jobs=in_line, priority=5)
+    driver.takes_long = False
+    five_good_wakes(arbiter)
+    assert (other.kinds(), arbiter.store.live[in_line].priority) == (["refused"], 0)
+
+
+def test_a_request_that_can_never_be_granted_is_refused_although_the_batch_that_found_out_was_lost(
+    arbiter: Arbiter, driver: SlowDevices, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.opening = True
+    five_good_wakes(arbiter)
+    client.ask("register", key="a", gpus=5)
+    five_good_wakes(arbiter)
+    assert client.kinds() == ["job"]
+    driver.opening = False
+    with full_disk(arbiter, monkeypatch):
+        arbiter.deciding.touch()
+        wake(arbiter)
+    five_good_wakes(arbiter)
+    assert [values["text"] for kind, values in client.heard() if kind == "refused"] == ["needs 5 GPUs: this machine has 1"]
+    assert not arbiter.store.in_line
+
+
+def test_a_waiters_line_is_told_although_the_batch_in_which_it_was_due_was_lost(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(arbiter, leader)
+    five_good_wakes(arbiter)
+    client.ask("register", key="a", tty=-1)
+    five_good_wakes(arbiter)
+    assert client.kinds() == ["job"]
+    wait_until(lambda: arbiter.timers.timeout() == 0, "the line to be due")
+    with full_disk(arbiter, monkeypatch):
+        wake(arbiter)
+    wait_until(lambda: (wake(arbiter), "note" in client.kinds())[1], "the line", within=5)
+
+
+@pytest.mark.parametrize("lost", ["the question", "the plan"])
+def test_a_rehearsal_is_answered_although_a_batch_was_lost(
+    arbiter: Arbiter, driver: SlowDevices, other: Client, in_line: int, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """It writes nothing: it need not even wait for room on the disk."""
+    if lost == "the plan":
+        driver.takes_long = True
+        other.ask("rehearse", key="a", gpus=0)
+        assert other.heard() == []
+        driver.takes_long = False
+    with full_disk(arbiter, monkeypatch):
+        other.ask("ping") if lost == "the plan" else other.ask("rehearse", key="a", gpus=0)
+        assert ("done", {"text": "would start now on no GPU"}) in other.heard()
+    five_good_wakes(arbiter)
+    assert other.heard() == []
+
+
+@pytest.mark.parametrize("lost", ["the question", "the look"])
+def test_the_gpus_are_told_although_the_batch_was_lost(
+    arbiter: Arbiter, driver: SlowDevices, other: Client, in_line: int, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    if lost == "the look":
+        driver.takes_long = True
+        with monkeypatch.context() as later:
+            later.setattr(arbiter.inventory, "is_fresh", lambda: False)
+            other.ask("gpus")
+        assert other.heard() == []
+        driver.takes_long = False
+    with full_disk(arbiter, monkeypatch):
+        wake(arbiter) if lost == "the look" else other.ask("gpus")
+        ((kind, values),) = other.heard()
+    assert (kind, '"index": 0' in values["text"]) == ("done", True)
+
+
+def test_a_wait_limit_holds_that_was_taken_back_in_a_lost_batch(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", client: Client, other: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(arbiter, leader)
+    five_good_wakes(arbiter)
+    client.ask("register", key="a", wait=0.5)
+    (number,) = arbiter.store.in_line
+    client.heard()
+    with full_disk(arbiter, monkeypatch):
+        other.ask("set", jobs=number, wait="none", priority=3)
+    assert other.kinds() == ["refused"]
+    wait_until(lambda: (wake(arbiter), "end" in client.kinds())[1], "the wait limit to pass", within=5)
+
+
+WHY = "the queue cannot be written: no space left on device"
+
+
+def test_while_the_queue_cannot_be_written_that_is_why_a_job_waits(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", client: Client, other: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the waiter's own line too, without anybody asking; and no longer than that."""
+    _job, pidfd = started(arbiter, leader)
+    five_good_wakes(arbiter)
+    client.ask("register", key="a", tty=-1)
+    (number,) = arbiter.store.in_line
+    five_good_wakes(arbiter)
+    client.heard()
+    whole = f"job {number} waits: {WHY}; running jobs are not affected"
+    with full_disk(arbiter, monkeypatch, "no space left on device"):
+        said: list[tuple[str, dict[str, str]]] = []
+
+        def has_said(words: str) -> bool:
+            arbiter.step([(pidfd, select.EPOLLIN)])
+            said.extend(client.heard())
+            return ("note", {"text": words}) in said
+
+        wait_until(lambda: has_said(whole), "the line", within=5)
+        assert has_said(whole)
+        assert [kind for kind, _values in said].count("note") == 1
+        other.ask("why", job=number)
+        assert other.heard() == [("done", {"text": f'[["{whole}"], []]'})]
+        other.ask("explain", jobs=number, plain=True)
+        assert other.heard() == [("done", {"text": f"{number}\tunwritten\t{WHY}"})]
+        five_good_wakes(arbiter)
+        other.ask("explain", jobs=number, plain=True)
+        assert other.heard() == [("done", {"text": f"{number}\tunwritten\t{WHY}"})], "though those had nothing to write"
+    arbiter.step([(pidfd, select.EPOLLIN)])
+    assert arbiter.unwritten is None
+    assert arbiter.store.live[number].state is JobState.GRANTED
+
+
+def test_what_did_not_fail_for_a_while_is_taken_to_have_room_again(
+    arbiter: Arbiter, other: Client, in_line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a new job was refused; there may be nothing more to write for hours."""
+    with full_disk(arbiter, monkeypatch, "no space left on device"):
+        other.ask("renice", jobs=in_line, priority=5)
+    monkeypatch.setattr("gpuwrap.arbiter.loop.FORGET_SECONDS", 0.0)
+    five_good_wakes(arbiter)
+    other.heard()
+    other.ask("explain", jobs=in_line, plain=True)
+    assert f"{in_line}\tbusy\ta GPU, 1st in line: job 1" in other.heard()[0][1]["text"]
