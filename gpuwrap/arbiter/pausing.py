@@ -6,7 +6,7 @@
 3. Jobs that give way together stand still together, or none of them does.
 4. A paused job with a signal pending that it would act on goes on to receive it. If it survives that, it is paused again
    for the same newcomer after the time that any job runs after a pause.
-5. A batch that is not committed leaves nobody standing who is not written down as paused.
+5. A batch that is not committed leaves nobody standing who is not written down as paused, and lets nobody go on who is.
 """
 
 import time
@@ -181,7 +181,7 @@ class Pausing:
     def resume(self, job: Job, why: str) -> None:
         """Let a paused job go on."""
         now = time.monotonic()
-        self._stopping.let_go(job)
+        self.let_go(job)
         self._arbiter.store.move(job, Event.RESUME, why, yields_to=None, paused_mono=None, returned_mono=now)
         self._found.pop(job.id, None)
         log("resume", f"job {job.id}: {why}")
@@ -220,8 +220,18 @@ class Pausing:
         return None
 
     def let_go(self, job: Job) -> None:
-        """Let go on what we stopped of a job; what its owner had stopped (Ctrl-Z) stays stopped."""
-        self._stopping.let_go(job)
+        """Let go on what we stopped of a job, once it is written down that it is not paused any more.
+
+        What its owner had stopped (Ctrl-Z) stays stopped. Until then a mark tells a successor to do it.
+        """
+        self._traces.mark(job, (Means.STOP if self._traces.stopped(job.id) else Means.FREEZE).value)
+        self._arbiter.enforcer.after_commit.append(lambda: self._go_on(job))
+
+    def _go_on(self, job: Job) -> None:
+        now = self._arbiter.store.live.get(job.id, job)
+        if now.state is not JobState.PAUSED:  # it may be once more, for somebody else
+            self._stopping.let_go(now)
+        self._traces.unmark(job)
 
     def asked_to_end(self, job: Job) -> None:
         """A signal waits for a paused job: it goes on to receive it."""
@@ -286,7 +296,7 @@ class Pausing:
             if job.state not in STARTED or self._traces.marked(job) is None:
                 continue
             if job.state is not JobState.PAUSED:
-                self._stopping.let_go(job, written=False)
+                self._stopping.let_go(job)
             self._traces.unmark(job)
 
     # --- keeping ------------------------------------------------------------------------------------------------
@@ -335,4 +345,5 @@ class Pausing:
         """Before an arbiter gives up: nobody stays stopped."""
         for job in list(self._arbiter.store.holding.values()):
             if job.state in STARTED and job.state in (JobState.PAUSED, JobState.SUSPENDED):
+                self._stopping.let_go(job)  # now: we leave, whether this can be written down or not
                 self.resume(job, why)

@@ -118,6 +118,7 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
         log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
         with store.batch():
             arbiter.pausing.thaw_everything("the arbiter gives up")
+        arbiter.enforcer.flush_now()
         return False
     gc.freeze()
     gc.set_threshold(RECORDS_BETWEEN_COLLECTIONS)

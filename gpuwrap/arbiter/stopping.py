@@ -200,8 +200,8 @@ class Stopping:
         if means is not Means.FREEZE:
             self._traces.note_stopped(job.id)
 
-    def let_go(self, job: Job, *, written: bool = True) -> None:
-        """Let go on what we stopped of a job; `written` unless this batch is being undone."""
+    def let_go(self, job: Job) -> None:
+        """Let go on what we stopped of a job, now."""
         group = self._traces.group(job)
         if group is not None and group.exists():
             group.thaw()
@@ -210,7 +210,7 @@ class Stopping:
         stopped = sorted(self._traces.stopped(job.id).items(), key=lambda each: (each[0] in stubs, -each[1], -each[0]))
         for pid, start in stopped:
             self.go_on(Identity(job.identity.boot_id, job.identity.pid_namespace, pid, start))
-        self._traces.forget_stopped(job.id, written=written)
+        self._traces.forget_stopped(job.id)
         seat = self._arbiter.seats.get(job.id)
         if job.stub and seat is not None:
             self._arbiter.bell.send_now(seat.connection, "resuming")

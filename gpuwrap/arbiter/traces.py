@@ -136,9 +136,13 @@ class Traces:
         text = " ".join(f"{pid}:{start}" for pid, start in sorted(self._stopped.get(job_id, {}).items()))
         self._arbiter.store.set(_stopped_key(job_id), text)
 
-    def forget_stopped(self, job_id: int, *, written: bool = True) -> None:
-        """They go on; `written` unless this batch is being undone, and the row with it."""
-        if self._stopped.pop(job_id, None) is not None and written:
+    def forget_stopped(self, job_id: int) -> None:
+        """They go on. The row goes with a later batch: this may be none, or one that is being undone."""
+        if self._stopped.pop(job_id, None) is not None:
+            self._arbiter.timers.after(0.0, lambda: self._remove_row(job_id))
+
+    def _remove_row(self, job_id: int) -> None:
+        if job_id not in self._stopped:  # nor was it stopped again meanwhile
             self._arbiter.store.unset(_stopped_key(job_id))
 
     # --- after a restart ----------------------------------------------------------------------------------------

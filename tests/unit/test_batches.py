@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from waiting import wait_until
 from gpuwrap.arbiter import killing
 from gpuwrap.arbiter.bell import Connection
 from gpuwrap.arbiter.loop import Arbiter
+from gpuwrap.arbiter.pausing import Pausing
 from gpuwrap.arbiter.sampling import SAMPLE_SECONDS
 from gpuwrap.errors import StoreError
 from gpuwrap.host import processes
@@ -486,3 +487,76 @@ def test_what_did_not_fail_for_a_while_is_taken_to_have_room_again(
     other.heard()
     other.ask("explain", jobs=in_line, plain=True)
     assert f"{in_line}\tbusy\ta GPU, 1st in line: job 1" in other.heard()[0][1]["text"]
+
+
+# A pause is over once that is written down
+
+
+def paused(arbiter: Arbiter, leader: "subprocess.Popen[bytes]") -> Job:
+    """A job that was stopped, and is written down as paused."""
+    job, _pidfd = started(arbiter, leader)
+    leader.send_signal(signal.SIGSTOP)
+    with arbiter.store.batch():
+        arbiter.pausing._traces.remember_stopped(job.id, {leader.pid: job.identity.start_ticks})
+        arbiter.pausing._traces.note_stopped(job.id)
+        job = arbiter.store.move(job, Event.PAUSE, "paused")
+    wait_until(lambda: is_stopped(leader), "the job to stand still")
+    return job
+
+
+def is_stopped(leader: "subprocess.Popen[bytes]") -> bool:
+    stat = processes.read_stat(leader.pid)
+    return stat is not None and stat.state == "T"
+
+
+LET_GO: dict[str, Callable[[Arbiter, Job], object]] = {
+    "resumed": lambda arbiter, job: arbiter.pausing.resume(job, "there is room again"),
+    "asked to end": lambda arbiter, job: arbiter.killing.kill(job, None, "anna"),
+}
+
+
+@pytest.mark.parametrize("how", LET_GO)
+def test_a_job_goes_on_once_that_is_written_down_and_not_before(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It would compute beside the one for whom it stands still."""
+    job = paused(arbiter, leader)
+    with full_disk(arbiter, monkeypatch), monkeypatch.context() as once:
+        once.setattr(arbiter.tuning, "check", lambda: LET_GO[how](arbiter, job))
+        arbiter.step([])
+    assert (arbiter.store.live[job.id].state, is_stopped(leader)) == (JobState.PAUSED, True)
+    assert not list(Path(arbiter.folder.path).glob("pausing-*")), "a successor would let it go"
+    with monkeypatch.context() as once:
+        once.setattr(arbiter.tuning, "check", lambda: LET_GO[how](arbiter, arbiter.store.live[job.id]))
+        arbiter.step([])
+    wait_until(lambda: not is_stopped(leader), "the job to go on")
+    arbiter.step([])
+    assert not list(Path(arbiter.folder.path).glob("pausing-*"))
+    assert arbiter.store.setting(f"stopped {job.id}") == ""
+
+
+def test_a_job_that_is_paused_again_in_the_same_batch_does_not_go_on(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = paused(arbiter, leader)
+
+    def for_a_moment() -> None:
+        arbiter.pausing.resume(job, "there is room again")
+        arbiter.store.move(arbiter.store.live[job.id], Event.PAUSE, "paused")
+
+    with monkeypatch.context() as once:
+        once.setattr(arbiter.tuning, "check", for_a_moment)
+        arbiter.step([])
+    assert (arbiter.store.live[job.id].state, is_stopped(leader)) == (JobState.PAUSED, True)
+
+
+def test_an_arbiter_that_dies_between_the_two_is_followed_by_one_that_lets_the_job_go(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]"
+) -> None:
+    job = paused(arbiter, leader)
+    with arbiter.store.batch():
+        arbiter.pausing.resume(job, "there is room again")
+    assert is_stopped(leader)
+    with arbiter.store.batch():
+        Pausing(arbiter).recover(arbiter.store.live[job.id])
+    wait_until(lambda: not is_stopped(leader), "the job to go on")
