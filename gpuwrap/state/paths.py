@@ -6,6 +6,8 @@
    filesystem"]), is mode 0700 and owned by the effective uid, or it is refused.
 3. World = machine, pid namespace, Slurm allocation, user (the folder is the user's); simulated GPUs are a world of
    their own.
+4. Each call judges what leads to it, before anything is looked for or made there: who made a folder below /var/tmp first,
+   or may exchange what is in one, would choose what we find.
 
 The launch path imports this module: outside libraries are imported inside functions.
 """
@@ -76,13 +78,18 @@ def open_folder(sim: str | None, *, create: bool = True) -> Folder | None:
         return _open(path) or (_make(path, chosen) if create else None)
     home = home_of_user()
     path = os.path.join(home or "/nonexistent", ".local/state/gpurun", world)
-    fallback = f"{FALLBACK_ROOT}/gpurun-{os.geteuid()}/{world}"
-    folder = _open(path) or _open(fallback)
-    if folder is not None or not create:
+    private = f"{FALLBACK_ROOT}/gpurun-{os.geteuid()}"
+    folder = _open(path)
+    fault = _fault_of_private(private) if folder is None else None
+    if folder is None and fault is None:
+        folder = _open(f"{private}/{world}")
+    if folder is not None:
         return folder
-    if home is not None and _may_hold_state(home, path):
-        return _make(path, home)
-    return _make(fallback, FALLBACK_ROOT)
+    if home is not None and _may_hold_state(home, path):  # whatever others have put below /var/tmp
+        return _make(path, home) if create else None
+    if fault is not None:
+        raise StateFolderError(private, fault)
+    return _make(f"{private}/{world}", FALLBACK_ROOT) if create else None
 
 
 def home_of_user() -> str | None:
@@ -96,6 +103,9 @@ def home_of_user() -> str | None:
 
 
 def _open(path: str) -> Folder | None:
+    outer = os.path.dirname(path)
+    if _is_exchangeable(outer, (0, os.geteuid())):
+        raise StateFolderError(outer, "is another user's, and open to all")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -118,26 +128,55 @@ def _make(path: str, root: str) -> Folder:
     if kind not in LOCAL_FILESYSTEMS:
         raise StateFolderError(root, f"{kind} is no local filesystem", hint="set GPURUN_DIR to a folder on a local disk")
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        if root == FALLBACK_ROOT:
+            _make_private(os.path.dirname(path))
+        else:
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         os.mkdir(path, 0o700)
         os.chmod(path, 0o700)  # the umask may have taken more away than we ask for
     except FileExistsError:
         pass  # somebody was quicker; _open judges what is there
     except OSError as err:
         raise StateFolderError(path, str(err.strerror).lower()) from err
-    if os.path.dirname(os.path.dirname(path)) == FALLBACK_ROOT:
-        _require_private(os.path.dirname(path))
     folder = _open(path)
     if folder is None:
         raise StateFolderError(path, "vanished while it was being opened")
     return folder
 
 
-def _require_private(path: str) -> None:
-    """Refuse a folder under a world-writable root that is not ours alone: anybody could have made it first."""
-    facts = os.lstat(path)
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or stat.S_IMODE(facts.st_mode) & 0o022:
-        raise StateFolderError(path, "not a private folder of ours")
+def _make_private(path: str) -> None:
+    """Make a folder where anybody may make one; what is there already must be ours alone."""
+    if not _is_exchangeable(os.path.dirname(path)):
+        try:
+            os.mkdir(path, 0o700)
+            os.chmod(path, 0o700)
+        except FileExistsError:
+            pass
+    fault = _fault_of_private(path)
+    if fault is not None:
+        raise StateFolderError(path, fault)
+
+
+def _fault_of_private(path: str) -> str | None:
+    """Say what is wrong with a folder that anybody could have made first; None if it is ours alone, or could be made."""
+    if _is_exchangeable(os.path.dirname(path)):
+        return "others may exchange it"
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return None
+    is_ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not stat.S_IMODE(facts.st_mode) & 0o022
+    return None if is_ours else "not a private folder of ours"
+
+
+def _is_exchangeable(path: str, chosen_by: tuple[int, ...] = ()) -> bool:
+    """Whether anybody may exchange what is in a folder for his own; not if it is not there, or as some owners wish it."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return False
+    is_open = bool(facts.st_mode & stat.S_IWOTH) and not facts.st_mode & stat.S_ISVTX
+    return is_open and facts.st_uid not in chosen_by
 
 
 def _may_hold_state(home: str, path: str) -> bool:
