@@ -63,11 +63,12 @@ class Astray:
             self._arbiter.store.unset(f"{TOLD} {job.id}")
 
     def _looked_at(self, look: Look, stray: Stray) -> Stray:
-        pid = next(iter(self._arbiter.observer.pids_on(look, stray.uuid, stray.job_id)), None)
-        if pid is None:
+        found = self._arbiter.observer.processes_on(look, stray.uuid, stray.job_id)
+        if not found:
             return stray  # it has just ended
-        leader = self._arbiter.store.live[stray.job_id].identity.pid
-        return replace(stray, pid=pid, cause=astray.cause(_has_variable(pid), _is_below_sudo(pid, leader)))
+        pid, leader = found[0].pid, self._arbiter.store.live[stray.job_id].identity.pid
+        cause = astray.cause(_has_variable(pid), _is_below_sudo(pid, leader), draws=found[0].graphics)
+        return replace(stray, pid=pid, cause=cause)
 
     def _tell(self, job: Job, strays: list[Stray]) -> None:
         store = self._arbiter.store

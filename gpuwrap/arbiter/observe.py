@@ -14,7 +14,20 @@ from typing import Any, NamedTuple
 from ..host import processes
 from ..host.devices import Look
 from ..lifecycle import STARTED, JobState
-from ..model import Bounds, Claim, ComputeMode, ForeignProcess, Gpu, GpuSample, Identity, Job, Leftover, Share, View
+from ..model import (
+    Bounds,
+    Claim,
+    ComputeMode,
+    ForeignProcess,
+    Gpu,
+    GpuProcess,
+    GpuSample,
+    Identity,
+    Job,
+    Leftover,
+    Share,
+    View,
+)
 from ..policy.placement import unexplained_allowance, unexplained_bytes
 from .marker import marker_of_grant
 from .seats import Seat
@@ -95,14 +108,14 @@ class Observer:
                     job_id = job.parent_id if job else None
         return used
 
-    def pids_on(self, look: Look, uuid: str, job_id: int) -> list[int]:
+    def processes_on(self, look: Look, uuid: str, job_id: int) -> list[GpuProcess]:
         """Return the processes on a GPU that are a job's or of one inside it, the largest first."""
         owners, found = self._owners_of(look), []
         for process in next((sample.processes or () for sample in look.samples if sample.uuid == uuid), ()):
             owner = owners.get(process.pid)
             if owner is not None and job_id in self._lineage(self._jobs[owner]):
                 found.append(process)
-        return [process.pid for process in sorted(found, key=lambda each: -(each.bytes or 0))]
+        return sorted(found, key=lambda each: -(each.bytes or 0))
 
     def holders(self, look: Look, job: Job) -> list[tuple[int, int | None]]:
         """Return the pids (with bytes) of a job's processes that the driver names on GPUs of its grant."""

@@ -25,6 +25,7 @@ class Cause(Enum):
     SETS = f"it sets {VARIABLE} itself"
     LACKS = f"it was started without {VARIABLE}"
     SUDO = f"sudo drops {VARIABLE}"
+    DRAWS = f"it draws, which {VARIABLE} does not govern"
     UNKNOWN = f"does it set {VARIABLE}?"
 
 
@@ -59,8 +60,10 @@ def find(jobs: Mapping[int, Job], used: Mapping[int, Mapping[str, int | None]], 
     return sorted(found, key=lambda stray: (stray.job_id, stray.index))
 
 
-def cause(has_variable: bool | None, below_sudo: bool) -> Cause:
+def cause(has_variable: bool | None, below_sudo: bool, draws: bool = False) -> Cause:
     """Say why a process computes elsewhere, by what it was started with (None: that cannot be read) and below whom."""
+    if draws:
+        return Cause.DRAWS
     if has_variable:
         return Cause.SETS
     if below_sudo:

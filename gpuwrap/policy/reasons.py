@@ -27,7 +27,7 @@ from .words import (
     ordinal,
     program,
     safe,
-)  # fmt: skip
+)
 
 # What keeps a job from giving way, in words of our own or of the driver's.
 REFUSAL_LENGTH = 160

@@ -137,6 +137,14 @@ def test_a_job_without_gpus_that_computes_is_named(machine: Machine) -> None:
     assert "29.3G on GPU 0, but was granted none" in machine.job_of(job)["why"]["text"]
 
 
+def test_what_draws_elsewhere_is_not_said_to_set_the_variable(machine: Machine) -> None:
+    """A simulator that renders: EGL heeds no CUDA_VISIBLE_DEVICES."""
+    job = machine.run_job("-i", "1", "sleep", "1000")
+    machine.box.allocate(0, job.pid, GIB, "graphics")
+    await_stray(machine, 1)
+    assert machine.job_of(job)["why"]["text"].endswith("(it draws, which CUDA_VISIBLE_DEVICES does not govern)")
+
+
 def test_only_a_terminal_is_told(machine: Machine) -> None:
     job = machine.run_job("-i", "1", "env", "CUDA_VISIBLE_DEVICES=0", *compute(machine))
     await_stray(machine, 1)

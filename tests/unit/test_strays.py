@@ -46,6 +46,7 @@ def test_the_cause_is_what_its_process_was_started_with() -> None:
     assert cause(False, below_sudo=True) is cause(None, below_sudo=True) is Cause.SUDO
     assert cause(False, below_sudo=False) is Cause.LACKS
     assert cause(None, below_sudo=False) is Cause.UNKNOWN
+    assert cause(True, below_sudo=True, draws=True) is Cause.DRAWS
 
 
 def test_how_it_is_said() -> None:
