@@ -3,6 +3,7 @@
 1. A verb is a verb only as the very first word.
 2. Wrong usage is one or two lines on stderr and nothing on stdout; help is the reverse, and exits 0.
 3. What the system refuses is one line that names what it was about; a program's own status is never mistaken for that.
+4. PYTHONWARNINGS, PYTHONINSPECT and the like are meant for the program: nothing is said or asked here because of them.
 
 Every program is started through here: verbs and help are imported where they are needed.
 """
@@ -20,6 +21,10 @@ def main() -> None:
     words = sys.argv[1:]
     verb = words[0] if words and words[0] in VERBS else None
     stdout.name_errors()
+    if sys.warnoptions or sys.flags.warn_default_encoding:
+        import warnings
+
+        warnings.simplefilter("ignore")
     try:
         status = run_verb(verb, words[1:]) if verb else launch(words)
         if sys.stdout is not None:
@@ -35,6 +40,10 @@ def main() -> None:
         die_of_interrupt()
     except OSError as err:
         status = refused_by_system(err, verb)
+    except SystemExit as leaving:
+        status = int(leaving.code or 0)
+    if sys.flags.inspect:
+        os._exit(status)  # else Python becomes a prompt
     sys.exit(status)
 
 

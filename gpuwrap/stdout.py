@@ -26,11 +26,12 @@ class _Named(io.FileIO):
 
 
 def name_errors() -> None:
-    """From now on what `print` cannot write is an OSError with the file name NAME."""
+    """From now on what `print` cannot write is an OSError with the file name NAME; letters that its encoding lacks are `?`."""
     was = sys.stdout
     if isinstance(was, io.TextIOWrapper):
         bytes_out = io.BufferedWriter(_Named(1, "wb", closefd=False))
-        sys.stdout = io.TextIOWrapper(bytes_out, was.encoding, was.errors, "\n", was.line_buffering, was.write_through)
+        errors = "replace" if was.errors == "strict" else was.errors
+        sys.stdout = io.TextIOWrapper(bytes_out, was.encoding, errors, "\n", was.line_buffering, was.write_through)
 
 
 def put(data: bytes) -> None:

@@ -11,6 +11,7 @@ The launch path imports this module: only builtin and `_`-modules are imported.
 import _signal
 import errno
 import os
+import sys
 
 from ..errors import NOT_FOUND, GpurunError, ProgramNotFound, ProgramNotRunnable
 
@@ -164,7 +165,12 @@ def ignored_by_caller() -> int:
 
 
 def restore_python_signals(ignored: int) -> None:
-    """Put back what Python ignores at its start: SIGPIPE and SIGXFSZ, default unless our caller ignores them."""
+    """Put back what Python ignores at its start: SIGPIPE and SIGXFSZ, default unless our caller ignores them.
+
+    PYTHONFAULTHANDLER and PYTHONDEVMODE have it catch others, ignored or not: it knows what they were.
+    """
+    if "faulthandler" in sys.modules:
+        sys.modules["faulthandler"].disable()
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_IGN if ignored >> (number - 1) & 1 else _signal.SIG_DFL)
     if _signal.getsignal(_signal.SIGCONT) != _signal.SIG_IGN:

@@ -640,13 +640,6 @@ def test_environment_is_passed_byte_for_byte(warm: World, counted: Counted) -> N
         assert {name: found for name, found in wrong.items() if found} == {}
 
 
-@pytest.mark.parametrize("name", ["HOME=/nonexistent", "EXECUTABLE=/nonexistent", "PLATLIBDIR=nowhere"])
-@pytest.mark.xfail(not STAND_IN, strict=True, reason="pip drops options (-I) from a script's #! line")
-def test_variables_that_stop_every_python_stop_gpurun_too(warm: World, counted: Counted, name: str) -> None:
-    env = [*entries(warm.env), f"PYTHON{name}".encode()]
-    check(counted, launch(warm, [Case(name, ["/bin/true"], env=env)]))
-
-
 @pytest.mark.parametrize("name", ["VERBOSE=1", "PROFILEIMPORTTIME=1", "COERCECLOCALE=warn"])
 def test_variables_that_make_every_python_talk_change_nothing_else(warm: World, counted: Counted, name: str) -> None:
     env = [*entries(warm.env), f"PYTHON{name}".encode()]
