@@ -161,7 +161,7 @@ class Job:
     """Since when it is paused or suspended."""
     returned_mono: float | None = None
     """When it last went on after a pause."""
-    turn: tuple[int, int] = (0, 0)
+    turn: int = 0
     """Since when it counts in line among those of its priority (see `turns`); made from the rest, and not written down."""
 
     @property

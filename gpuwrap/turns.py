@@ -14,21 +14,23 @@ if TYPE_CHECKING:
 TICKS = 100
 # On a busy machine forty Pythons at once take seconds to come so far.
 SOON_TICKS = 10 * TICKS
+# No pid needs more bits [Linux, PID_MAX_LIMIT].
+PID_BITS = 22
 
 
-def turn(identity: "Identity", submitted_mono: float | None, suspended_seconds: float) -> tuple[int, int]:
-    """Return from when a job counts, in ticks since boot, and the pid where that matters.
+def turn(identity: "Identity", submitted_mono: float | None, suspended_seconds: float) -> int:
+    """Return from when a job counts: ticks since boot, and behind them the pid where that matters, as one number.
 
     A start is told on a clock that goes on while the machine is suspended, unlike `submitted_mono`: so long it was until then.
     """
     if submitted_mono is None:
-        return 0, 0  # of another boot: nobody is waiting for that one
+        return 0  # of another boot: nobody is waiting for that one
     ticks = round((submitted_mono + suspended_seconds) * TICKS)
     if -1 <= ticks - identity.start_ticks <= SOON_TICKS:
-        return identity.start_ticks, identity.pid
-    return ticks, 0
+        return identity.start_ticks << PID_BITS | identity.pid
+    return ticks << PID_BITS
 
 
-def before(job: "Job") -> tuple[int, tuple[int, int], int]:
+def before(job: "Job") -> tuple[int, int, int]:
     """Return what a line is sorted by."""
     return -job.priority, job.turn, job.id

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Clients that have a daemon start what they run. (Others, as podman and apptainer, start it themselves.)
 CLIENTS = (b"docker", b"nerdctl", b"ctr", b"podman-remote")
+PASSED_IN = "-e GPURUN_JOB -e GPURUN_GPU_UUIDS"
 # So many are named.
 NAMED = 2
 
@@ -50,7 +51,7 @@ def why_not_whole(arbiter: "Arbiter", job: Job) -> str | None:
     client = unlinked(arbiter, job)
     if client is None:
         return None
-    return f"runs a container ({client}) that would go on: only -e GPURUN_JOB -e GPURUN_GPU_UUIDS makes that its own"
+    return f"runs a container ({client}) that would go on: only {PASSED_IN} makes it its own"
 
 
 def beyond(arbiter: "Arbiter", job: Job) -> str:

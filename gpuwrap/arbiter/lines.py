@@ -19,6 +19,7 @@ from ..policy.story import Brief, Lister, Storyteller
 from ..policy.words import job_list
 from ..turns import before
 from ..units import format_duration, format_size
+from .containers import PASSED_IN, unlinked
 from .frozen import frozen_words
 from .timers import Timer
 
@@ -217,7 +218,12 @@ class Lines:
         if astray is not None:
             return "astray", *astray
         over = self._arbiter.memory.words(job)
-        return None if over is None else ("memory", over, [])
+        if over is not None:
+            return "memory", over, []
+        client = unlinked(self._arbiter, job) if job.shares and not self._arbiter.holders(job) else None
+        if client is None:
+            return None
+        return "container", f"runs a container ({client}) that counts as a stranger's", [f"{PASSED_IN} makes it its own"]
 
     def _paused(self, job: Job) -> str:
         """Say for whom a job is paused, since when, and why it is although it should not be."""

@@ -151,7 +151,8 @@ class _Pass:
             for job in self._view.jobs
             if job.state is waiting or job.state is held or (job.state is paused and job.yields_to is not None)
         ]
-        line.sort(key=attrgetter("turn", "id"))
+        line.sort(key=attrgetter("id"))
+        line.sort(key=attrgetter("turn"))
         line.sort(key=attrgetter("priority"), reverse=True)
         view, shapes, sweeps = self._view, self._by_request, self._sweeps
         passed_over = dict.fromkeys(view.absent, Rule.ABSENT) | dict.fromkeys(view.stopped, Rule.STOPPED)

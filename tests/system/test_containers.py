@@ -65,6 +65,7 @@ def test_a_container_that_is_given_the_marker_is_its_jobs(docker: Docker) -> Non
     """Also what its first process starts, whatever that does to the environment: nothing is counted twice."""
     job = docker.container(*MARKER)
     assert docker.gpu()["foreign"] == []
+    assert docker.job_of(job)["why"] is None
     assert "job 1: 29.3G of 30G" in docker.gpus_text()
     wait_until(lambda: docker.job_of(job)["peak_bytes"] == int(29.3 * 2**30), "its memory to be the job's", 15)
     docker.run_job("-m", "30G", "sleep", "1000")  # 19G are left beside both
@@ -87,9 +88,11 @@ def test_it_is_paused_with_its_job_and_killed_with_it(docker: Docker) -> None:
 def test_without_the_marker_it_is_a_stranger_and_its_job_is_not_called_paused(docker: Docker, options: list[str]) -> None:
     job = docker.container(*options)
     assert [found["bytes"] for found in docker.gpu()["foreign"]] == [int(29.3 * 2**30)]
+    assert "that counts as a stranger's" in docker.text("ls")
+    assert "-e GPURUN_JOB -e GPURUN_GPU_UUIDS makes it its own" in docker.text("why", "1")
     done = docker.world.run("pause", "1")
     assert done.returncode == 1
-    says = "that would go on: only -e GPURUN_JOB -e GPURUN_GPU_UUIDS makes that its own"
+    says = "that would go on: only -e GPURUN_JOB -e GPURUN_GPU_UUIDS makes it its own"
     assert "job 1: runs a container (docker, pid " in done.stderr, done.stderr
     assert says in done.stderr
     urgent = docker.start("-p", "urgent", "-m", "45G", "true")

@@ -7,7 +7,7 @@ from views import NOW, gpus, running, share, waiting
 
 from gpuwrap.model import Identity, Job, View
 from gpuwrap.policy.plan import plan
-from gpuwrap.turns import SOON_TICKS, TICKS, before, turn
+from gpuwrap.turns import PID_BITS, SOON_TICKS, TICKS, before, turn
 
 
 def started(number: int, tick: int, pid: int, came_seconds: float, priority: int = 0) -> Job:
@@ -48,11 +48,11 @@ def test_who_did_something_else_before_counts_from_its_registration() -> None:
     """A notebook that has run for days, or a shell that slept before it exec'd gpurun, is before nobody who waits."""
     late = started(3, 100, 61, SOON_TICKS / TICKS + 5)
     assert places(started(1, 1500, 70, 0.1), started(2, 1700, 71, 0.1), late) == [1, late.id, 2]
-    assert late.turn == (100 + SOON_TICKS + 500, 0)
+    assert late.turn == (100 + SOON_TICKS + 500) << PID_BITS
 
 
 def test_a_machine_that_was_suspended_tells_starts_on_a_clock_that_went_on() -> None:
     identity = Identity("boot", 1, 61, 90_000)
-    assert turn(identity, 100.2, 800.0) == (90_000, 61)
-    assert turn(identity, 100.2, 0.0) == (10_020, 0)
-    assert turn(identity, None, 0.0) == (0, 0)
+    assert turn(identity, 100.2, 800.0) == 90_000 << PID_BITS | 61
+    assert turn(identity, 100.2, 0.0) == 10_020 << PID_BITS
+    assert turn(identity, None, 0.0) == 0
