@@ -104,7 +104,7 @@ class Deciding:
     def decide(self) -> None:
         """Plan, if anything has changed since that was done last and the machine has been seen since; carry the plan out."""
         arbiter = self._arbiter
-        if self._dirty_since is None or self._awaits_clients():
+        if self._dirty_since is None or self._awaits_clients() or arbiter.farewell.has_begun:
             return
         if not self._somebody_waits():
             self._dirty_since = None

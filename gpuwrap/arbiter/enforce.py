@@ -281,9 +281,11 @@ class Enforcer:
 
     def _end(self, job: Job, result: Result, why: str, **changes: object) -> None:
         self._arbiter.pausing.ended(job)
+        result = self._arbiter.shutdown.judge(result)
         changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
         job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
         self._arbiter.afterwards(lambda: _log_end(job, result))
+        self._arbiter.shutdown.ended(job)
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:
             self._settle_seat(job, started=job.started_at is not None)

@@ -79,3 +79,4 @@ class Keeper:
         self._pipe = -1
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+        self.pid = 0

@@ -31,12 +31,15 @@ from .claims import Claims
 from .deciding import Deciding
 from .descent import Descent
 from .enforce import Enforcer
+from .errands import Errands
+from .farewell import Farewell
 from .inventory import Inventory
 from .keeper import Keeper
 from .killing import Killing
 from .leftovers import Leftovers
 from .limits import Limits
 from .lines import Lines
+from .lodging import Lodging
 from .log import log
 from .marker import Markers
 from .memory import Memory
@@ -49,6 +52,7 @@ from .pruning import Pruning
 from .rerun import Reruns
 from .sampling import Sampling
 from .seats import Seat
+from .shutdown import Shutdown
 from .sweeps import Sweeps
 from .timers import Timer, Timers
 from .tuning import Tuning
@@ -132,6 +136,10 @@ class Arbiter:
         self.inventory.read_drained()
         self.tuning = Tuning(self)
         self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._lacks_keeper)
+        self.errands = Errands(self, self.timers)
+        self.shutdown = Shutdown(self)
+        self.farewell = Farewell(self)
+        self.lodging = Lodging(self)
         self.watch(devices.fileno(), lambda _mask: self.deciding.look_over())
 
     # --- the loop -----------------------------------------------------------------------------------------------
@@ -388,4 +396,5 @@ class Arbiter:
         self._leaving = True
 
     def _lacks_keeper(self) -> None:
-        self.timers.after(KEEPER_SECONDS, self.keeper.start)
+        if not self.farewell.has_begun:
+            self.timers.after(KEEPER_SECONDS, self.keeper.start)

@@ -131,6 +131,8 @@ class Pausing:
 
         Who asks by hand is believed to know better than an earlier refusal.
         """
+        if self._arbiter.farewell.has_begun:
+            return "cannot be paused now: the arbiter is being ended"
         for job in jobs:
             if by_hand:
                 self._refused.pop(job.id, None)

@@ -8,7 +8,7 @@
 import time
 from collections.abc import Sequence
 
-from ..host import processes, usermanager
+from ..host import bus, processes, usermanager
 from ..host.freezer import Group, may_have_group
 from ..model import Job
 from .log import log
@@ -48,7 +48,7 @@ class Scopes:
         begun = time.monotonic()
         try:
             usermanager.adopt(leader, usermanager.scope_name(self._traces.group_name(job)), begun + MANAGER_SECONDS)
-        except usermanager.Refused as refused:
+        except bus.Refused as refused:
             self._said = refused.text
             self._mute_until = time.monotonic() + MUTE_SECONDS
         made = may_have_group(leader)
@@ -68,7 +68,7 @@ def have_moved(group: Group, stats: Sequence[processes.Stat], until_mono: float)
     while scope is not None and time.monotonic() < until_mono:
         try:
             usermanager.attach(*scope, [stat.pid for stat in stats], until_mono)
-        except usermanager.Refused as refused:
+        except bus.Refused as refused:
             why = f"the user manager {refused.text}"
         left = [stat for stat in stats if _lives(stat) and not group.holds(stat.pid)]
         if not left:

@@ -28,6 +28,7 @@ from .birth import explained
 from .keeper import KEPT_FD
 from .log import log
 from .loop import Arbiter
+from .shutdown import RESTARTED
 from .summon import arbiter_command, knock
 from .tuning import settings_at_start
 
@@ -79,6 +80,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     command = [*arbiter_command(path, sim), "keeper"]
     arbiter = Arbiter(folder, store, devices, settings_at_start(store), command, sim_root)
     arbiter.mending.on_retire, arbiter.mending.is_alone = lock.release, lock.is_ours
+    arbiter.farewell.listen()
     arbiter.descent.adopters.note_birth(summoners)
     if pouch is not None:
         arbiter.claims.inherit(pouch)
@@ -92,6 +94,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
         return
     log("ready", f"arbiter {os.getpid()}" + (" by keeper" if by_keeper else ""))
     _report(pack("ready"))
+    arbiter.lodging.settle()
     arbiter.deciding.await_clients()
     arbiter.deciding.touch()
     arbiter.run()
@@ -102,7 +105,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
 def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     """Recover and hang up the bell; false if keepers start arbiters too often, and nobody shall follow this one."""
     store = arbiter.store
-    _record(arbiter.folder, store, by_keeper)
+    _record(arbiter, store, by_keeper)
     gives_up = by_keeper and store.keeper_starts_within(CRASH_WINDOW_SECONDS) > CRASHES_BORNE
     if gives_up:
         arbiter.keeper.dismiss()
@@ -126,15 +129,15 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     return True
 
 
-def _record(folder: paths.Folder, store: Store, by_keeper: bool) -> None:
+def _record(arbiter: Arbiter, store: Store, by_keeper: bool) -> None:
     """Write down that we started. A keeper's arbiter waits for a disk that is full: nobody else may come for who is paused."""
     while True:
         try:
             with store.batch():
                 store.record_arbiter(os.getpid(), by_keeper)
         except StoreError as err:
-            told = explained(folder, err)
-            if not by_keeper or not store.live or told is not err:
+            told = explained(arbiter.folder, err)
+            if not by_keeper or not store.live or told is not err or arbiter.farewell.is_told:
                 raise told from err
             log("start", err.text)
             time.sleep(DISK_SECONDS)
@@ -153,7 +156,7 @@ def recover(arbiter: Arbiter) -> None:
             continue  # the end of another cancelled it (--after)
         if job.identity.boot_id != processes.boot_id():
             if job.state is not JobState.ENDED:
-                arbiter.enforcer.lose(job, "machine restarted")
+                arbiter.enforcer.lose(job, RESTARTED)
             else:
                 arbiter.enforcer.release(job)
             continue

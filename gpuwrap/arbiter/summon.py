@@ -53,6 +53,8 @@ class Call:
         self.sim = sim
         self.limit_mono = limit_mono
         self.socket: _socket.socket | None = None
+        self.summons = True
+        """False while we are being ended ourselves: nobody is started in what is ended with us."""
         self._mute = 0
 
     def connect(self) -> _socket.socket:
@@ -119,6 +121,8 @@ class Call:
         return max(self.limit_mono - time.monotonic(), 0.001)
 
     def _summon(self) -> _socket.socket:
+        if not self.summons:
+            raise NoArbiter("none is up")
         fd = _open_summon(self.folder)
         try:
             self._lock(fd)

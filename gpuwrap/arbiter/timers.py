@@ -68,6 +68,10 @@ class Timers:
         finally:
             self._is_calling = False
 
+    def clear(self) -> None:
+        """Forget everything that is to come."""
+        self._heap.clear()
+
     def committed(self) -> None:
         """What was called back is done."""
         self._called.clear()

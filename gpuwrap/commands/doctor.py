@@ -17,7 +17,7 @@ from .. import __version__
 from ..arbiter import strangers
 from ..arbiter.summon import knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
-from ..host import freezer, inherited, processes, usermanager
+from ..host import bus, freezer, inherited, processes, usermanager
 from ..host.devices import Devices, Look
 from ..model import GpuProcess
 from ..state import paths, settings
@@ -311,11 +311,11 @@ def _freezer() -> Iterator[Finding]:
         yield Finding("ok", "freezer", f"jobs started here can be frozen: {folder}")
         return
     if usermanager.is_in_session(os.getpid()) and usermanager.lingers():
-        if shutil.which(usermanager.TOOL) is None:
+        if shutil.which(bus.TOOL) is None:
             help = f"install it (it comes with systemd), or use -r: {folder}"
-            yield Finding("note", "freezer", f"jobs started here cannot be frozen: no {usermanager.TOOL} is found", help)
+            yield Finding("note", "freezer", f"jobs started here cannot be frozen: no {bus.TOOL} is found", help)
         else:
-            text = f"the user manager is asked to let jobs of this session be frozen, by {usermanager.TOOL}: {folder}"
+            text = f"the user manager is asked to let jobs of this session be frozen, by {bus.TOOL}: {folder}"
             yield Finding("unproven", "freezer", text)
         return
     help = "have a cgroup delegated, or start it below the user manager (unproven): systemd-run --user --scope gpurun …; or -r"

@@ -5,7 +5,8 @@
    none keeps the child waiting for more than `RECONNECT_SECONDS`.
 3. What the arbiter does not take at once is kept and said later, in order. What is said over a connection that breaks may be
    lost: whoever finds the arbiter again repeats what it must know.
-4. `alone` is for good: a world that does not know us has begun anew, and the program runs on without it.
+4. Who was asked to end summons no arbiter for a while, and finds one that is there.
+5. `alone` is for good: a world that does not know us has begun anew, and the program runs on without it.
 """
 
 import _signal
@@ -25,6 +26,8 @@ RECONNECT_SECONDS = 5.0
 RECONNECT_LONGEST = 60.0
 # The kernel tells when there is room again [unix_write_space, net/unix/af_unix.c]; this is for one that does not.
 ROOM_SECONDS = 1.0
+# How long who was asked to end summons nobody: by then an arbiter that lives where something is being stopped knows it.
+ASKED_SECONDS = 10.0
 
 
 class Hearing:
@@ -36,6 +39,7 @@ class Hearing:
         self.arbiter_pid = 0
         self.reconnect_mono = 0.0
         self._reconnect_wait = 0.0
+        self._asked_mono = -ASKED_SECONDS
         self._kept: dict[bytes, None] = {}
         self._call = call
         self._register = register
@@ -89,6 +93,7 @@ class Hearing:
     def reconnect(self) -> None:
         """Reach the arbiter, a new one perhaps, and tell it what runs. Summoning may take a SIGCHLD away."""
         self._kept.clear()
+        self._call.summons = self._asked_mono + ASKED_SECONDS < time.monotonic()
         self._call.limit_mono = time.monotonic() + RECONNECT_SECONDS
         try:
             self._call.send(self._register())
@@ -98,6 +103,12 @@ class Hearing:
         self.reconnect_mono = time.monotonic() + self._reconnect_wait
         self._reconnect_wait = min(RECONNECT_LONGEST, self._reconnect_wait * 2 or 0.1)
         self.attend()
+
+    def asked_to_end(self, number: int) -> None:
+        """Somebody asks us to end, perhaps with all that lives where we do, a unit or a session: nobody is started in that."""
+        if number in (_signal.SIGTERM, _signal.SIGHUP):
+            self._asked_mono = time.monotonic()
+            self._call.summons = False
 
     def say(self, kind: str, **values: object) -> None:
         """Tell the arbiter something; nobody, if it is missed just now.

@@ -218,6 +218,7 @@ class Stub(Launch):
     def _note_request(self, number: int) -> None:
         if number in ASK_TO_END:
             self.asked_to_end_mono = time.monotonic()
+            self.hearing.asked_to_end(number)
 
     def _stop_too(self) -> None:
         """Stop as the child did, so that the shell sees what it would have seen; go on when it lets us."""

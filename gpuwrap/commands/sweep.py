@@ -213,6 +213,7 @@ class Sweep(Launch):
                     if not child.is_below_us(info.si_pid) and not child.has(number):
                         child.signal(number)
             if number in ASK_TO_END:
+                self.hearing.asked_to_end(number)
                 self._give_rest_up(number)
 
     def _give_rest_up(self, number: int) -> None:

@@ -207,6 +207,33 @@ def test_a_successor_knows_the_group_of_a_job_that_was_moved(stage: Stage) -> No
     assert stage.beats.lost_steps("train") == []
 
 
+def test_the_arbiter_and_its_keeper_live_in_a_scope_of_their_own(
+    stage: Stage, manager: Manager, session: Session, mounts: Mounts
+) -> None:
+    """What brought them may end, and all that lives in it."""
+    bus = mounts.root / f"run/user/{OTHER_UID}/bus"
+    bus.parent.mkdir()
+    bus.touch()
+    stage.running("train")
+    arbiter, keeper = stage.world.arbiter_pid(), stage.world.keeper_pid()
+    assert arbiter is not None
+    assert keeper is not None
+    wait_until(lambda: lives_in(arbiter).startswith("gpurun-arbiter-"), "the arbiter to be moved")
+    assert lives_in(keeper) == lives_in(arbiter) == manager.lodged[0]
+    assert str(session.service).endswith(group_of(arbiter).partition("/app.slice/")[0])
+    # Who comes after them lives there already.
+    for killed in (keeper, arbiter):
+        os.kill(killed, 9)
+        wait_until(lambda: stage.world.keeper_pid() not in (None, keeper), "another keeper")
+    wait_until(lambda: stage.world.arbiter_pid() not in (None, arbiter), "another arbiter")
+    wait_until(lambda: stage.world.keeper_pid(), "its keeper")
+    for pid in (stage.world.arbiter_pid(), stage.world.keeper_pid()):
+        assert pid is not None
+        assert lives_in(pid) == manager.lodged[0]
+    assert len(manager.lodged) == 1
+    stage.beats.until_beats("train")
+
+
 # Where it does not
 
 
