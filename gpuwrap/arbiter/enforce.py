@@ -12,7 +12,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..clocks import wall_at
@@ -256,15 +255,9 @@ class Enforcer:
         The grant shrinks to that: a CUDA context stays until its process ends.
         """
         arbiter = self._arbiter
-        assert arbiter.deciding.look is not None
-        used = arbiter.observer.used_by(arbiter.deciding.look).get(job.id, {})
-        kept = []
-        for share in job.shares:
-            size = used.get(share.uuid, 0)  # None: the driver does not say
-            if size != 0:
-                kept.append(replace(share, bytes=share.bytes if size is None else size, whole=False))
+        kept = arbiter.left_behind.kept(job)
         arbiter.seats[job.id].kin[job.identity.pid] = job.identity
-        job = arbiter.store.shrink(job, tuple(kept))
+        job = arbiter.store.shrink(job, kept)
         self._end(job, Result(ResultKind.EXIT, code=status, text="block of a program"), "block ended")
         return sum(share.bytes for share in kept)
 

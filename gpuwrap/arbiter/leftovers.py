@@ -9,11 +9,14 @@
 """
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..host import processes
+from ..host.devices import Look
 from ..lifecycle import JobState
-from ..model import Identity, Job, Leftover
+from ..model import Identity, Job, Leftover, Share
+from ..policy.placement import unexplained_allowance
 from ..policy.words import program
 from ..units import format_duration, format_size
 from .log import log
@@ -94,6 +97,19 @@ class Leftovers:
 
     # --- going on -----------------------------------------------------------------------------------------------
 
+    def kept(self, job: Job) -> tuple[Share, ...]:
+        """Return what a block's process holds of its grant, as the last look shows it; 0 bytes where that is not known."""
+        look = self._arbiter.deciding.look
+        assert look is not None
+        used = self._arbiter.observer.used_by(look).get(job.id, {})
+        hidden = _hidden(look) if processes.has_device_open(job.identity.pid) else set()
+        held = [(share, used.get(share.uuid, 0)) for share in job.shares]  # None: the driver does not say
+        return tuple(
+            replace(share, bytes=share.bytes if size is None else size, whole=False)
+            for share, size in held
+            if size != 0 or share.uuid in hidden
+        )
+
     def of_processes(self) -> dict[Identity, set[int]]:
         """Return the ended jobs that left something to a leader that lives on, by that process."""
         found: dict[Identity, set[int]] = {}
@@ -160,6 +176,17 @@ class Leftovers:
             return
         log("leftovers", f"job {job.id}: ended by the setting end_leftovers")
         self._arbiter.killing.kill(job, None, "the setting end_leftovers")
+
+
+def _hidden(look: Look) -> set[str]:
+    """Return the GPUs of which so much memory is in use without a name (in a container) that who has them open may hold it."""
+    found = set()
+    for gpu in look.samples:
+        if gpu.total_bytes is not None and gpu.free_bytes is not None:
+            named = sum(process.bytes or 0 for process in gpu.processes or ())
+            if gpu.total_bytes - gpu.free_bytes - named > unexplained_allowance(gpu.total_bytes):
+                found.add(gpu.uuid)
+    return found
 
 
 def leftover_words(found: Leftover) -> str:

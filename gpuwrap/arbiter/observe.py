@@ -250,6 +250,7 @@ class Observer:
             else:
                 foreign.append(found)
         leftovers += self._unnamed_leftovers(sample.uuid, {each.job_id for each in leftovers})
+        used = dict.fromkeys([each.job_id for each in leftovers]) | used  # of who is not named it is not known
         return Gpu(
             uuid=sample.uuid,
             index=sample.index,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from standin import GIB, MIB, Gpu, Process
+from standin import GIB, MIB, NOT_SUPPORTED, Gpu, Process
 from test_python import HEAD, script
 from truth import Machine
 from waiting import wait_until
@@ -72,9 +72,9 @@ time.sleep(60)
     assert shares == [{"job_id": 2, "bytes": 9 * GIB}]
 
 
-@pytest.mark.needs("unshare", "mount")
-def test_a_device_file_that_is_open_says_that_cuda_was_initialised(world: World, tmp_path: Path) -> None:
-    """As on a real GPU: in its first block, or by a program that is a job itself, or where nobody knows what it saw."""
+@pytest.fixture
+def with_device(tmp_path: Path) -> list[str]:
+    """What a program is started behind so that there is a /dev/nvidia0 for it."""
     apart = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-current-user", "--keep-caps", "--mount"]
     devices = tmp_path / "dev"
     devices.mkdir()
@@ -83,20 +83,64 @@ def test_a_device_file_that_is_open_says_that_cuda_was_initialised(world: World,
     wrapper = ["unshare", *apart, "sh", "-c", inside, "sh"]
     if subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no mount namespace can be had here (unshare)")
-    initialise = "opened = open('/dev/nvidia0')\n"
+    return wrapper
+
+
+INITIALISE = "opened = open('/dev/nvidia0')\n"
+
+
+@pytest.mark.needs("unshare", "mount")
+def test_a_device_file_that_is_open_says_that_cuda_was_initialised(world: World, with_device: list[str]) -> None:
+    """As on a real GPU: in its first block, or by a program that is a job itself, or where nobody knows what it saw."""
 
     def printed(body: str, *prefix: str) -> list[str]:
-        words = [*wrapper, *prefix, sys.executable, "-c", HEAD + LEAVE + body]
+        words = [*with_device, *prefix, sys.executable, "-c", HEAD + LEAVE + body]
         done = subprocess.run(words, env=world.env, capture_output=True, text=True, timeout=60)
         return [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
-    first = "with gpuwrap.gpu(device='1', quiet=True):\n    opened = open('/dev/nvidia0')\n"
+    first = f"with gpuwrap.gpu(device='1', quiet=True):\n    {INITIALISE}"
     assert printed(first + "block(0)\nrefused(device='0')\nblock(0)") == ["1", f"needs another GPU, but {SEES} 1", "1"]
     inner = "block(0, memory='1G')\nrefused(gpus=2)\nblock(0)"
-    assert printed(initialise + inner, world.command, "-i", "1") == ["1", f"needs 2 GPUs, but {SEES} 1 alone", "1"]
-    assert printed(initialise + "refused()") == [
+    assert printed(INITIALISE + inner, world.command, "-i", "1") == ["1", f"needs 2 GPUs, but {SEES} 1 alone", "1"]
+    assert printed(INITIALISE + "refused()") == [
         "CUDA is initialised in this process already: it would not see which GPU it is granted"
     ]
+
+
+@pytest.mark.needs("unshare", "mount")
+@pytest.mark.parametrize("tells", ["nobody", "nothing"])
+def test_where_the_driver_hides_processes_the_next_block_starts_all_the_same(
+    make_world: Callable[..., World], tmp_path: Path, with_device: list[str], tells: str
+) -> None:
+    """As in a container: memory that nobody is named for, and the device open, are what is left of the first block."""
+    machine = Machine(tmp_path, make_world, Gpu())
+    if tells == "nothing":
+        for function in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
+            machine.box.fail(function, NOT_SUPPORTED)
+    body = f"""
+for number in (1, 2):
+    with gpuwrap.gpu(wait="5s", quiet=True) as grant:
+        opened = open("/dev/nvidia0")
+        print(number, *grant.devices, flush=True)
+        until({str(tmp_path)!r} + f"/end{{number}}")
+    print("out", flush=True)
+    until({str(tmp_path)!r} + f"/again{{number}}")
+"""
+    words = [*with_device, sys.executable, "-c", HEAD + body]
+    child = machine.world.adopt(subprocess.Popen(words, env=machine.world.env, stdout=subprocess.PIPE, text=True))
+    assert child.stdout is not None
+    assert child.stdout.readline() == "1 0\n"
+    machine.box.set(0, free=15 * GIB)
+    (tmp_path / "end1").touch()
+    assert child.stdout.readline() == "out\n"
+    assert machine.world.run("-n", "true").returncode == 124
+    (tmp_path / "again1").touch()
+    assert child.stdout.readline() == "2 0\n"
+    for name in ("end2", "again2"):
+        (tmp_path / name).touch()
+    assert child.wait(30) == 0
+    machine.box.set(0, free=None)
+    assert machine.world.run("-w", "10s", "true").returncode == 0
 
 
 def test_others_wait_for_what_is_left_between_blocks_and_in_them(make_world: Callable[..., World], tmp_path: Path) -> None:
