@@ -17,7 +17,7 @@ from ..host import processes
 from ..host.signals import standing
 from ..lifecycle import JobState
 from ..model import Job
-from ..policy.asking import LATE_PART, Asked, Round, Standing, looks
+from ..policy.asking import LATE_PART, Asked, Round, Standing, next_look
 from ..policy.words import signal_name
 from ..restarts import Steps, asks_everybody
 from ..state import preempt
@@ -28,8 +28,9 @@ from .log import log
 if TYPE_CHECKING:
     from .loop import Arbiter
 
-# So long has what a leader left behind that could have asked it itself.
+# So long has what is left of a run after a program that caught the signal, and when what a trap may have asked is asked.
 LEFT_SECONDS = 10.0
+LEFT_LATE_PART = 0.5
 
 
 @dataclass(slots=True)
@@ -87,13 +88,19 @@ class Asking:
         if asks_everybody(job.signals):
             below = [self._read(job, stat.pid) for stat in processes.descendants([ask.root])]
             self._ask(job, ask, [each for each in below if each is not None])
-        for after in looks(delay):
-            self._arbiter.timers.after(after, partial(self._look, ask, number))
+        self._look_later(ask, number, delay, 0.0)
 
-    def _look(self, ask: Ask, number: int) -> None:
+    def _look_later(self, ask: Ask, number: int, delay: float, now: float) -> None:
+        at = next_look(now, delay)
+        if at is not None and ask.root:
+            self._arbiter.timers.after(at - now, partial(self._look, ask, number, delay, at))
+
+    def _look(self, ask: Ask, number: int, delay: float, at: float) -> None:
+        """See who else must have the signal, so long after it."""
         job = self._current(ask)
-        if job is None or ask.number != number or not ask.root:
+        if job is None or ask.number != number:
             return
+        self._look_later(ask, number, delay, at)
         round = self._round(job, ask)
         if not round.is_there(ask.root):
             self.leader_ended(job)
@@ -110,9 +117,9 @@ class Asking:
             return 0.0
         round = self._round(job, ask)
         seconds = max(0.0, ask.until_mono - now)
-        if round.could_act(ask.root):
+        if round.caught_it(ask.root):
             seconds = min(seconds, LEFT_SECONDS)
-            ask.late_mono = min(ask.late_mono, now + seconds * LATE_PART)
+            ask.late_mono = min(ask.late_mono, now + seconds * LEFT_LATE_PART)
         ended = job.state is JobState.ENDED or not job.stub
         left = list(seat.kin) if ended else [stat.pid for stat in self._arbiter.reruns.tree(job)]
         self._ask(job, ask, round.left_behind(ask.root, left))

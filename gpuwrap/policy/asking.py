@@ -9,7 +9,7 @@
    catches it, and no other signal follows.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 # How long it may take until a process that can act on a signal is seen to: of short delays a part.
@@ -90,14 +90,17 @@ class Round:
     def left_behind(self, leader: int, left: Iterable[int]) -> list[Standing]:
         """Return who is to be asked now of those that outlived their leader.
 
-        Who would have died of the signal was not asked yet. Who catches it may have been, if the leader could do so.
+        Who would have died of the signal was not asked yet. Who catches it may have been, by the trap of a shell in whose
+        background he was: other programs wait for those whom they asked.
         """
-        could_act = self.could_act(leader)
+        ran_trap = self.caught_it(leader) and self.asked[leader].first.is_shell
         found = [each for pid in left if not self.is_there(pid) and (each := self.read(pid)) is not None]
-        return [each for each in found if self.late or not (could_act and each.does_catch(self.number))]
+        if not ran_trap or self.late:
+            return found
+        return [each for each in found if not (each.does_catch(self.number) and each.ignores_interrupts())]
 
-    def could_act(self, pid: int) -> bool:
-        """Whether one that was asked could do something about it, and so may have asked others."""
+    def caught_it(self, pid: int) -> bool:
+        """Whether one that was asked could do something about it."""
         return pid in self.asked and self.asked[pid].first.does_catch(self.number)
 
     def is_there(self, pid: int) -> bool:
@@ -140,10 +143,8 @@ class Round:
         return found, is_busy
 
 
-def looks(seconds: float) -> Iterator[float]:
-    """Yield when to look after a signal whose delay is so long."""
+def next_look(at: float, seconds: float) -> float | None:
+    """Return when to look next after a signal whose delay is so long, None if no more. Both are seconds from the signal on."""
     late, every = seconds * LATE_PART, min(LOOK_SECONDS, seconds * LOOK_PART)
-    at = every
-    while 0 < at < seconds:
-        yield at
-        at = late if at < late < at + every else at + every
+    after = late if at < late < at + every else at + every
+    return after if at < after < seconds else None

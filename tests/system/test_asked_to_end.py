@@ -103,12 +103,17 @@ DEFERRED = {
     "a pipeline": "set -o pipefail\ntrap 'echo asked' TERM\n{train} | tee {folder}/told\nexit $?",
     "a shell below a shell": "trap 'echo asked' TERM\nbash -c \"trap 'echo asked' TERM; {train}; exit \\$?\"\nexit $?",
     "ignored": "trap '' TERM\n{train}",
+    "dash": "exec dash -c \"trap 'echo asked' TERM; {train}; exit \\$?\"",
+    "zsh": "exec zsh -c \"trap 'code=\\$?; echo asked; exit \\$code' TERM; {train}; exit \\$?\"",
+    "fish": "exec fish -c 'function f --on-signal TERM; echo asked; end; {train}; exit $status'",
     "beside another": "trap 'code=$?; kill $other; exit $code' TERM\nsleep 60 & other=$!\n{train}\nexit 1",
 }
 
 
 @FORMS
-@pytest.mark.parametrize("how", DEFERRED)
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=[pytest.mark.needs(how)] if how in ("dash", "zsh", "fish") else []) for how in DEFERRED]
+)
 def test_a_training_that_a_script_waits_for_is_asked_and_saves(script: Script, form: tuple[str, ...], how: str) -> None:
     text = DEFERRED[how].format(train=script.train(1), folder=script.folder)
     job = script.start(*form, script.write(text))
@@ -141,8 +146,11 @@ def test_at_an_eviction_it_is_asked_and_then_run_again(script: Script, trap: str
 
 
 @FORMS
-def test_a_script_without_a_trap_dies_and_the_training_is_asked_at_once(script: Script, form: tuple[str, ...]) -> None:
-    job = script.start(*form, script.write(f"{script.train(3)}\nexit $?"))
+@pytest.mark.parametrize("trap", ["", "trap 'rm -f nothing' EXIT\n"], ids=["no trap", "trap at its exit"])
+def test_a_script_without_a_trap_for_it_dies_and_the_training_is_asked_at_once(
+    script: Script, form: tuple[str, ...], trap: str
+) -> None:
+    job = script.start(*form, script.write(f"{trap}{script.train(3)}\nexit $?"))
     assert script.world.run("kill", "1").returncode == 0
     wait_until(lambda: "asked" in script.lines(), "the training to be asked", 1.5)
     assert job.wait(20) == -signal.SIGTERM
@@ -165,7 +173,7 @@ FORWARDING = {
 def test_who_passes_the_signal_on_himself_has_his_child_asked_once(
     script: Script, form: tuple[str, ...], how: str, background: bool
 ) -> None:
-    text = FORWARDING[how].format(train=script.train(5), python=sys.executable)
+    text = FORWARDING[how].format(train=script.train(3 if how == "and exits" else 5), python=sys.executable)
     start = as_in_the_background if background else None
     job = script.start(*form, script.write(text), extra={"PASSES": FORWARDS}, preexec_fn=start)
     assert script.world.run("kill", "1").returncode == 0

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from gpuwrap.policy.asking import Asked, Round, Standing, looks
+from gpuwrap.policy.asking import Asked, Round, Standing, next_look
 
 TERM = signal.SIGTERM
 BIT = 1 << (TERM - 1)
@@ -92,13 +92,17 @@ def test_what_would_die_of_it_is_asked_only_if_nobody_catches_it_and_no_other_si
     assert pids(round_of(*there).below(1)) == [3, 4]
 
 
-def test_what_a_leader_left_behind_is_asked_at_once_unless_that_can_have_asked_it() -> None:
+def test_what_a_leader_left_behind_is_asked_at_once_unless_its_trap_can_have_asked_it() -> None:
     left = (process(2), process(3, catches=0))
     for late in (False, True):
         assert pids(round_of(shell(1, catches=0), *left, late=late).left_behind(1, [2, 3])) == [2, 3]
-    assert pids(round_of(process(1), *left).left_behind(1, [2, 3])) == [3]
-    assert pids(round_of(process(1), *left, late=True).left_behind(1, [2, 3])) == [2, 3]
-    assert pids(round_of(process(1), *left, asked=left[:1], late=True).left_behind(1, [2, 3])) == [3]
+    assert pids(round_of(process(1), *left).left_behind(1, [2, 3])) == [2, 3]
+    assert pids(round_of(shell(1), *left).left_behind(1, [2, 3])) == [2, 3]
+    left = (process(2, ignores=BOTH_INTERRUPTS), process(3, catches=0, ignores=BOTH_INTERRUPTS))
+    assert pids(round_of(process(1), *left).left_behind(1, [2, 3])) == [2, 3]
+    assert pids(round_of(shell(1), *left).left_behind(1, [2, 3])) == [3]
+    assert pids(round_of(shell(1), *left, late=True).left_behind(1, [2, 3])) == [2, 3]
+    assert pids(round_of(shell(1), *left, asked=left[:1], late=True).left_behind(1, [2, 3])) == [3]
 
 
 def test_another_process_of_that_pid_was_not_asked() -> None:
@@ -108,7 +112,13 @@ def test_another_process_of_that_pid_was_not_asked() -> None:
 
 
 def test_it_is_looked_every_two_seconds_or_quarters_and_when_most_is_over() -> None:
-    assert list(looks(4.0)) == [1.0, 2.0, 3.0]
-    assert list(looks(10.0)) == [2.0, 4.0, 6.0, 7.5, 9.5]
-    assert 90.0 in list(looks(120.0))
-    assert list(looks(0.0)) == []
+    def looks(seconds: float) -> list[float]:
+        found = [0.0]
+        while (at := next_look(found[-1], seconds)) is not None:
+            found.append(at)
+        return found[1:]
+
+    assert looks(4.0) == [1.0, 2.0, 3.0]
+    assert looks(10.0) == [2.0, 4.0, 6.0, 7.5, 9.5]
+    assert 90.0 in looks(120.0)
+    assert looks(0.0) == []
