@@ -122,7 +122,7 @@ class Asking:
             ask.late_mono = min(ask.late_mono, now + seconds * LEFT_LATE_PART)
         ended = job.state is JobState.ENDED or not job.stub
         left = list(seat.kin) if ended else [stat.pid for stat in self._arbiter.reruns.tree(job)]
-        self._ask(job, ask, round.left_behind(ask.root, left))
+        self._ask(job.changed(state=JobState.ENDED), ask, round.left_behind(ask.root, left))
         return seconds
 
     def _ask(self, job: Job, ask: Ask, found: Iterable[Standing]) -> None:

@@ -197,9 +197,10 @@ def test_a_program_that_saves_by_itself_keeps_its_workers(script: Script, form: 
     assert script.lines() == ["ready", "ready", "saved"]
 
 
-def test_a_list_for_all_asks_everybody_at_once(script: Script) -> None:
+@FORMS
+def test_a_list_for_all_asks_everybody_at_once(script: Script, form: tuple[str, ...]) -> None:
     words = [sys.executable, "-c", WITH_WORKERS, TRAIN, str(script.log), "2"]
-    job = script.start("--signal", "all:TERM:12", *words, ready=2)
+    job = script.start(*form, "--signal", "all:TERM:12", *words, ready=2)
     assert script.world.run("kill", "1").returncode == 0
     assert job.wait(20) == 3
     assert sorted(script.lines()) == ["asked"] * 2 + ["ready"] * 2 + ["saved"] * 3

@@ -137,3 +137,18 @@ def test_the_arbiter_of_another_world_that_a_job_adopted_is_left_alone(
     wait_until(lambda: not alive(int(told.read_text())), "the rest of the job to end", 20)
     assert alive(arbiter)
     assert alive(keeper)
+
+
+@pytest.mark.needs("tmux")
+def test_a_stub_that_is_killed_leaves_the_tmux_server_of_another_job_alone(stage: Stage, tmux: Tmux) -> None:
+    gate = stage.gate("leader")
+    script = f"{server_line(stage)}; while [ ! -e {gate} ]; do sleep 0.05; done"
+    stub = stage.world.start("-r", "-g", "0", "sh", "-c", script, extra={"TERM": "dumb"})
+    wait_until(lambda: tmux("has-session").returncode == 0, "the server to be there")
+    start_in_tmux(stage, tmux, "--", *stage.words("other"))
+    stage.until_running("other")
+    server = int(tmux("display-message", "-p", "#{pid}").stdout)
+    assert stage.world.run("kill", "1").returncode == 0
+    assert stub.wait(30) == -15
+    stage.beats.until_beats("other", 50)
+    assert alive(server)
