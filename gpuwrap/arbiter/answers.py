@@ -21,6 +21,7 @@ from .birth import Birth
 from .fields import KINDS, Lost, Refused, Values, read, version_of
 from .log import log
 from .rehearsal import rehearsed
+from .room import is_lack_of_room
 from .verbs import Verbs
 from .viewing import DRIVER_OPENING
 
@@ -99,9 +100,9 @@ class Answers:
             self._arbiter.store.write_down()  # while it is known who asked for it
         except Refused as refused:
             self.refuse(connection, refused.error)
-        except StoreError:
-            raise
         except Exception as err:
+            if isinstance(err, StoreError) or is_lack_of_room(err):
+                raise
             # One client's request must not take the queue down with it, whatever it is.
             log("request", "".join(format_exception(err)))
             raise Poisoned(connection, f"the arbiter cannot {kind}: {type(err).__name__}: {err}") from err
@@ -117,7 +118,7 @@ class Answers:
             return
         seat.connection = None
         seat.told = None
-        self._arbiter.watch_leader(connection.job_id)  # only the end of the process ends its job
+        self._arbiter.watch_leader(connection.job_id, connection)  # only the end of the process ends its job
         job = self._arbiter.store.live.get(connection.job_id)
         if job is None or job.state not in STARTED or self._arbiter.ahead.may_ask_to_give_way(job):
             self._arbiter.deciding.touch()
@@ -132,8 +133,8 @@ class Answers:
         self.refuse(poisoned.connection, GpurunError(poisoned.text))
         self._arbiter.bell.flush()
         for connection, _kind, _values in asked:
-            self._arbiter.bell.drop(connection)
             self.gone(connection)
+            self._arbiter.bell.drop(connection)
 
     def refuse_all(self, err: StoreError) -> None:
         """The batch was not committed: what is refused, and what not, says the table."""
@@ -147,8 +148,8 @@ class Answers:
             elif lost is Lost.AGAIN:
                 self._arbiter.bell.queue(connection, "again")
             elif lost is Lost.DROP:
-                self._arbiter.bell.drop(connection)
                 self.gone(connection)
+                self._arbiter.bell.drop(connection)
             elif lost is Lost.REFUSE:
                 self.refuse(connection, err)
         if self._arbiter.deciding.look is not None:
@@ -196,10 +197,10 @@ class Answers:
             return
         if self.machine_unknown(connection, "register", values):
             return
-        if connection.pidfd is None:  # the end of its process would not be seen
-            raise Refused("cannot register job: this connection is another job's, or its process has ended")
+        if connection.job_id is not None:  # the end of its process would be seen of one of them only
+            raise Refused("cannot register job: this connection is another job's")
         job = arbiter.store.register(self.admission.read_job(connection, values, key))
-        arbiter.adopt(job, connection, connection.give_pidfd())
+        arbiter.adopt(job, connection)
         self._note_wishes(job, values)
         if arbiter.deciding.look is not None and not arbiter.deciding.look.pending:
             self.unjudged.discard(job.id)
@@ -224,7 +225,7 @@ class Answers:
             status = result.code if result is not None and result.kind is ResultKind.CANCELLED else None
             arbiter.bell.queue(connection, "end", kind=kind, text=text, status=status)
             return
-        arbiter.adopt(job, connection, connection.give_pidfd())
+        arbiter.adopt(job, connection)
         arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
         self._note_wishes(job, values)
         arbiter.bell.queue(connection, "job", id=job.id)

@@ -3,10 +3,10 @@
 1. Who asks is what the kernel says (peer credentials), never what the client says.
 2. Nothing is sent before the batch that caused it is committed, but questions: `queue` collects, `flush` sends.
 3. No client can make the arbiter wait: what cannot be sent at once is kept until the socket takes it, up to a bound.
+4. A client costs one descriptor. Only as many are let in as there is room for; the others wait in the kernel.
 """
 
 import contextlib
-import errno
 import os
 import select
 import socket
@@ -20,6 +20,8 @@ from ..model import Identity
 from ..state.paths import BELL, Folder
 from ..sweeps import in_words
 from ..wire import CHUNK, PACKET, pack, unpack
+from .log import log
+from .room import Room, is_lack_of_room
 
 BACKLOG = 4096
 # A client that has not read this many packets is stopped or mad: lines for it are dropped, then the connection.
@@ -38,7 +40,7 @@ class Watcher(Protocol):
 
 
 class Connection:
-    """One client. `identity` and `pidfd` are of the process that connected; the pidfd was opened while it lived."""
+    """One client. `identity` is that of the process that connected."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -46,28 +48,19 @@ class Connection:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         self.pid, self.uid, _gid = struct.unpack("3i", credentials)
         self.identity: Identity | None = processes.identify(self.pid)
-        self.pidfd: int | None = self._open_pidfd()
         self.job_id: int | None = None
         self.unsent: deque[bytes] = deque()
         self.lacks_room = False
         """The loop watches for room in the socket: only then, or it would never sleep."""
 
-    def _open_pidfd(self) -> int | None:
-        with contextlib.suppress(OSError):
+    def open_pidfd(self) -> int | None:
+        """Open a pidfd of the process that connected, None if it has gone for good. Raises OSError if no descriptor is left."""
+        try:
             return self.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        except OSError as err:
+            if is_lack_of_room(err):
+                raise
         return processes.open_pidfd(self.identity) if self.identity is not None else None
-
-    def give_pidfd(self) -> int | None:
-        """Hand the pidfd over to whoever watches the job."""
-        pidfd, self.pidfd = self.pidfd, None
-        return pidfd
-
-    def close(self) -> None:
-        """Close the socket and what was not handed over."""
-        self.socket.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
 
 
 class Bell:
@@ -79,11 +72,15 @@ class Bell:
         watcher: Watcher,
         on_request: Callable[[Connection, str, dict[str, str]], None],
         on_gone: Callable[[Connection], None],
+        room: Room | None = None,
     ) -> None:
         self._folder = folder
         self._watcher = watcher
         self._on_request = on_request
         self._on_gone = on_gone
+        self._room = room or Room()
+        self._is_full = False
+        """Nobody is let in: the listening socket is not watched."""
         self._outbox: list[tuple[Connection, bytes]] = []
         self._rows: dict[tuple[object, ...], tuple[Connection, str, list[int], dict[str, object]]] = {}
         self.connections: dict[int, Connection] = {}
@@ -102,6 +99,7 @@ class Bell:
         sock.listen(BACKLOG)
         self._inode = os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino
         self._listening = sock
+        self._is_full = False
         self._watcher.watch(sock.fileno(), self._accept)
 
     def is_in_place(self) -> bool:
@@ -187,7 +185,10 @@ class Bell:
         self._rows.clear()
 
     def flush(self) -> None:
-        """Send what was queued."""
+        """Send what was queued, and let in who waits outside if there is room now."""
+        if self._is_full and self._listening is not None and self._may_let_in():
+            self._is_full = False
+            self._watcher.watch(self._listening.fileno(), self._accept)
         outbox, self._outbox = self._outbox, []
         rows, self._rows = self._rows, {}
         for connection, kind, job_ids, values in rows.values():
@@ -201,22 +202,28 @@ class Bell:
         """Close a connection from our side."""
         if self.connections.pop(connection.fd, None) is not None:
             self._watcher.unwatch(connection.fd)
-            connection.close()
+            connection.socket.close()
+
+    def _may_let_in(self) -> bool:
+        return not self.connections or self._room.is_for_more_clients()
 
     def _accept(self, _mask: int) -> None:
         for _ in range(ACCEPT_AT_ONCE):
             if self._listening is None:
                 return  # whoever came last had the bell taken away
+            if not self._may_let_in():
+                self._is_full = True
+                self._watcher.unwatch(self._listening.fileno())  # or it would wake us at once, and again
+                log("room", f"{len(self.connections)} clients are let in: the next ones wait until there is room")
+                return
             try:
                 sock, _address = self._listening.accept()
-            except OSError as err:
-                if err.errno in (errno.EMFILE, errno.ENFILE):
-                    raise  # the next arbiter starts with none open; nothing is lost
+            except OSError:
                 return
             sock.setblocking(False)
             connection = Connection(sock)
             if connection.uid != os.geteuid() or connection.identity is None:
-                connection.close()
+                sock.close()
                 continue
             self.connections[connection.fd] = connection
             self._watcher.watch(connection.fd, lambda mask, it=connection: self._ready(it, mask))  # type: ignore[misc]
@@ -249,8 +256,8 @@ class Bell:
             self._on_request(connection, kind, values)
 
     def _gone(self, connection: Connection) -> None:
-        self.drop(connection)
         self._on_gone(connection)
+        self.drop(connection)
 
     def _send(self, connection: Connection) -> None:
         while connection.unsent:

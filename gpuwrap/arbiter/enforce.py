@@ -158,6 +158,9 @@ class Enforcer:
         if seat.offered_mono + STALE_SECONDS < time.monotonic():
             self.withdraw(job.id)
             return
+        if not arbiter.hold_leader(seat):
+            self.take_back(job)  # it asks again at once; those that start give their connections back meanwhile
+            return
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
             seat.offer_timer = None
@@ -339,7 +342,8 @@ class Enforcer:
 
     def _watch_survivor(self, job_id: int, kin: Identity) -> None:
         seat = self._arbiter.seats[job_id]
-        if kin.pid in seat.survivors_watched or len(seat.survivors_watched) >= MOST_WATCHED:
+        watched = seat.survivors_watched
+        if kin.pid in watched or len(watched) >= MOST_WATCHED or not self._arbiter.room.is_for_a_job():
             return
         pidfd = processes.open_pidfd(kin)
         if pidfd is not None:

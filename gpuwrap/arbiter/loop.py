@@ -18,7 +18,7 @@ from ..host import processes
 from ..host.devices import Devices
 from ..lifecycle import IN_LINE, STARTED, JobState
 from ..model import Job
-from ..state.paths import Folder
+from ..state.paths import DATABASE, Folder
 from ..state.settings import Settings
 from ..state.store import Store
 from .ahead import Ahead
@@ -50,6 +50,7 @@ from .patience import Patience
 from .pausing import Pausing
 from .pruning import Pruning
 from .rerun import Reruns
+from .room import Room, is_lack_of_room
 from .sampling import Sampling
 from .seats import Seat
 from .shutdown import Shutdown
@@ -64,6 +65,8 @@ RETRY_SECONDS = 0.2
 FORGET_SECONDS = 5.0
 # How long the arbiter is without a keeper that died, or could not be had, before it starts another.
 KEEPER_SECONDS = 0.2
+# When what there was no descriptor for is tried again.
+ROOM_SECONDS = 1.0
 # For so long nothing else is done while the answer to an offer is on its way: clients take less, unless they stand still.
 ANSWER_SECONDS = 0.001
 
@@ -86,6 +89,7 @@ class Arbiter:
         self.devices = devices
         self.sim_root = sim_root
         self.timers = Timers()
+        self.room = Room()
         self.seats: dict[int, Seat] = {}
         self.away: set[int] = set()
         self.leaders: dict[int, int] = {}
@@ -130,7 +134,7 @@ class Arbiter:
         )
         self.observer.strangers.recall(store, time.monotonic())
         self.answers = Answers(self)
-        self.bell = Bell(folder, self, self.answers.answer, self.answers.gone)
+        self.bell = Bell(folder, self, self.answers.answer, self.answers.gone, self.room)
         self.lines = Lines(self)
         self.inventory = Inventory(self)
         self.inventory.read_drained()
@@ -175,7 +179,11 @@ class Arbiter:
                     self.deciding.decide()
                     self._has_offered = self.bell.has_sent_ahead() or not answers
                 self.deciding.note_look()
-        except (StoreError, Poisoned) as err:
+        except (StoreError, Poisoned, OSError) as err:
+            if isinstance(err, OSError):
+                if not is_lack_of_room(err):
+                    raise
+                err = StoreError("write", DATABASE, str(err.strerror).lower())
             self._not_committed(err)
             return
         self._due += self._afterwards
@@ -235,12 +243,30 @@ class Arbiter:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def watch_leader(self, job_id: int) -> None:
-        """Be told when the leader of a job ends."""
-        seat = self.seats.get(job_id)
-        if seat is not None and seat.pidfd is not None and not seat.watched:
-            self.watch(seat.pidfd, lambda _mask: self.enforcer.leader_ended(job_id))
-            seat.watched = True
+    def hold_leader(self, seat: Seat) -> bool:
+        """Have a pidfd of a client before it is told to go, since it may end before we look; false if there is no room."""
+        if seat.pidfd is None and seat.connection is not None:
+            if not self.room.is_for_a_job():
+                return False
+            seat.pidfd = seat.connection.open_pidfd()
+        return True
+
+    def watch_leader(self, job_id: int, connection: Connection | None = None) -> None:
+        """Be told when the leader of a job ends: soon if it has gone. `connection`: the one that it has just closed."""
+        seat, job = self.seats.get(job_id), self.store.live.get(job_id)
+        if seat is None or job is None or job.state is JobState.ENDED or seat.watched or seat.sweep is not None:
+            return
+        try:
+            if seat.pidfd is None:
+                seat.pidfd = connection.open_pidfd() if connection is not None else processes.open_pidfd(job.identity)
+        except OSError:
+            self.timers.after(ROOM_SECONDS, lambda: self.watch_leader(job_id))
+            return
+        if seat.pidfd is None:
+            self.timers.after(0.0, lambda: self.enforcer.leader_ended(job_id))
+            return
+        self.watch(seat.pidfd, lambda _mask: self.enforcer.leader_ended(job_id))
+        seat.watched = True
 
     def unwatch_leader(self, job_id: int) -> None:
         """The end of the leader has been noted."""
@@ -269,7 +295,7 @@ class Arbiter:
 
     # --- jobs ---------------------------------------------------------------------------------------------------
 
-    def adopt(self, job: Job, connection: Connection | None, pidfd: int | None) -> Seat:
+    def adopt(self, job: Job, connection: Connection | None, pidfd: int | None = None) -> Seat:
         """Give a job its seat, or its new connection."""
         if job.id not in self.seats:
             self.seats[job.id] = Seat(job.identity.pid, job.id, self.away)
@@ -282,6 +308,8 @@ class Arbiter:
             seat.connection = connection
             connection.job_id = job.id
             seat.stopped = seat.mute = False
+            if job.state not in STARTED:
+                seat.let_go_of_leader(self)
         if seat.pidfd is None:
             seat.pidfd = pidfd
         elif pidfd is not None:
@@ -312,10 +340,10 @@ class Arbiter:
             if self.sweeps.holds(job):
                 self.sweeps.restore(job)
             elif job.id not in self.seats:
-                self.adopt(job, None, processes.open_pidfd(job.identity))
+                self.adopt(job, None)
             if job.state is JobState.ENDED:
                 self.leftovers.add(job.id)
-            else:
+            elif job.state in STARTED or self.seats[job.id].connection is None:
                 self.watch_leader(job.id)
         for action in reversed(self._if_lost):
             action()

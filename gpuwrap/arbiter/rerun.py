@@ -235,7 +235,7 @@ class Reruns:
         if job is None or job.state is JobState.ENDED:
             bell.queue(connection, "unknown" if job is None else "job", id=job.id if job else None)
             return
-        self._arbiter.adopt(job, connection, connection.give_pidfd())
+        self._arbiter.adopt(job, connection)
         bell.queue(connection, "job", id=job.id)
         if job.state not in STARTED:
             return

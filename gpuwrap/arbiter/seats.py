@@ -29,6 +29,7 @@ class Seat:
     sweep: "Sweep | None" = None
     """The process in whose name a row of a sweep waits: `pid` and `connection` are its, and there is no pidfd here."""
     pidfd: int | None = None
+    """Of the leader, from just before it is told to go; while a client waits, its connection tells of its end."""
     watched: bool = False
     """Whether the pidfd is registered with the loop."""
     stopped: bool = False
@@ -98,6 +99,10 @@ class Seat:
             watcher.unwatch(pidfd)
             os.close(pidfd)
         self.survivors_watched.clear()
+        self.let_go_of_leader(watcher)
+
+    def let_go_of_leader(self, watcher: Watcher) -> None:
+        """Hear no more of the leader's end."""
         if self.pidfd is not None:
             if self.watched:
                 watcher.unwatch(self.pidfd)

@@ -163,12 +163,12 @@ def recover(arbiter: Arbiter) -> None:
         if arbiter.sweeps.holds(job):
             _wait_on(arbiter, job)
             continue
-        pidfd = processes.open_pidfd(job.identity)
+        pidfd, has_gone = _leader_of(job)
         seat = arbiter.adopt(job, None, pidfd)
         arbiter.left_behind.recall(job)
         if job.state is JobState.ENDED:
             arbiter.enforcer.look_for_leftovers(job)
-        elif pidfd is None:
+        elif has_gone:
             if job.state in STARTED:
                 arbiter.left_behind.search(job)
             arbiter.enforcer.leader_ended(job.id)
@@ -183,6 +183,15 @@ def recover(arbiter: Arbiter) -> None:
                 arbiter.killing.ask_to_end(job)
     arbiter.pausing.recover_ended()
     arbiter.sweeps.end_abandoned()
+
+
+def _leader_of(job: Job) -> tuple[int | None, bool]:
+    """Open a pidfd of a job's leader, if there is room for it; whether it has gone."""
+    try:
+        pidfd = processes.open_pidfd(job.identity)
+    except OSError:
+        return None, False
+    return pidfd, pidfd is None
 
 
 def _wait_on(arbiter: Arbiter, job: Job) -> None:

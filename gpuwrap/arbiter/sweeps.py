@@ -162,8 +162,6 @@ class Sweeps:
         sweep = self._sweeps.get(connection.identity)
         if sweep is None:
             sweep = self._sweeps[connection.identity] = Sweep(connection.identity)
-        if sweep.pidfd is None:
-            sweep.pidfd = connection.give_pidfd()
         sweep.connection = connection
         for job_id in sweep.rows:
             self._arbiter.seats[job_id].connection = connection
@@ -239,6 +237,8 @@ class Sweeps:
         sweep.connection = None
         for job_id in sweep.rows:
             self._arbiter.seats[job_id].connection = None
+        if sweep.pidfd is None:
+            sweep.pidfd = connection.open_pidfd()
         if sweep.pidfd is None:
             self._process_ended(sweep)
         self._watch(sweep)
@@ -345,7 +345,7 @@ class Sweeps:
         sweep.rows.pop(job.id)
         seat.sweep, seat.connection, seat.pid = None, None, connection.pid
         job = arbiter.store.change(job, identity=connection.identity)
-        arbiter.adopt(job, connection, connection.give_pidfd())
+        arbiter.adopt(job, connection)
         arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
         arbiter.bell.queue(connection, "job", id=job.id)
         arbiter.bell.queue(connection, "offer")

@@ -94,14 +94,23 @@ def is_same_process(seen: Identity) -> bool:
 
 
 def open_pidfd(identity: Identity) -> int | None:
-    """Open a pidfd on exactly this process, None if it has gone. The start time is compared after opening."""
+    """Open a pidfd on exactly this process, None if it has gone. The start time is compared after opening.
+
+    Raises OSError if no descriptor is left.
+    """
     if identity.boot_id != boot_id() or identity.pid_namespace != pid_namespace():
         return None
     try:
         pidfd = os.pidfd_open(identity.pid)
-    except OSError:
+    except OSError as err:
+        if err.errno in _NO_DESCRIPTOR_LEFT:
+            raise
         return None
-    stat = read_stat(identity.pid)
+    try:
+        stat = read_stat(identity.pid)
+    except OSError:
+        os.close(pidfd)
+        raise
     if stat is None or stat.start_ticks != identity.start_ticks:
         os.close(pidfd)
         return None

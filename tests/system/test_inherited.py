@@ -277,3 +277,53 @@ def test_doctor_names_what_holds_back_this_shell_and_the_arbiter(theirs: TheirWo
     ]
     lines = theirs.run("doctor", preexec_fn=held_back).stdout.splitlines()
     assert sum(line.startswith("note      limits        this shell: ") for line in lines) == 4
+
+
+# Descriptors
+
+FEW_DESCRIPTORS = 64
+
+
+def open_at(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_a_waiting_client_costs_one_descriptor(world: World) -> None:
+    world.start("-g", "2", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    arbiter, _ = pids_of(world)
+    before = open_at(arbiter)
+    for _ in range(10):
+        world.start("-q", "--", "true")
+    wait_until(lambda: len([job for job in world.jobs() if job["state"] == "waiting"]) == 10, "10 to wait")
+    wait_until(lambda: open_at(arbiter) <= before + 10, "one descriptor for each", 10)
+
+
+@pytest.mark.limit(300)
+def test_more_clients_than_there_is_room_for_wait_outside_and_all_are_served(theirs: TheirWorld) -> None:
+    theirs.limits = ((resource.RLIMIT_NOFILE, FEW_DESCRIPTORS),)
+    first = theirs.start("-g", "2", "sleep", "600")
+    wait_until(lambda: theirs.state(1) == "running", "job 1 to run")
+    arbiter, _ = pids_of(theirs)
+    clients = [theirs.start("-q", "--", "sh", "-c", "exit 3") for _ in range(60)]
+    wait_until(lambda: "room: " in theirs.last_words(), "the house to be full", 60)
+    assert open_at(arbiter) < FEW_DESCRIPTORS - 16
+    first.terminate()
+    assert [client.wait(120) for client in clients] == [3] * 60
+    assert [client.stderr.read() for client in clients if client.stderr] == [""] * 60
+    assert theirs.arbiter_pid() == arbiter
+    results = [job["result"]["code"] for job in theirs.jobs() if job["id"] != 1]
+    assert results == [3] * 60
+
+
+def test_all_who_wait_inside_may_start_at_once_though_there_is_room_for_few(theirs: TheirWorld) -> None:
+    theirs.limits = ((resource.RLIMIT_NOFILE, FEW_DESCRIPTORS),)
+    first = theirs.start("-g", "0", "sleep", "600")
+    wait_until(lambda: theirs.state(1) == "running", "job 1 to run")
+    arbiter, _ = pids_of(theirs)
+    clients = [theirs.start("-g", "0", "-a", "1", "-q", "--", "sh", "-c", "exit 3") for _ in range(40)]
+    wait_until(lambda: "room: " in theirs.last_words(), "the house to be full", 60)
+    first.terminate()
+    assert [client.wait(60) for client in clients] == [3] * 40
+    assert theirs.arbiter_pid() == arbiter
+    assert [job["result"]["code"] for job in theirs.jobs() if job["id"] != 1] == [3] * 40

@@ -253,7 +253,7 @@ def test_who_only_asks_is_answered_although_a_batch_fails(arbiter: Arbiter, monk
         monkeypatch.setattr(arbiter.tuning, "check", lambda: arbiter.answers.answer(connection, "ping", {}))
         arbiter.step([])
         assert unpack(theirs.recv(PACKET))[0] == "done"
-    connection.close()
+    connection.socket.close()
 
 
 # Who asked is answered, whichever of the batches was lost: that of the question, or a later one

@@ -1,7 +1,8 @@
-"""Both ends of the bell keep what the other does not take at once, and say it later, in order."""
+"""Both ends of the bell keep what the other does not take at once, and say it later, in order; and who is let in."""
 
 import _socket
 import contextlib
+import os
 import select
 import signal
 import socket
@@ -14,9 +15,11 @@ import pytest
 from waiting import wait_until
 
 from gpuwrap.arbiter.bell import MOST_UNSENT, Bell, Connection
+from gpuwrap.arbiter.room import Room
 from gpuwrap.arbiter.summon import Call
 from gpuwrap.commands.hearing import Hearing
-from gpuwrap.wire import PACKET, unpack
+from gpuwrap.state.paths import Folder
+from gpuwrap.wire import PACKET, pack, unpack
 
 # More small packets than a socket's send buffer takes, whatever the machine's default.
 MANY = int(Path("/proc/sys/net/core/wmem_default").read_text()) // 256
@@ -168,3 +171,62 @@ def test_a_client_that_never_reads_loses_its_connection(rung: Rung) -> None:
     for number in range(MANY + MOST_UNSENT + 1):
         rung.say(number)
     assert rung.gone == [rung.connection]
+
+
+# Who is let in
+
+
+class Place:
+    """A room with a number of seats."""
+
+    def __init__(self, bell: Callable[[], Bell], seats: int) -> None:
+        self.bell, self.seats = bell, seats
+
+    def is_for_more_clients(self) -> bool:
+        return len(self.bell().connections) < self.seats
+
+
+def test_who_finds_no_room_waits_in_the_kernel_and_is_let_in_as_room_comes(tmp_path: Path) -> None:
+    loop, heard = Loop(), list[str]()
+    folder = Folder(str(tmp_path), os.open(tmp_path, os.O_RDONLY))
+    place = Place(lambda: bell, 2)
+    bell = Bell(folder, loop, lambda _it, _kind, values: heard.append(values["n"]), lambda _it: None, cast(Any, place))
+    bell.open()
+    clients = []
+    for number in range(4):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client.connect(folder.inside("bell"))
+        client.send(pack("ping", n=number))
+        clients.append(client)
+    while loop.wakes():
+        bell.flush()
+    assert heard == ["0", "1"], "and the loop sleeps although others wait"
+    for number in (0, 1):
+        clients[number].close()
+        while loop.wakes():
+            bell.flush()
+        assert heard == [str(n) for n in range(number + 3)]
+    place.seats = 0
+    for client in clients[2:]:
+        client.close()
+    while loop.wakes():
+        bell.flush()
+    late = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    late.connect(folder.inside("bell"))
+    late.send(pack("ping", n="late"))
+    while loop.wakes():
+        bell.flush()
+    assert heard[-1] == "late", "one is always let in"
+    late.close()
+    bell.retire()
+    os.close(folder.fd)
+
+
+def test_the_room_is_known_by_the_number_of_the_next_descriptor() -> None:
+    next_one = os.dup(0)
+    assert not Room(next_one + 32).is_for_more_clients()
+    os.close(next_one)
+    assert Room(next_one + 33).is_for_more_clients()
+    assert not Room(next_one + 32).is_for_more_clients()
+    assert Room(next_one + 17).is_for_a_job()
+    assert not Room(next_one + 16).is_for_a_job()
