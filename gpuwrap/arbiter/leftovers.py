@@ -174,6 +174,8 @@ class Leftovers:
         delay, seat = self._arbiter.settings["end_leftovers"], self._arbiter.seats[job.id]
         if delay is None or seat.kill_timer is not None or _ended_ago(job) < delay:
             return
+        if job.identity.pid in seat.kin and self._arbiter.leaders.get(job.identity.pid) != job.id:
+            return  # its process has asked again: it would be that job that is ended
         log("leftovers", f"job {job.id}: ended by the setting end_leftovers")
         self._arbiter.killing.kill(job, None, "the setting end_leftovers")
 

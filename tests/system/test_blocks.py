@@ -4,6 +4,7 @@ A program that holds memory after its block stands for one whose CUDA context st
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -224,6 +225,16 @@ def test_what_it_leaves_on_other_gpus_is_counted_there(world: World, tmp_path: P
     assert world.run("-w", "5s", "-g", "2", "true").returncode == 0
 
 
+def test_what_an_earlier_block_left_does_not_end_a_process_that_is_in_another(world: World, tmp_path: Path) -> None:
+    (world.directory / "settings.toml").write_text('end_leftovers = "1s"\n')
+    child = script(world, LEAVE + "block(gpus=2)\nblock(do=lambda: time.sleep(4))\ntime.sleep(60)")
+    assert child.stdout is not None
+    assert [child.stdout.readline() for _ in range(2)] == ["0 1\n", "0\n"]
+    wait_until(lambda: world.state(2) == "ended", "the second block to end")
+    assert world.job(2)["result"]["code"] == 0
+    assert child.wait(30) == -signal.SIGTERM  # a second later
+
+
 def test_a_process_that_holds_nothing_may_be_given_any_gpu(world: World) -> None:
     assert said(world, "block(0)\nblock(0, device='1')\nblock(0, gpus=2)") == ["0", "1", "0 1"]
 
@@ -285,9 +296,11 @@ def test_a_successor_of_the_arbiter_knows_what_the_process_holds(make_world: Cal
 
 
 @pytest.mark.limit(120)
-@pytest.mark.parametrize(("spec", "workers"), [("2x24G", 2), ("1x24G", 1)])
+@pytest.mark.parametrize(
+    ("spec", "workers", "options"), [("2x24G", 2, ""), ("1x24G", 1, ""), ("1x24G", 2, "memory='6G'")]
+)
 def test_all_tasks_of_a_pool_of_workers_run_in_turn(
-    make_world: Callable[..., World], tmp_path: Path, spec: str, workers: int
+    make_world: Callable[..., World], tmp_path: Path, spec: str, workers: int, options: str
 ) -> None:
     """joblib keeps its worker processes, and with them what they hold."""
     pytest.importorskip("joblib", reason="joblib is not installed")
@@ -295,7 +308,7 @@ def test_all_tasks_of_a_pool_of_workers_run_in_turn(
     program.write_text(
         f"{HEAD}{LEAVE}"
         "def task(number):\n"
-        "    with gpuwrap.gpu(quiet=True, wait='20s') as grant:\n"
+        f"    with gpuwrap.gpu(quiet=True, wait='20s', {options}) as grant:\n"
         "        take(500 << 20)\n"
         "        time.sleep(0.3)\n"
         "        return number, os.getpid()\n"
