@@ -63,14 +63,16 @@ class gpu:
         self._job = ""
 
     def __enter__(self) -> BlockGrant:
-        from .commands.request import read_request, simulated, visible
+        from .commands.request import read_request, simulated, stray_simulation, visible
 
         self._seen = seen_by_cuda()
         if self._call is not None:
             raise GpurunError("this block is entered already: make another")
         self._request = read_request(self._given)
         self._visible = visible(self._request["gpus"])
-        sim = simulated({})
+        sim, stray = simulated({}), stray_simulation({})
+        if stray is not None and not self._quiet:
+            _say(stray)
         folder = open_folder(sim)
         assert folder is not None
         self._key = os.urandom(8).hex()

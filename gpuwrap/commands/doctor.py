@@ -25,7 +25,7 @@ from ..state.reading import Reader
 from ..state.trial import LEAST_BYTES, database_bytes, why_unwritable
 from ..units import format_size
 from .asking import Given
-from .request import simulated
+from .request import DRIVER, simulated, stray_simulation
 
 LOOK_SECONDS = 5.0
 # Less than this on the state folder's disk and registering may soon fail.
@@ -88,14 +88,15 @@ def _program() -> Iterator[Finding]:
 
 def _driver(sim: str | None) -> Iterator[Finding]:
     if sim is not None:
-        yield Finding("note", "driver", f"not asked: simulated GPUs ({sim})")
+        stray = stray_simulation({}) if os.environ.get("GPURUN_SIM") == sim else None
+        yield Finding("note", "driver", f"not asked: simulated GPUs ({sim})", stray or "")
         return
     try:
-        with open("/proc/driver/nvidia/version") as file:
+        with open(DRIVER) as file:
             line = file.readline().strip().removeprefix("NVRM version: ")
     except OSError:
         help = "install NVIDIA's driver, or try gpurun demo; in a container: --gpus all"
-        yield Finding("bad", "driver", "no NVIDIA kernel module is loaded (/proc/driver/nvidia/version)", help)
+        yield Finding("bad", "driver", f"no NVIDIA kernel module is loaded ({DRIVER})", help)
         return
     yield Finding("ok", "driver", " ".join(line.split()))
 

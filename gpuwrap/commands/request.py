@@ -9,6 +9,8 @@ from ..errors import GpurunError, UsageError
 from .program import readable
 
 Given = dict[str, str | bool]
+# There as long as NVIDIA's kernel module is loaded; containers that may use it see it too.
+DRIVER = "/proc/driver/nvidia/version"
 
 NO_DEVICES = "NoDevFiles"
 # What a lab's profile sets without meaning any GPU in particular.
@@ -24,6 +26,17 @@ def simulated(given: Given) -> str | None:
 
     parse_simulated(spec)  # refused before there is a world of that name
     return spec
+
+
+def stray_simulation(given: Given) -> str | None:
+    """Say that the simulated GPUs come from a variable although a driver is here; None if they do not, or it is not.
+
+    The program would compute on a real GPU, which others may hold. Inside a simulated job the variable is gpurun's own.
+    """
+    spec = os.environ.get("GPURUN_SIM")
+    if given.get("sim") or not spec or "GPURUN_SIM_DIR" in os.environ or not os.path.exists(DRIVER):
+        return None
+    return f"GPURUN_SIM={spec} is set: the grant is of simulated GPUs, but the program may use real ones (unset GPURUN_SIM)"
 
 
 def read_request(given: Given) -> dict[str, object]:

@@ -28,7 +28,7 @@ from .program import (
     script_bytes,
     set_environment,
 )
-from .request import Given, read_request, simulated, visible
+from .request import Given, read_request, simulated, stray_simulation, visible
 
 TYPE_CHECKING = False  # known to type checkers by its name; typing itself would cost a tenth of the start
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def run(given: Given, words: list[str]) -> None:
     argv, offset = program_argv(len(words))
     path = find_program(argv[0])
     sim = simulated(given)
+    warn(given)
     if "detach" in request:
         from .background import fill_closed_descriptors
 
@@ -94,6 +95,13 @@ def say(text: str) -> None:
             os.write(2, f"gpurun: {text}\n".encode("utf-8", "replace"))
         except OSError:
             return
+
+
+def warn(given: Given) -> None:
+    """Say what is probably not meant, once for a launch."""
+    stray = stray_simulation(given)
+    if stray is not None and "quiet" not in given:
+        say(stray)
 
 
 class Launch:

@@ -28,7 +28,7 @@ from .program import find_program, program_argv, script_bytes
 from .request import Given, read_request, simulated
 from .rowlaunch import LATE, RowLaunch, RowStub
 from .rows import Row, counted, in_parts, jobs_in_words, read_each
-from .run import Launch, refusal, say
+from .run import Launch, refusal, say, warn
 from .stub import ASK_TO_END, SI_USER
 
 TYPE_CHECKING = False  # as type checkers read it
@@ -63,6 +63,7 @@ def run_sweep(given: Given, words: list[str]) -> None:
     if limit is None and request["gpus"] == "0":
         limit = len(os.sched_getaffinity(0))  # without GPUs all would start at once
     sim = simulated(given)
+    warn(given)
     if "detach" in request:
         fill_closed_descriptors()
     folder = open_folder(sim)
