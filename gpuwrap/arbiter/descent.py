@@ -174,7 +174,7 @@ class Descent:
             if any(stat.parent == reaper.pid for reaper in seat.reapers):
                 if environment is None:
                     environment = processes.environment(stat.pid)
-                if self._arbiter.markers.of(job).is_in(environment) and _was_adopted(stat, job, seat):
+                if self._arbiter.markers.of(job).is_on(stat.pid, environment) and _was_adopted(stat, job, seat):
                     return job
         return None
 

@@ -98,7 +98,7 @@ class Kinship:
                 return self._found(job, stat)
             if environment is None:
                 environment = processes.environment(stat.pid)
-            if marker.is_in(environment):
+            if marker.is_on(stat.pid, environment):
                 return self._found(job, stat)
         return NOBODY
 

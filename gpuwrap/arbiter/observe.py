@@ -212,7 +212,7 @@ class Observer:
                 return None  # and who is further up is older
             environment = processes.environment(stat.pid)
             for job in self._holding.values():
-                if stat.start_ticks >= job.identity.start_ticks and marker_of_grant(job).is_in(environment):
+                if stat.start_ticks >= job.identity.start_ticks and marker_of_grant(job).is_on(stat.pid, environment):
                     return job
         return None
 

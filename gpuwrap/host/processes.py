@@ -302,6 +302,14 @@ def environment(pid: int) -> bytes:
     return b"\0" + read_file(f"/proc/{pid}/environ") + b"\0"
 
 
+def is_ours(pid: int) -> bool:
+    """Whether our user started a process: its real uid, which a set-user-ID program keeps; not if it has gone."""
+    for line in read_file(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"Uid:"):
+            return int(line.split()[1]) == os.geteuid()
+    return False
+
+
 def age_seconds(stat: Stat) -> float:
     """Seconds since a process was started."""
     with open("/proc/uptime", "rb", buffering=0) as file:

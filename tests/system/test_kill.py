@@ -10,7 +10,7 @@ import psutil
 import pytest
 from pauses import GIB, Stage, alive
 from waiting import wait_until
-from world import World
+from world import OTHER_UID, World
 
 Tmux = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -152,3 +152,21 @@ def test_a_stub_that_is_killed_leaves_the_tmux_server_of_another_job_alone(stage
     assert stub.wait(30) == -15
     stage.beats.until_beats("other", 50)
     assert alive(server)
+
+
+def test_a_process_of_another_user_that_forges_a_jobs_marker_is_not_ended_with_it(world: World) -> None:
+    """The same process of one's own is: that is how what a job left behind is known."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may run something as another user")
+    done = world.run("sh", "-c", "echo $GPURUN_JOB $GPURUN_GPU_UUIDS")
+    job, uuids = done.stdout.split()
+    marked = {"PATH": os.environ["PATH"], "GPURUN_JOB": job, "GPURUN_GPU_UUIDS": uuids}
+    sleep = ["sleep", "600"]
+    other = {"user": OTHER_UID, "group": OTHER_UID, "extra_groups": []}
+    forged = world.adopt(subprocess.Popen(sleep, env=marked, start_new_session=True, cwd="/", **other))  # type: ignore[call-overload]
+    own = world.adopt(subprocess.Popen(sleep, env=marked, start_new_session=True))
+    wait_until(lambda: psutil.Process(forged.pid).name() == psutil.Process(own.pid).name() == "sleep", "both to run")
+    assert f"to what it left behind (pid {own.pid})" in world.run("kill", job).stdout
+    assert own.wait(10) == -15
+    assert forged.poll() is None
+    assert world.run("kill", job).stderr == f"gpurun: kill: job {job}: has already ended\n"

@@ -28,8 +28,10 @@ def job_with(stderr: int) -> Iterator[Job]:
     with subprocess.Popen(["sleep", "600"], stderr=stderr) as child:
         identity = processes.identify(child.pid)
         assert identity is not None
-        yield replace(waiting(1), identity=identity)
-        child.kill()
+        try:
+            yield replace(waiting(1), identity=identity)
+        finally:
+            child.kill()
 
 
 @pytest.fixture
