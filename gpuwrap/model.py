@@ -215,7 +215,10 @@ class GpuSample:
 
 @dataclass(frozen=True, slots=True)
 class ForeignProcess:
-    """A GPU process that is no job of ours. `user` and `command` None: it cannot be seen from here."""
+    """A GPU process that is no job of ours. `user` and `command` None: it cannot be seen from here.
+
+    `still`: how it is kept from computing (`stopped`, `frozen`), None if it is not.
+    """
 
     pid: int
     user: str | None
@@ -223,6 +226,7 @@ class ForeignProcess:
     bytes: int | None
     mine: bool = False
     idle_seconds: float | None = None
+    still: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

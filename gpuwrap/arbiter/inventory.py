@@ -105,7 +105,7 @@ class Inventory:
             "state": state,
             "jobs": sorted([*[job.id for job in here], *[stray.job_id for stray in strays]]),
             "foreign": [
-                {"pid": each.pid, "user": each.user, "command": each.command, "bytes": each.bytes}
+                {"pid": each.pid, "user": each.user, "command": each.command, "bytes": each.bytes, "still": each.still}
                 for each in gpu.foreign or ()
             ],
             "claim": None if claim is None else {"pid": claim.pid, "user": claim.user},
@@ -155,7 +155,8 @@ def _foreign_words(process: ForeignProcess) -> str:
     owner = "your" if process.mine else f"{safe(process.user)}'s" if process.user else "somebody's"
     size = "" if process.bytes is None else f", {format_size(process.bytes)}"
     idle = f", idle for {format_duration(process.idle_seconds)}" if process.idle_seconds else ""
-    return f"{owner} {program(process)} (pid {process.pid}{size}{idle}), not in the queue"
+    still = f", {process.still}" if process.still else ""
+    return f"{owner} {program(process)} (pid {process.pid}{size}{still}{idle}), not in the queue"
 
 
 def _jobs(job_ids: list[int]) -> str:

@@ -33,6 +33,11 @@ class Marker(NamedTuple):
         return self.is_in(processes.environment(pid) if environment is None else environment) and processes.is_ours(pid)
 
 
+def value_of(environment: bytes, name: bytes) -> bytes:
+    """Return the value of a variable in an environment, as `processes.environment` returns it; empty if it is not there."""
+    return environment.partition(b"\0" + name + b"=")[2].partition(b"\0")[0]
+
+
 def marker_of_grant(job: Job) -> Marker:
     """Return the marker of a job with GPUs."""
     uuids = ",".join(share.uuid for share in job.shares)

@@ -50,6 +50,8 @@ class Mending:
             self._mend()
             self._is_in_doubt = False
         asked, self._asked = self._asked, []
+        if asked:
+            self._arbiter.pausing.free_forgotten()
         for connection in asked:
             self._arbiter.bell.queue(connection, "done", text="")
 

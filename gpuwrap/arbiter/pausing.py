@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..host import processes
 from ..host.census import Census
 from ..lifecycle import STARTED, Event, JobState
 from ..model import GiveWay, Job, Yielding
 from ..units import PRIORITY_STEP, PRIORITY_WORDS, format_duration
+from . import forgotten
 from .kinship import identity_of, tree
 from .log import log
 from .notices import tell
@@ -162,11 +164,10 @@ class Pausing:
         failed = self._stopping.stop(wanted, census) if not unmarked else (unmarked[0], "cannot be marked: no space is left")
         if failed is not None:
             for job, _means in wanted:
-                self._traces.unmark(job)
+                self._traces.unmark(job.id)
             return self._refuse(*failed, REFUSED_SECONDS)
         for job, means in wanted:
             self._stopping.note(job, means)
-            self._arbiter.enforcer.after_commit.append(lambda job=job: self._traces.unmark(job))  # type: ignore[misc]
         return None
 
     def _note_pause(self, job: Job, means: Means, newcomer_id: int | None, why: str) -> None:
@@ -233,7 +234,6 @@ class Pausing:
         now = self._arbiter.store.live.get(job.id, job)
         if now.state is not JobState.PAUSED:  # it may be once more, for somebody else
             self._stopping.let_go(now)
-        self._traces.unmark(job)
 
     def asked_to_end(self, job: Job) -> None:
         """A signal waits for a paused job: it goes on to receive it."""
@@ -269,7 +269,6 @@ class Pausing:
         self._traces.find_group(job)
         if job.state is not JobState.PAUSED:
             self._let_all_go(job, means)
-        self._traces.unmark(job)
 
     def _let_all_go(self, job: Job, means: str) -> None:
         known = self._traces.stopped(job.id)
@@ -289,6 +288,26 @@ class Pausing:
                 self._stopping.let_go(job)
             self._traces.forget_stopped(job_id)
             self._traces.abandon_group(job_id)
+            self._traces.unmark(job_id)
+
+    def free_forgotten(self) -> None:
+        """Let those go on who stand still though no row says so: memory of them was lost."""
+        arbiter = self._arbiter
+
+        def is_paused(job_id: int, group: str) -> bool:
+            job = arbiter.store.live.get(job_id)
+            known = self._traces.group(job) if job is not None and job.state in (JobState.PAUSED, JobState.SUSPENDED) else None
+            return known is not None and known.folder == group
+
+        def is_known(job_id: int, stat: processes.Stat) -> bool:
+            job = arbiter.store.find(job_id)
+            boot = processes.boot_id()
+            return job is not None and job.identity.boot_id == boot and job.identity.start_ticks <= stat.start_ticks
+
+        for each in forgotten.find(arbiter.folder, arbiter.sim_root, is_paused, is_known):
+            each.let_go()
+            if each.group is not None and each.job_id not in arbiter.store.live:
+                self._traces.adopt_group(each.job_id, each.group)
 
     def undone(self) -> None:
         """A batch was not committed: who was stopped in it goes on, and nothing is believed to be as it was."""
@@ -299,7 +318,6 @@ class Pausing:
                 continue
             if job.state is not JobState.PAUSED:
                 self._stopping.let_go(job)
-            self._traces.unmark(job)
 
     # --- keeping ------------------------------------------------------------------------------------------------
 

@@ -19,11 +19,13 @@ from ..errors import GpurunError, StoreError
 from ..host import processes
 from ..host.devices import Devices
 from ..host.freezer import leave_groups
+from ..host.simulated import sim_root_of
 from ..lifecycle import STARTED, JobState
 from ..model import Job
 from ..state import paths
 from ..state.store import Store
 from ..wire import pack
+from . import forgotten
 from .birth import explained
 from .keeper import KEPT_FD
 from .log import log
@@ -72,10 +74,14 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     folder = paths.Folder(path, fd)
     lock = _Lock(folder)
-    if not lock.take():
-        _report(pack("ready"))  # another arbiter answers the bell
-        return
-    store = Store(folder)
+    try:
+        if not lock.take():
+            _report(pack("ready"))  # another arbiter answers the bell
+            return
+        store = Store(folder)
+    except StoreError:
+        forgotten.free_all(folder, sim_root_of(folder.path) if sim is not None else None)
+        raise
     devices, sim_root = _open_devices(folder, sim)
     command = [*arbiter_command(path, sim), "keeper"]
     arbiter = Arbiter(folder, store, devices, settings_at_start(store), command, sim_root)
@@ -89,12 +95,14 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
         begins = _begin(arbiter, by_keeper)
     except BaseException:
         arbiter.keeper.dismiss()
+        forgotten.free_all(folder, sim_root)
         raise
     if not begins:
         return
     log("ready", f"arbiter {os.getpid()}" + (" by keeper" if by_keeper else ""))
     _report(pack("ready"))
     arbiter.lodging.settle()
+    arbiter.timers.after(forgotten.AFTER_SECONDS, arbiter.pausing.free_forgotten)
     arbiter.deciding.await_clients()
     arbiter.deciding.touch()
     arbiter.run()
@@ -263,7 +271,7 @@ class _Lock:
                     sock.close()
                     return False
             except OSError as err:
-                raise GpurunError(f"cannot lock: {paths.LOCK}: {str(err.strerror).lower()}") from err
+                raise StoreError("lock", paths.LOCK, str(err.strerror).lower()) from err
             if time.monotonic() > until:
                 raise GpurunError("cannot start an arbiter: the lock is held by one that does not answer")
             time.sleep(LOCK_POLL_SECONDS)  # it is just coming up, or just leaving

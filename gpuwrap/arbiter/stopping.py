@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..host import processes
 from ..host.census import Census
 from ..host.freezer import Group, folder_of, may_have_group
-from ..host.signals import pending_signals
+from ..host.signals import pending_signals, resume
 from ..lifecycle import JobState
 from ..model import Identity, Job
 from .containers import why_not_whole
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 STOP_SECONDS = 0.5
 # Between looks whether all stand still: a freeze takes 0.3 to 0.7 ms [tested], a stop as long as its next system call.
 LOOK_SECONDS = 0.0003
-_KEPT_BY_SIGCONT = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _ASK_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -214,16 +213,13 @@ class Stopping:
         seat = self._arbiter.seats.get(job.id)
         if job.stub and seat is not None:
             self._arbiter.bell.send_now(seat.connection, "resuming")
+        self._traces.unmark(job.id)
         self.forget(job.id)
 
     def go_on(self, identity: Identity) -> None:
-        """Continue one process. A Ctrl-Z that came while it stood still is repeated: SIGCONT throws it away [signal(7)]."""
-        pending, _blocked = pending_signals(identity.pid)
+        """Continue one process."""
         try:
-            if processes.send_signal(identity, signal.SIGCONT):
-                for number in _KEPT_BY_SIGCONT:
-                    if pending & _mask((number,)):
-                        processes.send_signal(identity, number)
+            resume(identity)
         except PermissionError:
             log("signal", f"not permitted to continue pid {identity.pid}")
 

@@ -12,12 +12,13 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from os.path import basename
 
 from ..host import processes
 from ..host.devices import Look
+from ..host.freezer import standing_still
 from ..model import ForeignProcess, GpuProcess
 from ..state.store import Store
 from ..units import GIB
@@ -141,13 +142,15 @@ class Strangers:
         """Name a process that is no job's."""
         found = processes.describe(process.pid, process.bytes)
         stat = processes.read_stat(process.pid)
+        if stat is not None:
+            found = replace(found, still=standing_still(stat))
         past = self._past.get((uuid, process.pid, stat.start_ticks)) if stat is not None else None
         if past is None or past.idle_since is None:
             return found
         idle = self._noted_mono - past.idle_since
         if idle < IDLE_SHOWN_SECONDS:
             return found
-        return ForeignProcess(found.pid, found.user, found.command, found.bytes, found.mine, idle)
+        return replace(found, idle_seconds=idle)
 
     def is_bystander(self, process: GpuProcess, found: ForeignProcess) -> bool:
         """Whether a process does not count as computing."""

@@ -123,7 +123,12 @@ class Call:
     def _summon(self) -> _socket.socket:
         if not self.summons:
             raise NoArbiter("none is up")
-        fd = _open_summon(self.folder)
+        try:
+            fd = _open_summon(self.folder)
+        except OSError as err:
+            if err.errno == errno.EIO:
+                self._have_paused_ones_freed()
+            raise _unusable(self.folder, err) from err
         try:
             self._lock(fd)
             deaths = 0
@@ -142,6 +147,13 @@ class Call:
             raise NoArbiter(str(err.strerror).lower()) from err
         finally:
             os.close(fd)
+
+    def _have_paused_ones_freed(self) -> None:
+        """The disk is dead and no arbiter lives: one that cannot begin lets those go on whom its predecessors paused."""
+        try:
+            spawn(self.folder, self.sim, self._remaining())
+        except (GpurunError, WaitLimitPassed):
+            return
 
     def _lock(self, fd: int) -> None:
         """Take the lock on `summon`, in the kernel; with a wait limit a thread does it, since flock knows no limit.
@@ -175,13 +187,14 @@ class Call:
 
 
 def _open_summon(folder: paths.Folder) -> int:
-    """Open the file whose lock says who summons. Raises StateFolderError: where it cannot be, no arbiter can."""
-    try:
-        return os.open(paths.SUMMON, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder.fd)
-    except OSError as err:
-        hint = "no arbiter is up, and only who may write there can start one; in a unit: ReadWritePaths=" + folder.path
-        sealed = err.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-        raise StateFolderError(folder.path, str(err.strerror).lower(), hint=hint if sealed else None) from err
+    """Open the file whose lock says who summons. Raises OSError: where it cannot be, no arbiter can."""
+    return os.open(paths.SUMMON, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder.fd)
+
+
+def _unusable(folder: paths.Folder, err: OSError) -> StateFolderError:
+    hint = "no arbiter is up, and only who may write there can start one; in a unit: ReadWritePaths=" + folder.path
+    sealed = err.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return StateFolderError(folder.path, str(err.strerror).lower(), hint=hint if sealed else None)
 
 
 def knock(folder: paths.Folder, timeout: float | None) -> _socket.socket | None:

@@ -1,7 +1,7 @@
 """What a pause leaves where a successor finds it: marks, groups, and who was stopped.
 
-1. A mark in the state folder says that a job is about to be stopped, before it is: the batch may never be committed. It
-   goes when the batch has been.
+1. A mark in the state folder says that a job is about to be stopped, before it is, and stays until it goes on: the batch may
+   never be committed, and the database may be lost.
 2. Rows of the database say which group a job has (`group N`) and which processes of it we have stopped (`stopped N`).
    They are read once; after that memory is right, also where a batch was undone: what was done stays done.
 3. The group of a job that has ended is thawed at once and removed as soon as nothing lives in it, by whichever arbiter
@@ -18,6 +18,8 @@ from ..model import Job
 
 if TYPE_CHECKING:
     from .loop import Arbiter
+
+_MARK = "pausing-"
 
 Stopped = dict[int, int]
 """Start times by pid."""
@@ -61,10 +63,16 @@ class Traces:
         finally:
             os.close(fd)
 
-    def unmark(self, job: Job) -> None:
-        """It is written down, or was undone."""
+    def unmark(self, job_id: int) -> None:
+        """It goes on."""
         with contextlib.suppress(OSError):
-            os.unlink(_mark_name(job.id), dir_fd=self._arbiter.folder.fd)
+            os.unlink(_mark_name(job_id), dir_fd=self._arbiter.folder.fd)
+
+    def _all_marked(self) -> list[int]:
+        names = []
+        with contextlib.suppress(OSError):
+            names = [name.removeprefix(_MARK) for name in os.listdir(self._arbiter.folder.fd) if name.startswith(_MARK)]
+        return [int(name) for name in names if name.isdigit()]
 
     # --- groups -------------------------------------------------------------------------------------------------
 
@@ -85,6 +93,11 @@ class Traces:
         """Write down which group a job has."""
         self._groups[job.id] = group.folder
         self._arbiter.store.set(_group_key(job.id), group.folder)
+
+    def adopt_group(self, job_id: int, group: Group) -> None:
+        """Take over the group of a job that no row knows: it is removed once it is empty."""
+        self._groups.setdefault(job_id, group.folder)
+        self.abandon_group(job_id)
 
     def abandon_group(self, job_id: int) -> None:
         """The job has ended: its group is removed once it is empty."""
@@ -149,7 +162,7 @@ class Traces:
 
     def known(self) -> set[int]:
         """Return the jobs that have left something."""
-        return {*self._groups, *self._stopped}
+        return {*self._groups, *self._stopped, *self._all_marked()}
 
     def find_group(self, job: Job) -> None:
         """After a crash: know the group that was made and never written down."""
@@ -164,7 +177,7 @@ def _read(text: str) -> Stopped:
 
 
 def _mark_name(job_id: int) -> str:
-    return f"pausing-{job_id}"
+    return f"{_MARK}{job_id}"
 
 
 def _stopped_key(job_id: int) -> str:

@@ -1,7 +1,8 @@
 """doctor: is everything here that gpurun needs, and what to do about what is not.
 
-Each line begins with `ok`, `note` (works, but you may want to know), `bad` (something does not work) or `unproven` (cannot
-be seen from here). A bad one is followed by what to do. It asks nobody and starts nothing but a look at the GPUs.
+Each line begins with `ok`, `note` (works, but you may want to know), `bad` (something does not work), `unproven` (cannot
+be seen from here) or `mended`. A bad one is followed by what to do. It starts nothing but a look at the GPUs; only where
+somebody stands still whom gpurun has forgotten is the arbiter asked, which lets him go on.
 """
 
 import json
@@ -14,16 +15,19 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .. import __version__
-from ..arbiter import strangers
-from ..arbiter.summon import knock
+from ..arbiter import forgotten, strangers
+from ..arbiter.summon import Call, knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
 from ..host import bus, freezer, inherited, processes, usermanager
 from ..host.devices import Devices, Look
+from ..host.simulated import sim_root_of
+from ..lifecycle import JobState
 from ..model import GpuProcess
 from ..state import paths, settings
 from ..state.reading import Reader
 from ..state.trial import LEAST_BYTES, database_bytes, why_unwritable
 from ..units import format_size
+from ..wire import PROTOCOL, pack
 from .asking import Given
 from .request import DRIVER, simulated, stray_simulation
 
@@ -33,7 +37,7 @@ LOW_BYTES = 64 * 2**20
 
 
 class Finding(NamedTuple):
-    """One line: `verdict` is ok, note, bad or unproven; `help` what to do."""
+    """One line: `verdict` is ok, note, bad, unproven or mended; `help` what to do."""
 
     verdict: str
     subject: str
@@ -51,6 +55,7 @@ def main(given: Given, operands: list[str]) -> int:
         lambda: _driver(sim),
         lambda: _gpus(sim),
         lambda: _state(sim),
+        lambda: _forgotten(sim),
         lambda: _limits(sim),
         lambda: _settings(sim),
         _claims,
@@ -234,6 +239,39 @@ def _lacks(pid: int, whose: str, help: str, folder: paths.Folder | None) -> Iter
         if is_full:
             outcome = f"the queue's database has {format_size(used)}, and cannot be written"
         yield Finding("bad" if is_full else "note", "limits", f"{whose}: {words(value)}: {outcome}", help)
+
+
+def _forgotten(sim: str | None) -> Iterator[Finding]:
+    """Whoever stands still because of us, and no row knows why."""
+    folder = paths.open_folder(sim, create=False)
+    found = [(each, each.who()) for each in _who_stands_still(folder, sim)] if folder is not None else []
+    if folder is None or not found:
+        return
+    Call(folder, sim).ask(pack("mend", version=PROTOCOL))
+    still = {each.stat.pid for each in _who_stands_still(folder, sim)}
+    for each, who in found:
+        job = f"job {each.job_id}"
+        if each.stat.pid in still:
+            help = f"{folder.path}/{paths.LOG} may tell why"
+            yield Finding("bad", job, f"{who} stands still for a job that has ended, and cannot be let go", help)
+        elif not each.is_still():
+            yield Finding("mended", job, f"{who} {forgotten.WORDS}")
+
+
+def _who_stands_still(folder: paths.Folder, sim: str | None) -> list[forgotten.Forgotten]:
+    try:
+        reader = Reader(folder)
+        jobs = {job.id: job for job in reader.jobs(ended=True)}
+    except (FileNotFoundError, GpurunError):
+        jobs = {}
+
+    def is_paused(job_id: int, _group: str) -> bool:
+        return job_id in jobs and jobs[job_id].state in (JobState.PAUSED, JobState.SUSPENDED)
+
+    def is_known(job_id: int, stat: processes.Stat) -> bool:
+        return job_id in jobs and jobs[job_id].identity.start_ticks <= stat.start_ticks
+
+    return forgotten.find(folder, sim_root_of(folder.path) if sim is not None else None, is_paused, is_known)
 
 
 def _settings(sim: str | None) -> Iterator[Finding]:

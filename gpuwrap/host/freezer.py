@@ -59,11 +59,18 @@ def frozen_by_others(pid: int) -> str | None:
     if mount is None or folder is None or not Group(folder).is_frozen():
         return None
     while folder != mount[0]:
-        with contextlib.suppress(OSError), open(folder + "/cgroup.freeze") as file:
-            if file.read(1) == "1" and not is_group(os.path.basename(folder)):
-                return folder
+        if Group(folder).is_asked_to_freeze() and not is_group(os.path.basename(folder)):
+            return folder
         folder = os.path.dirname(folder)
     return None
+
+
+def standing_still(stat: Stat) -> str | None:
+    """Say how a process is kept from running: `stopped`, `frozen`; None if it is not."""
+    if stat.state in "Tt":
+        return "stopped"
+    folder = folder_of(stat.pid)
+    return "frozen" if folder is not None and Group(folder).is_frozen() else None
 
 
 def leave_groups() -> None:
@@ -83,6 +90,13 @@ def world_key(fd: int) -> str:
 def group_name(world: str, job_id: int) -> str:
     """Name the group of a job of a world."""
     return f"gpurun-{world}-{job_id}"
+
+
+def job_of_group(name: str, world: str) -> int | None:
+    """Return the job of a world whose group has this name; None if it is no such group's."""
+    prefix = group_name(world, 0)[:-1]
+    number = name.removeprefix(prefix)
+    return int(number) if name.startswith(prefix) and number.isdigit() else None
 
 
 def is_group(name: str) -> bool:
@@ -144,6 +158,14 @@ class Group:
         """Let everything in it go on."""
         with contextlib.suppress(OSError):
             self._write("cgroup.freeze", "0")
+
+    def is_asked_to_freeze(self) -> bool:
+        """Whether it was itself asked to stand still, whatever is around it."""
+        try:
+            with open(self.folder + "/cgroup.freeze") as file:
+                return file.read(1) == "1"
+        except OSError:
+            return False
 
     def is_frozen(self) -> bool:
         """Whether everything in it stands still."""

@@ -1,13 +1,16 @@
 """What signals do to a process, and what it does: as the kernel shows it [proc(5)]."""
 
 import os
+import signal
 
+from ..model import Identity
 from ..policy.asking import BOTH_INTERRUPTS, Standing
-from .processes import cpu_seconds, every_child, read_file, read_stat
+from .processes import cpu_seconds, every_child, read_file, read_stat, send_signal
 
 # A script is run by one of these, whatever it is called itself.
 SHELLS = frozenset(("sh", "bash", "dash", "zsh", "ksh", "ksh93", "mksh", "yash", "fish", "csh", "tcsh", "ash", "busybox"))
 
+_LOST_BY_SIGCONT = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _KCMP = {"x86_64": 312, "aarch64": 272}
 
 
@@ -26,6 +29,18 @@ def pending_signals(pid: int) -> tuple[int, int]:
         for thread in threads:
             blocked &= _masks(f"/proc/{pid}/task/{thread}/status").get(b"SigBlk", 0)
     return waiting, blocked
+
+
+def resume(identity: Identity) -> None:
+    """Continue a stopped process. Raises PermissionError.
+
+    A Ctrl-Z that came while it stood still is repeated: SIGCONT throws it away [signal(7)].
+    """
+    pending, _blocked = pending_signals(identity.pid)
+    if send_signal(identity, signal.SIGCONT):
+        for number in _LOST_BY_SIGCONT:
+            if pending & 1 << (number - 1):
+                send_signal(identity, number)
 
 
 def standing(pid: int) -> Standing | None:

@@ -13,12 +13,17 @@ from .devices import Look
 from .processes import read_stat
 
 
+def sim_root_of(folder_path: str) -> str:
+    """Return what programs of a world of simulated GPUs see as GPURUN_SIM_DIR."""
+    return os.path.join(folder_path, "sim")
+
+
 class SimulatedDevices:
     """The simulated GPUs of one state folder; a look is over as soon as it is begun."""
 
     def __init__(self, spec: str, folder_path: str, inode: int) -> None:
         self._sizes = parse_simulated(spec)
-        self._root = os.path.join(folder_path, "sim")
+        self._root = sim_root_of(folder_path)
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._look: Look | None = None
         sizes = enumerate(self._sizes)

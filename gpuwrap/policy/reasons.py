@@ -251,9 +251,9 @@ class Teller:
         idle = f"idle for {format_duration(process.idle_seconds)}" if process.idle_seconds else ""
         if process.mine:
             holds = "" if process.bytes is None else f" holds {format_size(process.bytes)}"
-            return ", ".join(filter(None, [f"your {program(process)} (pid {process.pid}){holds}", idle]))
+            return ", ".join(filter(None, [f"your {program(process)} (pid {process.pid}){holds}", process.still, idle]))
         size = "" if process.bytes is None else format_size(process.bytes)
-        about = ", ".join(filter(None, [f"pid {process.pid}", size, idle]))
+        about = ", ".join(filter(None, [f"pid {process.pid}", size, process.still, idle]))
         owner = f"{safe(process.user)}'s" if process.user else "somebody's"
         return f"{owner} {program(process)} ({about}), not in the queue"
 
@@ -336,7 +336,9 @@ class Teller:
         share = ", or share the GPU with -m SIZE" if shares else ""
         if obstacle.rule is Rule.FOREIGN and obstacle.process is not None:
             if obstacle.process.mine:
-                return [f"it is not in the queue: end it{share}"]
+                pid = obstacle.process.pid
+                goes_on = f", or let it go on (kill -CONT {pid})" if obstacle.process.still == "stopped" else ""
+                return [f"it is not in the queue: end it{goes_on}{share}"]
             whom = safe(obstacle.process.user) if obstacle.process.user else "its owner"
             return [f"pid {obstacle.process.pid} is not in the queue: ask {whom}{share}"]
         if obstacle.rule is Rule.LEFTOVER:
