@@ -305,6 +305,7 @@ class Reruns:
         arbiter = self._arbiter
         if again.failures > ending.failures:
             arbiter.memory.retried(job)
+            job = arbiter.store.live[job.id]  # it may ask for more now
         seat = arbiter.seats[job.id]
         text = self._told(job, again)
         over = job
