@@ -37,6 +37,8 @@ class Birth:
             return False
         if self._arbiter.bell.may_send_ahead and self._arbiter.sampling.somebody_is_paused():
             return False
+        if not os.access(f"/proc/{connection.pid}/root{self._arbiter.folder.path}", os.W_OK):
+            return False  # where it runs the folder can only be read (ProtectHome=read-only): it can start none
         log("birth", f"pid {connection.pid} has wider limits or a better priority: leaving to the arbiter that it starts")
         self._arbiter.stop_at_once()
         self._arbiter.bell.send_now(connection, "old")

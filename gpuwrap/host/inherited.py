@@ -82,7 +82,11 @@ def standing(pid: int) -> Standing:
     """Return how well a process is off, or an arbiter that it starts: the larger the better. Raises OSError."""
     hard = hard_limits(pid)
     limits = [min(hard[name], enough) for name, (_, enough) in LIMITS.items()]
-    return (*limits, os.sched_getscheduler(pid) == os.SCHED_OTHER, -max(0, os.getpriority(os.PRIO_PROCESS, pid)))
+    return (*limits, _policy(pid) == os.SCHED_OTHER, -max(0, os.getpriority(os.PRIO_PROCESS, pid)))
+
+
+def _policy(pid: int) -> int:
+    return os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK
 
 
 # Nobody needs to be better off.
@@ -104,7 +108,7 @@ def lacking(pid: int) -> list[tuple[str, float]]:
     """
     hard = hard_limits(pid)
     found = [(name, hard[name]) for name, (_, enough) in LIMITS.items() if hard[name] < enough]
-    niceness, policy = os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid)
+    niceness, policy = os.getpriority(os.PRIO_PROCESS, pid), _policy(pid)
     with open(f"/proc/{pid}/oom_score_adj") as file:
         score = int(file.read())
     rest = (("niceness", niceness, 0), ("policy", policy, os.SCHED_OTHER), ("oom_score_adj", score, ORDINARY_OOM_SCORE))

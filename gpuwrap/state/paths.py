@@ -129,6 +129,7 @@ def _make(path: str, root: str) -> Folder:
         raise StateFolderError(root, f"{kind} is no local filesystem", hint="set GPURUN_DIR to a folder on a local disk")
     try:
         if root == FALLBACK_ROOT:
+            _refuse_private_root()
             _make_private(os.path.dirname(path))
         else:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
@@ -142,6 +143,13 @@ def _make(path: str, root: str) -> Folder:
     if folder is None:
         raise StateFolderError(path, "vanished while it was being opened")
     return folder
+
+
+def _refuse_private_root() -> None:
+    """Refuse a root that systemd has made for one unit (PrivateTmp=): a queue in there would be that unit's alone."""
+    if "/systemd-private-" in _mount_of(FALLBACK_ROOT)[1]:
+        hint = "set GPURUN_DIR to a folder on a local disk, the same for all of your shells and units"
+        raise StateFolderError(FALLBACK_ROOT, "is this unit's own (PrivateTmp=): nobody else would see the queue", hint=hint)
 
 
 def _make_private(path: str) -> None:
@@ -192,19 +200,24 @@ def filesystem_of(path: str) -> str:
 
     statfs would tell by number, but Python does not offer it. "unknown" if /proc cannot be read.
     """
+    return _mount_of(path)[0]
+
+
+def _mount_of(path: str) -> tuple[str, str]:
+    """Return the type of a path's filesystem, and what of it is mounted there."""
     while path != "/" and not os.path.exists(path):
         path = os.path.dirname(os.path.abspath(path))
     real = os.path.realpath(path)
-    best, kind = "", "unknown"
+    best, found = "", ("unknown", "")
     try:
         with open("/proc/self/mountinfo", "rb") as file:
             lines = file.read().decode("utf-8", "surrogateescape").splitlines()
     except OSError:
-        return kind
+        return found
     for line in lines:
         fields, _, rest = line.partition(" - ")
         point = fields.split(" ")[4].replace("\\040", " ")
         covers = real == point or real.startswith(point.rstrip("/") + "/")
         if covers and len(point) >= len(best):  # of two mounts on one point the later is the visible one
-            best, kind = point, rest.split(" ")[0]
-    return kind
+            best, found = point, (rest.split(" ")[0], fields.split(" ")[3])
+    return found

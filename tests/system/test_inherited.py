@@ -15,8 +15,8 @@ from truth import Machine
 from waiting import wait_until
 from world import World
 
-# Nobody else's, so that what it has running is what a test has started.
-UID = 54321
+# Nobody else's, no other test's at the same time either, so that what it has running is what a test has started.
+UID = 50_000 + os.getpid() % 10_000
 
 
 class TheirWorld(World):
@@ -195,6 +195,40 @@ def test_an_arbiter_that_is_worse_off_leaves_to_a_better_one(theirs: TheirWorld)
     assert theirs.run("-g", "0", "--", "true").returncode == 0
     assert pids_of(theirs)[0] == wide, "who is worse off has a better one serve it"
     assert theirs.job(1)["state"] == "running"
+
+
+@pytest.mark.needs("unshare", "mount", "setpriv")
+def test_an_arbiter_does_not_leave_to_one_who_can_start_none(theirs: TheirWorld) -> None:
+    """Where the state folder can only be read, as in a unit with ProtectHome=read-only, a job runs as long as one is up."""
+    theirs.limits = NARROW
+    assert theirs.run("-g", "0", "--", "true").returncode == 0
+    narrow, _ = pids_of(theirs)
+    theirs.limits = ()
+    they = f"setpriv --reuid {UID} --regid {UID} --clear-groups"
+    seal = f'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec {they} "$@"'
+    prefix = ("unshare", "--mount", "sh", "-c", seal, str(theirs.directory))
+    child = World.start(theirs, "-g", "0", "--", "echo", "ran", prefix=prefix)
+    output, errors = child.communicate(timeout=30)
+    if "unshare:" in errors or "mount:" in errors:
+        pytest.skip("no mount namespace can be had here (unshare)")
+    assert (child.returncode, output, errors) == (0, "ran\n", "")
+    assert theirs.arbiter_pid() == narrow
+
+
+@pytest.mark.needs("unshare", "mount", "setpriv")
+def test_a_folder_for_temporary_files_that_is_a_units_own_holds_no_queue(theirs: TheirWorld, open_folder: Path) -> None:
+    own = open_folder / "systemd-private-1" / "tmp"
+    own.mkdir(parents=True)
+    own.chmod(0o1777)
+    they = f"setpriv --reuid {UID} --regid {UID} --clear-groups"
+    prefix = ("unshare", "--mount", "sh", "-c", f'mount --bind "$0" /var/tmp && exec {they} "$@"', str(own))
+    child = World.start(theirs, "--", "true", prefix=prefix, extra={"GPURUN_DIR": ""})
+    _, errors = child.communicate(timeout=30)
+    if "unshare:" in errors or "mount:" in errors:
+        pytest.skip("no mount namespace can be had here (unshare)")
+    assert (child.returncode, len(errors.splitlines())) == (125, 2), errors
+    assert errors.startswith("gpurun: cannot use state folder: /var/tmp: is this unit's own (PrivateTmp=): "), errors
+    assert list(own.iterdir()) == []
 
 
 def test_an_arbiter_of_a_low_priority_leaves_to_one_of_an_ordinary(theirs: TheirWorld) -> None:

@@ -53,8 +53,9 @@ def test_an_arbiter_leaves_to_a_better_one_but_not_while_somebody_is_paused_and_
     sampling = SimpleNamespace(somebody_is_paused=lambda: paused)
     monkeypatch.setattr(birth, "standing", lambda _pid: lacking("Max file size", 10.0))
     monkeypatch.setattr(birth, "is_better_off", lambda _pid, than: better)
-    arbiter = SimpleNamespace(bell=bell, sampling=sampling, stop_at_once=lambda: said.append("stop"))
-    assert Birth(cast(Any, arbiter)).leaves_to(cast(Any, SimpleNamespace(pid=1))) is leaves
+    folder = SimpleNamespace(path="/tmp")
+    arbiter = SimpleNamespace(bell=bell, sampling=sampling, folder=folder, stop_at_once=lambda: said.append("stop"))
+    assert Birth(cast(Any, arbiter)).leaves_to(cast(Any, SimpleNamespace(pid=os.getpid()))) is leaves
     assert said == (["stop", "old"] if leaves else [])
 
 
