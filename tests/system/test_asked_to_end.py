@@ -163,7 +163,7 @@ FORWARDING = {
     "and waits again": "trap 'kill -TERM $child' TERM\n{train} & child=$!\nwait $child\nwait $child\nexit $?",
     "in Python": "exec {python} -c \"$PASSES\" {train}",
     "and exits": "trap 'kill -TERM $child; exit 3' TERM\n{train} & child=$!\nwait $child",
-    "timeout": "exec timeout 100 {train}",
+    "timeout": "exec timeout --foreground 100 {train}",  # else it sends it to the child twice itself
 }
 
 
