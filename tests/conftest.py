@@ -1,6 +1,6 @@
 """What every test gets: a world of its own, a time limit, and rules for tests that cannot run here.
 
-1. `long` tests run only when asked for (`-m long`); `gpu` tests are skipped without a driver and a GPU.
+1. `long` and `machine` tests run only when asked for (`-m long`); `gpu` tests are skipped without a driver and a GPU.
 2. A test marked `needs("zsh")` is skipped where that tool is missing, and the reason names the tool.
 3. Ctrl-C means what it means at a terminal, also where pytest itself was started in the background.
 4. With CI=true in the environment only `gpu` tests may be skipped: any other skip is a failure.
@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 from world import OTHER_UID, World, installed_command
 
+BY_HAND = ("long", "machine")
 LIMIT_SECONDS = 120
 LONG_LIMIT_SECONDS = 900
 
@@ -43,10 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.option.markexpr:
         return
-    late = [item for item in items if item.get_closest_marker("long")]
+    late = [item for item in items if any(item.get_closest_marker(name) for name in BY_HAND)]
     if late:
         config.hook.pytest_deselected(items=late)
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in late]
 
 
 def find_tool(tool: str) -> str | None:

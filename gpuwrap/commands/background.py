@@ -3,7 +3,8 @@
 1. What stands between it and the caller lives until it is registered, and no longer: by this chain of living parents the
    arbiter sees inside which job it was asked for. Asked outside, it would wait for that job, which may well wait for it.
 2. The caller is told the job's number, or why there is none, and leaves.
-3. What the caller left closed of stdin, stdout and stderr is filled first: no descriptor of ours may stand where the log will.
+3. Where a logout ends what a session leaves, it moves out of the session before it registers, or the caller is told.
+4. What the caller left closed of stdin, stdout and stderr is filled first: no descriptor of ours may stand where the log will.
 """
 
 import os
@@ -13,6 +14,7 @@ from ..arbiter.summon import reap
 from ..errors import FAILED, SOME_FAILED, GpurunError
 from ..stdout import put
 from ..wire import PACKET, pack, unpack
+from .logout import survive
 from .output import default_output, make_log_folder
 from .run import Launch, say
 
@@ -30,6 +32,8 @@ class Background(Launch):
 
     report = -1
     """Where the caller is told; -1 once it was."""
+    doom: str | None = None
+    """Why it will end at logout, if it will."""
     link = -1
     """Closed to have the process between us and the caller end; -1 once it was."""
 
@@ -57,6 +61,8 @@ class Background(Launch):
         self.job = values["id"]
         if kind == "over":
             super()._give_up(values["text"], values["so"])
+        if "doom" in values and not self.quiet:
+            say(f"job {self.job} will end at logout: {values['doom']}")
         self._print_number()
 
     def _print_number(self) -> None:
@@ -90,6 +96,7 @@ class Background(Launch):
                 os.close(null)
             if sys.stderr is None:
                 sys.stderr = os.fdopen(2, "w", closefd=False)  # the log, which there will be
+            self.doom = survive(self.key)
             self._stay()
         except GpurunError as err:
             status = err.status

@@ -34,8 +34,8 @@ class Detached(Background, Stub):
             self.output.redirect(int(job))
             self.output = None  # the program inherits it
         if "nonblock" not in self.given:
-            self._tell_caller(pack("job", id=job))
+            self._tell_caller(pack("job", id=job, doom=self.doom))
 
     def _become(self, values: dict[str, str]) -> None:
-        self._tell_caller(pack("job", id=self.job))
+        self._tell_caller(pack("job", id=self.job, doom=self.doom))
         super()._become(values)

@@ -11,14 +11,15 @@ import select
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .. import __version__
-from ..arbiter import forgotten, strangers
+from ..arbiter import forgotten, lodging, strangers
 from ..arbiter.summon import Call, knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
-from ..host import bus, freezer, inherited, processes, usermanager
+from ..host import bus, freezer, inherited, logind, processes, units, usermanager
 from ..host.devices import Devices, Look
 from ..host.simulated import sim_root_of
 from ..lifecycle import JobState
@@ -61,7 +62,8 @@ def main(given: Given, operands: list[str]) -> int:
         _claims,
         _exit_status,
         _freezer,
-        _linger,
+        _logout,
+        lambda: _lodging(sim),
     ]
     bad = False
     for check in checks:
@@ -80,6 +82,8 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         yield from check()
     except GpurunError as err:
         yield Finding("bad", "gpurun", err.text, err.hint or "")
+    except bus.Refused as refused:
+        yield Finding("unproven", "logout", f"nobody knows what a logout ends: logind {refused.text}")
     except OSError as err:
         yield Finding("bad", "gpurun", str(err))
 
@@ -216,11 +220,8 @@ _LACKS: dict[str, tuple[Callable[[float], str], str]] = {
 def _limits(sim: str | None) -> Iterator[Finding]:
     """What the living arbiter got from whoever came first, and what one would get from this shell."""
     folder = paths.open_folder(sim, create=False)
-    sock = knock(folder, LOOK_SECONDS) if folder is not None else None
     well = True
-    if sock is not None:
-        pid = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
-        sock.close()
+    if pid := _arbiter_pid(sim):
         for found in _lacks(pid, f"the arbiter (pid {pid})", "a gpurun from where that is not so has it replaced", folder):
             well = False
             yield found
@@ -280,7 +281,7 @@ def _settings(sim: str | None) -> Iterator[Finding]:
         read = settings.read_settings()
     except GpurunError as err:
         yield Finding("bad", "settings", err.text.removeprefix("cannot use settings: "), err.hint or "mend that line")
-        if _is_up(sim):
+        if _arbiter_pid(sim):
             yield Finding("note", "settings", "the arbiter goes on with what it read before, until that is mended")
         return
     yield Finding("ok", "settings", "read from " + ", ".join(settings.files()))
@@ -289,13 +290,15 @@ def _settings(sim: str | None) -> Iterator[Finding]:
         yield Finding("ok", "settings", f"{name} = {json.dumps(value, ensure_ascii=False, default=str)} ({source})")
 
 
-def _is_up(sim: str | None) -> bool:
+def _arbiter_pid(sim: str | None) -> int:
+    """Return the arbiter's pid, 0 if none is up."""
     folder = paths.open_folder(sim, create=False)
     sock = knock(folder, LOOK_SECONDS) if folder is not None else None
     if sock is None:
-        return False
+        return 0
+    pid = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
     sock.close()
-    return True
+    return pid
 
 
 def _claims() -> Iterator[Finding]:
@@ -355,19 +358,55 @@ def _freezer() -> Iterator[Finding]:
             yield Finding("note", "freezer", f"jobs started here cannot be frozen: no {bus.TOOL} is found", help)
         else:
             text = f"the user manager is asked to let jobs of this session be frozen, by {bus.TOOL}: {folder}"
-            yield Finding("unproven", "freezer", text)
+            yield Finding("ok", "freezer", text)
         return
-    help = "have a cgroup delegated, or start it below the user manager (unproven): systemd-run --user --scope gpurun …; or -r"
+    help = "have a cgroup delegated, or start it below the user manager: systemd-run --user --scope gpurun …; or -r"
     where = folder or "our cgroup is outside of what is mounted here"
     yield Finding("note", "freezer", f"jobs started here cannot be frozen: not ours to write: {where}", help)
 
 
-def _linger() -> Iterator[Finding]:
+def _logout() -> Iterator[Finding]:
+    """What outlives a logout, by what logind says."""
     user = processes.user_name(os.getuid())
-    if not os.path.isdir("/run/systemd/system"):
+    if not bus.is_there():
         yield Finding("unproven", "linger", "no systemd runs here")
-    elif usermanager.lingers():
-        yield Finding("ok", "linger", "processes outlive the last logout, and their cgroups with them")
+        return
+    survives = usermanager.lingers() or os.geteuid() == 0
+    if survives:
+        yield Finding("ok", "linger", "what lives below the user manager outlives the last logout: session jobs can be frozen")
     else:
-        help = f"so jobs of a login session cannot be frozen (unproven: with it they can): loginctl enable-linger {user}"
+        help = f"so jobs of a login session cannot be frozen: loginctl enable-linger {user}"
         yield Finding("note", "linger", "not enabled", help)
+    ended = "a logout ends what its session leaves (KillUserProcesses)"
+    if not _logout_kills():
+        yield Finding("ok", "logout", "gpurun -d survives it, and so does all that a session leaves (KillUserProcesses=no)")
+    elif survives:
+        yield Finding("ok", "logout", f"gpurun -d survives it, below the user manager; else {ended}")
+    else:
+        yield Finding("note", "logout", f"{ended}, gpurun -d too", f"loginctl enable-linger {user} lets gpurun -d survive it")
+
+
+def _logout_kills() -> bool:
+    return logind.kills_at_logout(time.monotonic() + LOOK_SECONDS)
+
+
+def _lodging(sim: str | None) -> Iterator[Finding]:
+    """With which unit the arbiter ends: the one that is up, or one that would be started here."""
+    pid = _arbiter_pid(sim)
+    folder = freezer.folder_of(pid or os.getpid()) or ""
+    unit = units.unit_of(folder)
+    if not bus.is_there() or unit is None:
+        return
+    if lodging.is_own_scope(folder):
+        yield Finding("ok", "arbiter", f"it lives in a scope of its own, and ends with nobody's unit or session: {unit[1]}")
+        return
+    why_not = lodging.why_not_moved(folder, _logout_kills)
+    lives = "it lives" if pid else "one that is started here lives"
+    if why_not is None:
+        yield Finding("ok", "arbiter", f"{lives} in {unit[1]}, until it has moved to a scope of its own; its log says why not")
+    elif logind.is_in_session_scope(folder) and not _logout_kills():
+        yield Finding("ok", "arbiter", f"{lives} in {unit[1]}, which a logout does not end")
+    else:
+        text = f"{lives} in {unit[1]} and ends with it, since {why_not}: claims and time limits of other jobs then wait"
+        help = f"for the next gpurun command; root prevents it: loginctl enable-linger {processes.user_name(os.getuid())}"
+        yield Finding("note", "arbiter", text, help)

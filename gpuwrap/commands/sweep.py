@@ -378,4 +378,4 @@ class DetachedSweep(Background, Sweep):
 
     def _enrolled(self) -> None:
         self._let_go()
-        self._tell_caller(pack("job", id=self.job))
+        self._tell_caller(pack("job", id=self.job, doom=self.doom))

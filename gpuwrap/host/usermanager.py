@@ -30,9 +30,14 @@ _COLLECT = ("CollectMode", "s", "inactive-or-failed")
 UNTOUCHED = ("ManagedOOMPreference", "s", "omit")
 
 
+def our_name() -> str:
+    """Return the name of the user whose manager it is."""
+    return user_name(os.geteuid())
+
+
 def lingers() -> bool:
     """Whether our user's manager, and what lives below it, outlives his last logout."""
-    return os.path.exists(f"{LINGER}/{user_name(os.geteuid())}")
+    return os.path.exists(f"{LINGER}/{our_name()}")
 
 
 def has_manager() -> bool:

@@ -353,12 +353,12 @@ def test_what_lives_in_no_session_of_ours_is_never_moved(stage: Stage, manager: 
         assert manager.calls == []
 
 
-def test_doctor_says_that_it_is_unproven(stage: Stage, manager: Manager, mounts: Mounts) -> None:
+def test_doctor_says_whether_jobs_of_a_session_can_be_frozen(stage: Stage, manager: Manager, mounts: Mounts) -> None:
     def freezer() -> str:
         return next(line for line in stage.text("doctor").splitlines() if line[10:].startswith("freezer"))
 
     assert freezer().startswith(
-        "unproven  freezer       the user manager is asked to let jobs of this session be frozen, by busctl"
+        "ok        freezer       the user manager is asked to let jobs of this session be frozen, by busctl"
     )
     stage.world.env["PATH"] = str(manager.bin)
     (manager.bin / "busctl").unlink()
