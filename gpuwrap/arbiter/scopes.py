@@ -14,8 +14,9 @@ from ..model import Job
 from .log import log
 from .traces import Traces
 
-MANAGER_SECONDS = 0.5
-MUTE_SECONDS = 30.0
+MANAGER_SECONDS = 1.0
+# A manager that did not answer in time may do it all the same: then the job is found where it can be frozen.
+MUTE_SECONDS = (5.0, 30.0)
 
 
 class Scopes:
@@ -24,6 +25,7 @@ class Scopes:
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
         self._mute_until = 0.0
+        self._mute_seconds = MUTE_SECONDS[0]
         self._said = ""
 
     def may_help(self, job: Job) -> bool:
@@ -50,7 +52,10 @@ class Scopes:
             usermanager.adopt(leader, usermanager.scope_name(self._traces.group_name(job)), begun + MANAGER_SECONDS)
         except bus.Refused as refused:
             self._said = refused.text
-            self._mute_until = time.monotonic() + MUTE_SECONDS
+            self._mute_until = time.monotonic() + self._mute_seconds
+            self._mute_seconds = min(MUTE_SECONDS[1], self._mute_seconds * 4)
+        else:
+            self._mute_seconds = MUTE_SECONDS[0]
         made = may_have_group(leader)
         said = "made" if made else f"the user manager {self._said}"
         log("scope", f"job {job.id}: {said}, {(time.monotonic() - begun) * 1000:.1f} ms")

@@ -26,8 +26,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may make another user's login session"),
     pytest.mark.needs("unshare"),
 ]
-# The manager is given half a second, twice if it has moved the leader; on a busy machine a process may get it late.
-BOUND_SECONDS = 2.0
+# The manager is given a second, twice if it has moved the leader; on a busy machine a process may get it late.
+BOUND_SECONDS = 3.0
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def spoil(case: str, manager: Manager, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_manager_that_does_not_help_costs_half_a_second_and_a_sentence(stage: Stage, manager: Manager, case: str) -> None:
+def test_a_manager_that_does_not_help_costs_a_second_and_a_sentence(stage: Stage, manager: Manager, case: str) -> None:
     if case == "no bus" and not os.path.exists("/usr/bin/busctl"):
         pytest.skip("no busctl here")
     spoil(case, manager, stage)
