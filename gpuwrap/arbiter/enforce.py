@@ -171,6 +171,7 @@ class Enforcer:
             arbiter.descent.remember_ancestors(job)
         arbiter.afterwards(lambda: arbiter.watch_leader(job.id))
         arbiter.afterwards(lambda: arbiter.descent.started(job.id))
+        arbiter.afterwards(lambda: arbiter.scarcity.watch(job))
         self.send_off(job)
 
     def send_off(self, job: Job) -> None:
@@ -277,7 +278,7 @@ class Enforcer:
 
     def _end(self, job: Job, result: Result, why: str, **changes: object) -> None:
         self._arbiter.pausing.ended(job)
-        result = self._arbiter.shutdown.judge(result)
+        result = self._arbiter.scarcity.judge(job, self._arbiter.shutdown.judge(result))
         changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
         job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
         self._arbiter.afterwards(lambda: _log_end(job, result))

@@ -52,6 +52,7 @@ from .pruning import Pruning
 from .rerun import Reruns
 from .room import Room, is_lack_of_room
 from .sampling import Sampling
+from .scarcity import Scarcity
 from .seats import Seat
 from .shutdown import Shutdown
 from .sweeps import Sweeps
@@ -141,9 +142,8 @@ class Arbiter:
         self.tuning = Tuning(self)
         self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._lacks_keeper)
         self.errands = Errands(self, self.timers)
-        self.shutdown = Shutdown(self)
-        self.farewell = Farewell(self)
-        self.lodging = Lodging(self)
+        self.shutdown, self.scarcity = Shutdown(self), Scarcity()
+        self.farewell, self.lodging = Farewell(self), Lodging(self)
         self.watch(devices.fileno(), lambda _mask: self.deciding.look_over())
 
     # --- the loop -----------------------------------------------------------------------------------------------

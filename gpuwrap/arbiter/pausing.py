@@ -187,6 +187,7 @@ class Pausing:
         self.let_go(job)
         self._arbiter.store.move(job, Event.RESUME, why, yields_to=None, paused_mono=None, returned_mono=now)
         self._found.pop(job.id, None)
+        self._arbiter.scarcity.watch(job)  # it may live elsewhere since
         log("resume", f"job {job.id}: {why}")
         text = f"job {job.id} goes on after {format_duration(now - (job.paused_mono or now))}"
         self._arbiter.enforcer.after_commit.append(lambda: tell(job, text))

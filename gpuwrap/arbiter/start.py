@@ -230,6 +230,7 @@ def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
     seat.stopped = job.state not in STARTED and stat is not None and stat.state in "Tt"
     arbiter.watch_leader(job_id)
     if job.state in STARTED:
+        arbiter.scarcity.watch(job)
         arbiter.descent.remember_ancestors(job)
         arbiter.limits.watch(job)
     elif job.state is JobState.GRANTED:
