@@ -154,8 +154,11 @@ def test_what_gpurun_itself_says_and_how_it_ends_stay_the_same(
     assert {words: said(busy.run(*words, extra=given)) for words in FORMS} == plain
 
 
-def test_what_cannot_find_its_own_modules_says_so(busy: World) -> None:
-    done = busy.run("true", extra={"PYTHONEXECUTABLE": "/nonexistent"})
+@pytest.mark.parametrize("option", [False, True])
+def test_what_cannot_find_its_own_modules_says_so(busy: World, isolated: str, option: bool) -> None:
+    words = [isolated if option else busy.command, "true"]
+    env = {**busy.env, "PYTHONEXECUTABLE": "/nonexistent"}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 125
     assert done.stderr.startswith("gpurun: cannot start: its own modules are not found: ")
     assert len(done.stderr.splitlines()) == 1
