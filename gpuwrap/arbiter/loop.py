@@ -189,6 +189,7 @@ class Arbiter:
         self._due += self._afterwards
         self._afterwards = []
         self.bell.may_send_ahead = True
+        self.mending.committed()
         self.answers.committed()
         self.timers.committed()
         self.enforcer.flush_now()

@@ -4,9 +4,11 @@
 2. Where somebody else may be the arbiter by now, since the lock is gone from the folder too, or where the disk takes nothing
    any more, we retire: we keep what we hold until our jobs have ended, and nobody waits for us. First of all everybody goes
    on whom we paused: whoever comes after us would not know of them.
-3. A disk that is full, or busy, is only tried again.
+3. A disk that is full, or busy, is only tried again; but who stands still for a job that has ended meanwhile does not wait
+   for it.
 """
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from .loop import Arbiter
 
 
+# So long the end of a job may wait to be written down before those go on who stand still for it.
+PATIENCE_SECONDS = 2.0
+
+
 class Mending:
     """Sees that the database is there, at each wake."""
 
@@ -30,10 +36,19 @@ class Mending:
         self.has_retired = False
         self._is_in_doubt = False
         self._asked: list[Connection] = []
+        self._failing_since: float | None = None
 
     def doubt(self, err: StoreError) -> None:
-        """What could not be done may mean that the database is not what it was."""
+        """A batch was lost: the database may not be what it was, or take nothing for long."""
         self._is_in_doubt |= err.is_unsound
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+        elif self._failing_since + PATIENCE_SECONDS < time.monotonic():
+            self._arbiter.pausing.free_unwritten()
+
+    def committed(self) -> None:
+        """A batch was committed."""
+        self._failing_since = None
 
     def asked(self, connection: Connection, _values: object) -> None:
         """Somebody cannot read the database: look at it closely, at the next wake, which is now."""

@@ -64,6 +64,8 @@ class Pausing:
         self._found: dict[int, Found] = {}
         self._renewed: set[int] = set()
         self._refused: dict[int, Refusal] = {}
+        self._freed: set[int] = set()
+        """Paused ones that go on already, which cannot be written down."""
         self._heeding: dict[int, tuple[int, float]] = {}
         """Jobs that go on because of a signal: for whom they were paused, and when they are again."""
 
@@ -86,6 +88,7 @@ class Pausing:
         for memory in (self._found, self._refused, self._heeding):
             memory.pop(job_id, None)
         self._renewed.discard(job_id)
+        self._freed.discard(job_id)
         self._stopping.forget(job_id)
 
     def _find_out(self, job: Job) -> Found:
@@ -234,7 +237,17 @@ class Pausing:
     def _go_on(self, job: Job) -> None:
         now = self._arbiter.store.live.get(job.id, job)
         if now.state is not JobState.PAUSED:  # it may be once more, for somebody else
+            self._freed.discard(job.id)
             self._stopping.let_go(now)
+
+    def free_unwritten(self) -> None:
+        """The disk takes nothing: who stands still for a job that has ended goes on before that is written down."""
+        for job in [job for job in self._arbiter.store.holding.values() if job.state is JobState.PAUSED]:
+            newcomer = self._arbiter.store.live.get(job.yields_to or 0)
+            if newcomer is not None and job.id not in self._freed and not processes.is_same_process(newcomer.identity):
+                log("resume", f"job {job.id}: job {newcomer.id} has ended, which cannot be written down")
+                self._freed.add(job.id)
+                self._stopping.let_go(job)
 
     def asked_to_end(self, job: Job) -> None:
         """A signal waits for a paused job: it goes on to receive it."""
@@ -326,6 +339,8 @@ class Pausing:
         """See that every pause is as it was left, and that nobody stays paused beyond its bound."""
         self._traces.remove_groups()
         for job in [job for job in self._arbiter.store.holding.values() if job.state is JobState.PAUSED]:
+            if job.id in self._freed:
+                continue
             if self._stopping.is_asked_to_end(job):
                 self.asked_to_end(job)
             elif not self._stopping.stands_still(job):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pauses import OrdinaryWorld, Stage, groups_go_with_their_world, may_freeze, no_group_left, nobody_left_standing
 from proof import claims_on
-from test_crash import AT_ONCE, SHUTDOWN, small_disk
+from test_crash import AT_ONCE, SHUTDOWN, fill, small_disk
 from waiting import wait_until
 from world import OTHER_UID, World
 
@@ -199,3 +199,26 @@ def test_nobody_stays_frozen_when_the_disk_dies(small_disk: World, open_folder: 
         for pid in [*pids, arbiter, keeper]:
             with contextlib.suppress(ProcessLookupError, TypeError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that may be written here")
+@pytest.mark.parametrize("small_disk", ["tmpfs"], indirect=True)
+def test_nobody_stays_frozen_until_a_full_disk_has_room_again(small_disk: World, open_folder: Path) -> None:
+    world, stage = small_disk, Stage(small_disk, open_folder)
+    stage.running("low", under=["-p", "low"], start_new_session=True)
+    urgent = stage.running("urgent", under=["-p", "urgent", "-g", "2"], start_new_session=True)
+    stage.until_state(1, "paused")
+    filler = fill(world)
+    stage.open("urgent")
+    assert urgent.wait(20) == 0
+    stage.beats.until_beats("low", within=15)
+    filler.unlink()
+    stage.until_state(2, "ended")
+    stage.until_state(1, "running")
+    stage.beats.until_beats("low")
+    assert world.run("pause", "1").returncode == 0
+    stage.beats.until_still("low")
+    assert world.run("resume", "1").returncode == 0
+    stage.beats.until_beats("low")
+    stage.open_all()
+    no_group_left(world)
