@@ -1,5 +1,7 @@
 """Sick GPUs get no new job, with the reason, and come back by themselves; the rest go on, and so do running jobs."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +155,24 @@ def test_a_stranger_on_a_gpu_whose_processes_cannot_be_listed_this_time_is_waite
     assert f"pid {pid}" in machine.why(whole, "foreign")
     machine.end(pid)
     assert (whole.wait(30), shared.wait(15)) == (0, 0)
+
+
+def test_a_stranger_that_is_stopped_is_told_as_that(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    machine.run_job("-g", "0", "sleep", "1000")
+    pid = machine.stranger(3 * GIB)
+    waiting = machine.start("--", "true")
+    assert "stopped" not in machine.why(waiting, "foreign")
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: "holds 3G, stopped" in machine.why(waiting, "foreign"), "it to be told as stopped", 15)
+    assert f"(pid {pid}, 3G, stopped), not in the queue" in machine.gpus_text()
+    assert [each["still"] for each in machine.gpu()["foreign"]] == ["stopped"]
+    number = next(job["id"] for job in machine.world.jobs() if job["state"] == "waiting")
+    assert f"or let it go on (kill -CONT {pid})" in machine.world.run("why", str(number)).stdout
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: [each["still"] for each in machine.gpu()["foreign"]] == [None], "it to go on", 15)
+    machine.end(pid)
+    assert waiting.wait(30) == 0
 
 
 def test_a_gpu_that_may_not_compute_is_not_called_free(make_machine: MakeMachine) -> None:
