@@ -81,6 +81,7 @@ class Bell:
         self._room = room or Room()
         self._is_full = False
         """Nobody is let in: the listening socket is not watched."""
+        self._has_told = False
         self._outbox: list[tuple[Connection, bytes]] = []
         self._rows: dict[tuple[object, ...], tuple[Connection, str, list[int], dict[str, object]]] = {}
         self.connections: dict[int, Connection] = {}
@@ -214,11 +215,14 @@ class Bell:
             if not self._may_let_in():
                 self._is_full = True
                 self._watcher.unwatch(self._listening.fileno())  # or it would wake us at once, and again
-                log("room", f"{len(self.connections)} clients are let in: the next ones wait until there is room")
+                if not self._has_told:
+                    log("room", f"{len(self.connections)} clients are let in: the next ones wait until there is room")
+                self._has_told = True
                 return
             try:
                 sock, _address = self._listening.accept()
             except OSError:
+                self._has_told = False
                 return
             sock.setblocking(False)
             connection = Connection(sock)

@@ -2,8 +2,8 @@
 
 1. One that is worse off than who asks it leaves, and who asked starts the next, which is better off in turn: so this ends.
    While somebody is paused it stays, as long as it can write: nobody may be left standing if the other dies on the way.
-2. One that cannot write for its own limit refuses all who wait (they are no better off, or it had left), and leaves as soon
-   as nobody needs it to hold a GPU against other worlds.
+2. One that cannot write for its own limit refuses all who wait (they are no better off, or it had left). As soon as nobody
+   computes for whom it holds a GPU against other worlds, it has those go on whom it paused, and leaves.
 """
 
 import os
@@ -53,9 +53,9 @@ class Birth:
         for connection in {seat.connection for job_id, seat in self._arbiter.seats.items() if job_id in waiting}:
             if connection is not None:
                 self._arbiter.answers.refuse(connection, err)
-        if not any(job.state in STARTED and job.shares and processes.is_same_process(job.identity) for job in live):
-            log("birth", "cannot write for want of a wider limit: leaving")
-            self._arbiter.stop_at_once()
+        computing = [job for job in live if job.shares and job.state in STARTED and job.state is not JobState.PAUSED]
+        if not any(processes.is_same_process(job.identity) for job in computing):
+            self._arbiter.farewell.begin("cannot write for want of a wider limit")
 
 
 def explained(folder: Folder, err: StoreError) -> StoreError:

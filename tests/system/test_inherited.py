@@ -275,6 +275,21 @@ def test_who_is_no_better_off_is_refused_in_one_line_and_nobody_hangs(theirs: Th
     assert "limits        none of this shell" in theirs.run("doctor").stdout
 
 
+def test_nobody_is_left_standing_by_one_that_cannot_write_for_its_own_limit(make_theirs: Callable[..., TheirWorld]) -> None:
+    world = make_theirs("1x24G")
+    world.limits = NARROW
+    low = world.start("sleep", "600", start_new_session=True)
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    urgent = world.start("-p", "urgent", "sleep", "600", start_new_session=True)
+    wait_until(lambda: world.state(1) == "paused", "job 1 to be paused")
+    assert psutil.Process(low.pid).status() == psutil.STATUS_STOPPED
+    wait_until(lambda: world.run("-g", "0", "--", "true").returncode, "the database to reach the limit", 60)
+    arbiter = world.arbiter_pid()
+    urgent.kill()
+    wait_until(lambda: psutil.Process(low.pid).status() == psutil.STATUS_SLEEPING, "job 1 to go on", 20)
+    wait_until(lambda: world.arbiter_pid() != arbiter, "the arbiter to leave", 10)
+
+
 def test_a_database_that_is_too_large_for_the_first_to_come_is_said_in_one_line(theirs: TheirWorld) -> None:
     assert theirs.run("-g", "0", "--array", "1-200%8", "--", "true", timeout=60).returncode == 0
     for process in theirs.processes():
