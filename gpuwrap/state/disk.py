@@ -17,9 +17,9 @@ from ..errors import StoreError
 from ..model import Share
 from .mirror import Known
 from .paths import DATABASE, Folder
-from .reading import Connection, Error, Translated, connect, refuse_newer
+from .reading import Connection, Error, Translated, columns_in, connect, refuse_newer
 from .rows import job_from_row, row_from_job, text_from_shares
-from .schema import ADDED, CHANGES, JOB_COLUMNS, LIVE, TABLES, VERSION
+from .schema import JOB_COLUMNS, LIVE, RECKON_EVENTS, RECKON_JOBS, TABLES, TIMES, VERSION
 
 _NEW = "state.db.new"
 _BESIDE = (f"{DATABASE}-wal", f"{DATABASE}-shm")
@@ -211,17 +211,25 @@ def _insert(db: Connection, table: str, columns: str, rows: Iterable[tuple[Any, 
 
 def _bring_up_to_date(db: Connection, version: int) -> None:
     """Add what a database of an earlier version lacks; version 0 is a new one."""
-    now = Now.here()
-    known = {"ahead": now.ahead, "now": now.mono, "boot": now.boot_id}
-    db.executescript(f"BEGIN IMMEDIATE; {_changes_since(version)}")
-    for made in CHANGES if version else ():
-        for change in CHANGES[made] if version < made else ():
+    db.executescript(f"BEGIN IMMEDIATE; {TABLES}")
+    _add_columns(db)
+    if 0 < version < 5:
+        now = Now.here()
+        known = {"ahead": now.ahead, "now": now.mono, "boot": now.boot_id}
+        dates = columns_in(db, "job")
+        for change in [*[RECKON_JOBS.format(time) for time in TIMES if f"{time}_at" in dates], RECKON_EVENTS]:
             db.execute(change, known)
     db.execute(f"PRAGMA user_version={VERSION}")
     db.execute("COMMIT")
 
 
-def _changes_since(version: int) -> str:
-    """Return the statements that bring a database up to date."""
-    added = [f"ALTER TABLE job ADD COLUMN {column};" for made in ADDED if version < made for column in ADDED[made]]
-    return TABLES if version == 0 else " ".join(added)
+def _add_columns(db: Connection) -> None:
+    """Give each table the columns that it would have if it were new: not every one had a version of its own."""
+    with contextlib.closing(connect(":memory:", "file::memory:")) as new:
+        new.executescript(TABLES)
+        for (table,) in new.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            present = columns_in(db, table)
+            for _, name, kind, is_required, default, _ in new.execute(f"PRAGMA table_info({table})").fetchall():
+                if name not in present:
+                    rest = f" NOT NULL DEFAULT {default}" if is_required else ""
+                    db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}{rest}")

@@ -10,7 +10,7 @@ import os
 from ..errors import StoreError
 from ..listed import FIELDS, Listed
 from .paths import DATABASE, Folder
-from .schema import ADDED, JOB_COLUMNS, LATEST_NAMED, LIVE, VERSION
+from .schema import JOB_COLUMNS, LATEST_NAMED, LIVE, VERSION
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
 if TYPE_CHECKING:
@@ -112,8 +112,10 @@ class Reader:
 
     def _known(self, columns: str) -> str:
         """Return what to read of a database that no arbiter has brought up to date yet: what it has not is NULL."""
-        missing = {column.split()[0] for made in ADDED if self._version < made for column in ADDED[made]}
-        return ", ".join(f"NULL AS {column}" if column in missing else column for column in columns.split(", "))
+        if self._version == VERSION:
+            return columns
+        present = columns_in(self._db, "job")
+        return ", ".join(column if column in present else f"NULL AS {column}" for column in columns.split(", "))
 
     def _fetch(self, sql: str, values: tuple[object, ...]) -> "list[Any]":
         try:
@@ -130,6 +132,11 @@ def connect(path: str, uri: str, busy_seconds: float = BUSY_SECONDS) -> _sqlite3
         return _sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)
     except Error as err:
         raise translate(err, "open") from err
+
+
+def columns_in(db: _sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of a table's columns. Raises Error."""
+    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
 
 
 def refuse_newer(db: _sqlite3.Connection) -> int:

@@ -12,29 +12,14 @@ VERSION = 5
 # A union, not an "or", which would read every row there ever was.
 LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
 
-# What each version after the first added, by the version it makes.
-ADDED = {
-    2: ("sweep INTEGER", "sweep_index INTEGER", "sweep_limit INTEGER"),
-    3: ("output_asked INTEGER NOT NULL DEFAULT 0",),
-    4: (),  # after_jobs holds runs of numbers
-    5: (
-        "submitted_mono REAL", "granted_mono REAL", "started_mono REAL", "ended_mono REAL", "paused_mono REAL",
-        "returned_mono REAL",
-    ),
-}  # fmt: skip
-# What else is to be done to a database that has jobs. `:ahead` is how far CLOCK_MONOTONIC is ahead of the wall clock.
-CHANGES = {
-    5: (
-        "ALTER TABLE event ADD COLUMN mono REAL",
-        "ALTER TABLE arbiter ADD COLUMN mono REAL",
-        "UPDATE job SET (submitted_mono, granted_mono, started_mono, ended_mono, paused_mono, returned_mono) ="
-        " (min(submitted_at + :ahead, :now), min(granted_at + :ahead, :now), min(started_at + :ahead, :now),"
-        " min(ended_at + :ahead, :now), min(paused_at + :ahead, :now), min(returned_at + :ahead, :now))"
-        f" WHERE boot_id = :boot AND {LIVE}",
-        "UPDATE event SET mono = min(at + :ahead, :now) WHERE job_id IN"
-        f" (SELECT id FROM job WHERE boot_id = :boot AND {LIVE})",
-    ),
-}
+# How what a database of before version 5 says of this boot is reckoned anew: the first for each of TIMES that it has a date of.
+# `:ahead` is how far CLOCK_MONOTONIC is ahead of the wall clock.
+TIMES = ("submitted", "granted", "started", "ended", "paused", "returned")
+RECKON_JOBS = f"UPDATE job SET {{0}}_mono = min({{0}}_at + :ahead, :now) WHERE boot_id = :boot AND {LIVE}"
+RECKON_EVENTS = (
+    "UPDATE event SET mono = min(at + :ahead, :now) WHERE job_id IN"
+    f" (SELECT id FROM job WHERE boot_id = :boot AND {LIVE})"
+)
 
 JOB_COLUMNS = (
     "id, key, name, user, state, priority, gpus, memory_bytes, memory_percent, exclusive, allowed, give_way, "

@@ -382,7 +382,7 @@ def test_a_newer_database_is_one_line_and_is_left_alone(world: World, words: lis
 
 @pytest.mark.parametrize("first", [["--", "true"], ["ls", "-a"], ["history"]], ids=" ".join)
 def test_a_database_of_the_first_version_is_read_and_goes_on(world: World, first: list[str]) -> None:
-    """It was made before there were sweeps; whoever only reads cannot change it."""
+    """It was made on the first day, before there were pauses or sweeps; whoever only reads cannot change it."""
     closed_world_with_a_job(world)
     make_version_1(world.database)
     done = world.run(*first)

@@ -3,14 +3,14 @@
 import ast
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 import pytest
-from earlier import make_version_4
+from earlier import SINCE, make_version_1, make_version_4
 from test_layers import modules
 from views import waiting
 
@@ -155,18 +155,36 @@ def test_of_another_boot_only_dates_are_left(folder: Folder) -> None:
     store.close()
 
 
-def test_a_database_that_was_brought_up_to_date_has_all_that_a_new_one_has(folder: Folder, tmp_path: Path) -> None:
-    def columns(path: str | Path) -> set[tuple[str, str]]:
+def test_what_the_first_version_has_left_is_reckoned_anew_too(folder: Folder) -> None:
+    """On its first day it knew no pauses, and had no dates of any."""
+    left_by_version_4(folder, boot_id(), wall_at() - HOUR)
+    with closing(sqlite3.connect(folder.inside("state.db"))) as database, database:
+        for column in (*SINCE[1], *SINCE[2], *SINCE[3]):
+            database.execute(f"ALTER TABLE job DROP COLUMN {column}")
+        database.execute("PRAGMA user_version = 1")
+    store = Store(folder)
+    job = store.live[1]
+    assert (job.submitted_mono, job.started_mono) == pytest.approx((monotonic() - HOUR,) * 2, abs=5)
+    assert (job.returned_mono, job.retries, job.requeue) == (None, 0, False)
+    assert store.paused_seconds_since([1], monotonic() - 2 * HOUR) == pytest.approx(60, abs=0.1)
+    store.close()
+
+
+@pytest.mark.parametrize("earlier", [make_version_1, make_version_4])
+def test_a_database_that_was_brought_up_to_date_has_all_that_a_new_one_has(
+    folder: Folder, earlier: Callable[[str], None]
+) -> None:
+    def has(path: str) -> set[tuple[str, str]]:
         with closing(sqlite3.connect(path)) as database:
-            tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            return {(table, row[1]) for table in tables for row in database.execute(f"PRAGMA table_info({table})")}
+            tables = database.execute("SELECT name FROM sqlite_master").fetchall()
+            return {(name, row[1]) for (name,) in tables for row in database.execute(f"PRAGMA table_xinfo({name})")}
 
     Store(folder).close()
-    new = columns(folder.inside("state.db"))
-    make_version_4(folder.inside("state.db"))
-    assert new - columns(folder.inside("state.db"))
+    new = has(folder.inside("state.db"))
+    earlier(folder.inside("state.db"))
+    assert new - has(folder.inside("state.db"))
     Store(folder).close()
-    assert new <= columns(folder.inside("state.db"))
+    assert new <= has(folder.inside("state.db"))
 
 
 def test_durations_are_told_by_the_clock_that_decides_and_by_dates_of_another_boot() -> None:
