@@ -20,7 +20,7 @@ from .bell import Connection
 from .birth import Birth
 from .fields import KINDS, Lost, Refused, Values, read, version_of
 from .log import log
-from .rehearsal import rehearsed
+from .rehearsal import Rehearsals
 from .room import is_lack_of_room
 from .verbs import Verbs
 from .viewing import DRIVER_OPENING
@@ -51,16 +51,15 @@ class Answers:
         self.birth = Birth(arbiter)
         self.admission = Admission(arbiter)
         self.verbs = Verbs(arbiter, self)
+        self.rehearsals = Rehearsals(arbiter, self)
         self._asked: list[tuple[Connection, str, Values]] = []
         self._put_off: list[tuple[Connection, str, Values]] = []
         self._put_off_since: dict[Connection, float] = {}
         self.unjudged: set[int] = set()
         """Jobs whose requests were not judged against the machine yet, or must be once more."""
-        self.rehearsals: list[tuple[Connection, Job, float | None]] = []
-        """Who asks what would be, and for how long it would wait."""
         self._kinds: dict[str, Callable[[Connection, Values], None]] = {
             "register": self._register,
-            "rehearse": self._rehearse,
+            "rehearse": self.rehearsals.rehearse,
             "take": self._take,
             "failed": self._failed,
             "started": self._started,
@@ -111,7 +110,7 @@ class Answers:
         """A connection ended: the program has been exec'd, or the client has gone, or will come back."""
         self.verbs.gone(connection)
         self._arbiter.sweeps.gone(connection)
-        self.rehearsals = [asked for asked in self.rehearsals if asked[0] is not connection]
+        self.rehearsals.gone(connection)
         self._put_off = [asked for asked in self._put_off if asked[0] is not connection]
         seat = self._arbiter.seats.get(connection.job_id) if connection.job_id is not None else None
         if seat is None or connection.job_id is None:
@@ -153,7 +152,7 @@ class Answers:
             elif lost is Lost.REFUSE:
                 self.refuse(connection, err)
         if self._arbiter.deciding.look is not None:
-            self._tell_rehearsals()
+            self.rehearsals.planned()
 
     def _answer_again(self, connection: Connection, kind: str, values: Values) -> None:
         """Answer what wrote nothing: only its answer was lost, with those of others. It waits for no look."""
@@ -166,7 +165,7 @@ class Answers:
 
     def busy(self) -> bool:
         """Whether somebody is being served although no job is left."""
-        return bool(self._put_off or self.rehearsals)
+        return bool(self._put_off or self.rehearsals.asked)
 
     def refuse(self, connection: Connection, err: GpurunError) -> None:
         """Say why what was asked is not done."""
@@ -192,7 +191,7 @@ class Answers:
         if known is not None:
             self.returned(connection, known, values)
             return
-        if (held := self._key_held(values)) is not None:
+        if (held := self.key_held(values)) is not None:
             arbiter.bell.queue(connection, "end", kind="once", text=held)
             return
         if self.machine_unknown(connection, "register", values):
@@ -378,29 +377,12 @@ class Answers:
     def planned(self) -> None:
         """A plan was made: answer what waited for one."""
         self.verbs.planned()
-        self._tell_rehearsals()
+        self.rehearsals.planned()
 
-    def _tell_rehearsals(self) -> None:
-        rehearsals, self.rehearsals = self.rehearsals, []
-        self._arbiter.if_lost(lambda: self.rehearsals.extend(rehearsals))
-        for connection, job, patience in rehearsals:
-            self._arbiter.bell.queue(connection, "done", text=rehearsed(self._arbiter, job, patience))
-
-    def _key_held(self, values: Values) -> str | None:
+    def key_held(self, values: Values) -> str | None:
         """Say which job stands in the way of another of its key (`--once`, `--once-waiting`); None if there is none."""
         holder = self._arbiter.order.holder(values.get("once"), waiting=values.get("waiting", False))
         return f"job {holder.id} of key {holder.once} is {holder.state.value}" if holder is not None else None
-
-    def _rehearse(self, connection: Connection, values: Values) -> None:
-        if (held := self._key_held(values)) is not None:
-            self._arbiter.bell.queue(connection, "done", text=f"would not start: {held}")
-            return
-        if self.machine_unknown(connection, "rehearse", values):
-            return
-        asked = connection, self.admission.read_job(connection, values, "rehearsal"), values.get("wait")
-        self.rehearsals.append(asked)
-        self._arbiter.if_lost(lambda: self.rehearsals.remove(asked))
-        self._arbiter.deciding.touch()
 
 
 def _in_packet(err: GpurunError) -> dict[str, object]:

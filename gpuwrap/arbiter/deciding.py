@@ -149,7 +149,7 @@ class Deciding:
 
     def _somebody_waits(self) -> bool:
         arbiter = self._arbiter
-        asked = arbiter.answers.rehearsals or arbiter.answers.verbs.renicings
+        asked = arbiter.answers.rehearsals.asked or arbiter.answers.verbs.renicings
         return bool(asked or arbiter.store.in_line or arbiter.sampling.somebody_is_paused())
 
     def _plan_once(self) -> bool:

@@ -53,7 +53,7 @@ class Mending:
     def asked(self, connection: Connection, _values: object) -> None:
         """Somebody cannot read the database: look at it closely, at the next wake, which is now."""
         self._is_in_doubt = True
-        self._asked.append(connection)
+        self._asked = [each for each in self._asked if each is not connection] + [connection]
         self._arbiter.timers.after(0.0, lambda: None)
 
     def look(self) -> None:
@@ -67,6 +67,7 @@ class Mending:
         asked, self._asked = self._asked, []
         if asked:
             self._arbiter.pausing.free_forgotten()
+        self._arbiter.if_lost(lambda: self._asked.extend(asked))
         for connection in asked:
             self._arbiter.bell.queue(connection, "done", text="")
 

@@ -1,4 +1,7 @@
-"""`--dry-run`: what would be if a job were asked for now. Nothing is changed, and nobody gives way."""
+"""`--dry-run`: what would be if a job were asked for now. Nothing is changed, and nobody gives way.
+
+It is answered after the next plan; if that could not be committed, all the same.
+"""
 
 import time
 from dataclasses import replace
@@ -9,11 +12,49 @@ from ..model import Evict, Grant, Job, Pause
 from ..policy.effects import effect
 from ..policy.plan import plan
 from ..policy.reasons import Teller
+from .bell import Connection
 from .enforce import gpu_words
+from .fields import Values
 from .viewing import view_of
 
 if TYPE_CHECKING:
+    from .answers import Answers
     from .loop import Arbiter
+
+Asked = tuple[Connection, Job, float | None]
+"""Who asks what would be, for which job, and for how long it would wait."""
+
+
+class Rehearsals:
+    """Remembers who asks what would be."""
+
+    def __init__(self, arbiter: "Arbiter", answers: "Answers") -> None:
+        self._arbiter = arbiter
+        self._answers = answers
+        self.asked: list[Asked] = []
+
+    def rehearse(self, connection: Connection, values: Values) -> None:
+        """Somebody asks. Raises Refused."""
+        if (held := self._answers.key_held(values)) is not None:
+            self._arbiter.bell.queue(connection, "done", text=f"would not start: {held}")
+            return
+        if self._answers.machine_unknown(connection, "rehearse", values):
+            return
+        job = self._answers.admission.read_job(connection, values, "rehearsal")
+        self.asked.append((connection, job, values.get("wait")))
+        self._arbiter.if_lost(lambda: self.gone(connection))
+        self._arbiter.deciding.touch()
+
+    def gone(self, connection: Connection) -> None:
+        """Who asked has gone, or asks again."""
+        self.asked = [each for each in self.asked if each[0] is not connection]
+
+    def planned(self) -> None:
+        """A plan was made, or lost: answer from the look that there is."""
+        asked, self.asked = self.asked, []
+        self._arbiter.if_lost(lambda: self.asked.extend(asked))
+        for connection, job, patience in asked:
+            self._arbiter.bell.queue(connection, "done", text=rehearsed(self._arbiter, job, patience))
 
 
 def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:

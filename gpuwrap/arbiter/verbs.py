@@ -123,7 +123,10 @@ class Verbs:
         self._arbiter.deciding.touch()
         asked = connection, done
         self.renicings.append(asked)  # answered after the next plan, with what it does
-        self._arbiter.if_lost(lambda: self.renicings.remove(asked))
+        self._arbiter.if_lost(lambda: self._take_back(asked))
+
+    def _take_back(self, asked: tuple[Connection, list[list[object]]]) -> None:
+        self.renicings = [each for each in self.renicings if each is not asked]
 
     def _set(self, connection: Connection, values: Values) -> None:
         done: list[list[object]] = []

@@ -408,6 +408,19 @@ def test_a_rehearsal_is_answered_although_a_batch_was_lost(
     assert other.heard() == []
 
 
+def test_who_asks_and_goes_in_a_lost_batch_leaves_nothing_behind(
+    arbiter: Arbiter, in_line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = Client(arbiter)
+    hasty.socket.send(pack("rehearse", key="a", gpus=0))
+    hasty.socket.send(pack("renice", jobs=in_line, priority=5))
+    hasty.socket.close()
+    with full_disk(arbiter, monkeypatch):
+        wake(arbiter, hasty)
+    assert not arbiter.answers.busy()
+    five_good_wakes(arbiter)
+
+
 @pytest.mark.parametrize("lost", ["the question", "the look"])
 def test_the_gpus_are_told_although_the_batch_was_lost(
     arbiter: Arbiter, driver: SlowDevices, other: Client, in_line: int, monkeypatch: pytest.MonkeyPatch, lost: str
