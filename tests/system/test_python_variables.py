@@ -30,7 +30,7 @@ TALK = (
 QUIET = (
     ("HOME", "OTHER"), ("HASHSEED", "7"), ("UTF8", "0"), ("UTF8", "1"), ("IOENCODING", "ascii"), ("IOENCODING", "latin-1"),
     ("PATH", "/nonexistent"), ("STARTUP", "/nonexistent"), ("INSPECT", "1"), ("WARNINGS", "error"), ("WARNINGS", "always"),
-    ("DEVMODE", "1"), ("MALLOC", "debug"), ("TRACEMALLOC", "25"), ("FAULTHANDLER", "1"), ("SAFEPATH", "1"), ("NOUSERSITE", "1"),
+    ("DEVMODE", "1"), ("MALLOC", "debug"), ("TRACEMALLOC", "1"), ("FAULTHANDLER", "1"), ("SAFEPATH", "1"), ("NOUSERSITE", "1"),
     ("DONTWRITEBYTECODE", "1"), ("PYCACHEPREFIX", "/nonexistent"), ("OPTIMIZE", "2"), ("UNBUFFERED", "1"), ("DEBUG", "1"),
     ("BREAKPOINT", "nosuch"), ("INTMAXSTRDIGITS", "640"), ("COERCECLOCALE", "0"), ("CASEOK", "1"), ("NODEBUGRANGES", "1"),
     ("ASYNCIODEBUG", "1"), ("DUMPREFS", "1"), ("WARNDEFAULTENCODING", "1"), ("USERBASE", "/nonexistent"),
