@@ -37,6 +37,11 @@ from world import World
 # Within one step (10): any difference counts for the order, but none makes another job give way.
 PRIORITIES = (-4, 0, 0, 0, 3, 5)
 CONNECT_SECONDS = 2.0
+# Who came more than 10 s after his start counts from then. Starts are told in hundredths of a second.
+BY_TURN = """
+SELECT id, argv FROM job
+ORDER BY iif(submitted_mono * 100 - start_ticks > 1000, submitted_mono * 100, start_ticks), pid
+"""
 
 
 def mixed(count: int, random: random.Random, prefix: str = "j") -> list[Asked]:
@@ -195,9 +200,12 @@ class Crowd:
         return {uuid for life in self.lives() for uuid in life.uuids}
 
     def asked_by_job(self) -> dict[int, Asked]:
-        """What each job number asked for, by the tag in its command line."""
+        """What each job number asked for, by the tag in its command line; in the order of their turns.
+
+        Of what comes at once that is the order of its starts, whoever was registered first.
+        """
         found = {}
-        for row in self.world.rows("SELECT id, argv FROM job"):
+        for row in self.world.rows(BY_TURN):
             argv = os.fsdecode(row["argv"]).split("\0")
             if str(self.log) in argv:
                 found[row["id"]] = self.asked[argv[argv.index(str(self.log)) + 1]]

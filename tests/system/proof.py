@@ -211,20 +211,22 @@ def no_gpu_is_given_twice(
 def granted_in_order(
     moves: Sequence[Move], asked: Mapping[int, Asked], excused: Iterable[int] = (), unsure: Sequence[tuple] = ()
 ) -> list[str]:
-    """Priority, then arrival: nobody was granted while one ahead of it, and no harder to place, waited.
+    """Priority, then whose turn it is: nobody was granted while one ahead of it, and no harder to place, waited.
 
-    `asked` maps job numbers to requests. `excused` are jobs that may be passed over (stopped or killed by the test);
-    `unsure` are (from, to) spans of time in which waiting clients may not have been connected (an arbiter was killed).
+    `asked` maps job numbers to requests, in the order of their turns. `excused` are jobs that may be passed over (stopped
+    or killed by the test); `unsure` are (from, to) spans of time in which waiting clients may not have been connected (an
+    arbiter was killed).
     """
     faults = []
     excused = set(excused)
+    place = {job: (-one.priority, turn) for turn, (job, one) in enumerate(asked.items())}
     waiting: set[int] = set()
     for move in moves:
         if move.after == "granted" and move.job in asked and not any(a <= move.at <= b for a, b in unsure):
             mine = asked[move.job]
             for job in sorted(waiting - excused - {move.job}):
                 other = asked.get(job)
-                if other is None or (-other.priority, job) > (-mine.priority, move.job):
+                if other is None or place[job] > place[move.job]:
                     continue
                 if other.no_harder_than(mine):
                     faults.append(

@@ -205,6 +205,12 @@ def test_lower_priority_first_is_found() -> None:
     assert len(granted_in_order(moves("1+", "2+", "1!", "2!"), asked)) == 1
 
 
+def test_whose_turn_it_is_is_not_a_matter_of_numbers() -> None:
+    asked = {2: Asked("b"), 1: Asked("a")}
+    assert granted_in_order(moves("1+", "2+", "2!", "1!"), asked) == []
+    assert len(granted_in_order(moves("1+", "2+", "1!", "2!"), asked)) == 1
+
+
 def test_who_came_later_was_not_passed_over() -> None:
     assert granted_in_order(moves("1+", "1!", "2+", "2!"), {1: Asked("a"), 2: Asked("b", priority=5)}) == []
 

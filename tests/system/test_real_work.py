@@ -122,7 +122,7 @@ def interactive_shell(world: World) -> Iterator[Any]:
     pexpect = pytest.importorskip("pexpect")
     shell = pexpect.spawn(
         "bash", ["--norc", "--noprofile", "-i"],
-        env={**world.env, "PS1": "ready$ ", "TERM": "xterm"}, encoding="utf-8", timeout=60, dimensions=(40, 200),
+        env={**world.env, "PS1": "ready$ ", "TERM": "xterm"}, encoding="utf-8", timeout=150, dimensions=(40, 200),
     )  # fmt: skip
     try:
         shell.expect_exact("ready$ ")
@@ -132,9 +132,10 @@ def interactive_shell(world: World) -> Iterator[Any]:
 
 
 @needs_sklearn
+@pytest.mark.limit(240)
 @pytest.mark.needs("make", "bash")
 def test_make_cron_and_a_shell_train_in_one_queue(crowd: Crowd, tmp_path: Path) -> None:
-    """All stand in line while one job holds both GPUs; then the log must show priority, then arrival."""
+    """All stand in line while one job holds both GPUs; then the log must show priority, then the order of their starts."""
     sources = Sources(crowd, tmp_path)
     gate = tmp_path / "open"
     crowd.start(Asked("gate", gpus=2, priority=100), f"until={gate}")
