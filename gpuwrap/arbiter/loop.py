@@ -247,7 +247,7 @@ class Arbiter:
     def hold_leader(self, seat: Seat) -> bool:
         """Have a pidfd of a client before it is told to go, since it may end before we look; false if there is no room."""
         if seat.pidfd is None and seat.connection is not None:
-            if not self.room.is_for_a_job():
+            if not self.room.is_for_a_job() and len(self.bell.connections) > 1:
                 return False
             seat.pidfd = seat.connection.open_pidfd()
         return True
@@ -289,7 +289,12 @@ class Arbiter:
         due, self._due = self._due + self._afterwards, []
         self._afterwards = []
         for action in due:
-            action()
+            try:
+                action()
+            except OSError as err:  # a look that could not be had: another comes
+                if not is_lack_of_room(err):
+                    raise
+                log("room", f"not done for want of a descriptor: {err}")
         if not self.bell.is_in_place() and self.store.is_in_place():
             log("bell", "somebody removed the bell: hanging up another")
             self.bell.open()

@@ -5,6 +5,7 @@ jobs that start (for a moment each has its connection and a pidfd), for claims, 
 """
 
 import errno
+import math
 import os
 import resource
 
@@ -29,8 +30,11 @@ class Room:
         return _lowest_free() < self._for_jobs
 
 
-def _lowest_free() -> int:
-    fd = os.dup(0)
+def _lowest_free() -> float:
+    try:
+        fd = os.dup(0)
+    except OSError:
+        return math.inf
     os.close(fd)
     return fd
 

@@ -365,6 +365,17 @@ def test_more_clients_than_there_is_room_for_wait_outside_and_all_are_served(the
     assert results == [3] * 60
 
 
+def test_an_arbiter_with_next_to_no_room_serves_one_after_another_and_lives(theirs: TheirWorld) -> None:
+    theirs.limits = ((resource.RLIMIT_NOFILE, 22),)
+    first = theirs.start("-g", "0", "sleep", "600")
+    wait_until(lambda: theirs.state(1) == "running", "job 1 to run")
+    arbiter, _ = pids_of(theirs)
+    clients = [theirs.start("-g", "0", "-q", "--", "sh", "-c", "exit 3") for _ in range(8)]
+    assert [client.wait(60) for client in clients] == [3] * 8
+    first.terminate()
+    assert theirs.arbiter_pid() == arbiter, theirs.last_words()
+
+
 def test_all_who_wait_inside_may_start_at_once_though_there_is_room_for_few(theirs: TheirWorld) -> None:
     theirs.limits = ((resource.RLIMIT_NOFILE, FEW_DESCRIPTORS),)
     first = theirs.start("-g", "0", "sleep", "600")

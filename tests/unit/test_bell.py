@@ -2,6 +2,7 @@
 
 import _socket
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -230,3 +231,12 @@ def test_the_room_is_known_by_the_number_of_the_next_descriptor() -> None:
     assert not Room(next_one + 32).is_for_more_clients()
     assert Room(next_one + 17).is_for_a_job()
     assert not Room(next_one + 16).is_for_a_job()
+
+
+def test_there_is_no_room_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", none_left)
+    assert not Room(1 << 20).is_for_more_clients()
+    assert not Room(1 << 20).is_for_a_job()
