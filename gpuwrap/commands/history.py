@@ -1,5 +1,6 @@
 """history: what ran, how long it waited and ran, what it needed, how it ended, and whether its output was kept."""
 
+import contextlib
 import json
 import os
 import sys
@@ -21,6 +22,8 @@ def main(given: Given, operands: list[str]) -> int:
     since = since_when(str(given["since"]), datetime.fromtimestamp(wall_at())) if "since" in given else None
     most = read_lines(given)
     world = World(given)
+    with contextlib.suppress(GpurunError):  # what has ended is told anyway
+        world.repair()
     user = given.get("user")
     of_user = user if isinstance(user, str) else None
     jobs = world.reader.history(since, of_user, None if operands else most) if world.reader is not None else []

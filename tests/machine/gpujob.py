@@ -22,7 +22,7 @@ def ask(number: int, _frame: object) -> None:
 signal.signal(signal.SIGTERM, ask)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # sent right after TERM to what a session left
 held = []
-for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if size else ():
+for gpu in filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if size else ()):
     held.append(f"/opt/gpus/alloc/{gpu}/{os.getpid()}")
     with open(held[-1], "w") as file:
         file.write(str(size << 20))

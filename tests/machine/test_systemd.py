@@ -27,7 +27,7 @@ def jobs(machine: Machine, user: str) -> dict[str, dict[str, Any]]:
 
 
 def history(machine: Machine, user: str) -> dict[str, str]:
-    """How jobs ended, by name, as history tells it: it starts no arbiter."""
+    """How jobs ended, by name, as history tells it."""
     found = json.loads(machine.run(user, "gpurun history --json").stdout)["jobs"]
     return {job["name"]: said(job["result"]) for job in found}
 

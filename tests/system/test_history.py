@@ -198,3 +198,16 @@ def test_ls_takes_150_ms_beside_ten_thousand_ended_and_two_thousand_waiting(
         assert done.returncode == 0
     record_property("counted", f"ls: {min(times) * 1000:.0f} ms, median {sorted(times)[10] * 1000:.0f} ms")
     assert min(times) < 0.150
+
+
+def test_what_ended_while_no_arbiter_was_there_is_listed(world: World) -> None:
+    job = world.start("sleep", "600", start_new_session=True)
+    wait_until(lambda: world.state(1) == "running", "the job to run")
+    for pid in (world.keeper_pid(), world.arbiter_pid()):
+        assert pid is not None
+        psutil.Process(pid).kill()
+    wait_until(lambda: world.arbiter_pid() is None, "the arbiter to be gone")
+    job.kill()
+    job.wait()
+    (listed,) = json.loads(world.run("history", "--json").stdout)["jobs"]
+    assert (listed["id"], listed["state"]) == (1, "ended")
