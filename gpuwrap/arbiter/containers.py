@@ -1,8 +1,9 @@
 """Containers, which a daemon starts in somebody's name: what links them to a job, and what of a job is out of reach.
 
 1. Of a container's process neither parents nor session nor group lead to the job whose client asked for it. What it is given
-   by that client does: GPURUN_JOB and GPURUN_GPU_UUIDS, passed in with -e (see `marker`), on it or above it.
-2. Without them it is a stranger. Then nobody can stop the job whole, and nobody says so.
+   by that client does: GPURUN_JOB and GPURUN_GPU_UUIDS, passed in with -e (see `marker`), on it or above it, if it runs as
+   the same user.
+2. Else it is a stranger. Then nobody can stop the job whole, and nobody says so.
 3. What runs as another user may not be signalled: it is named, not passed over.
 """
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 # Clients that have a daemon start what they run. (Others, as podman and apptainer, start it themselves.)
 CLIENTS = (b"docker", b"nerdctl", b"ctr", b"podman-remote")
-PASSED_IN = "-e GPURUN_JOB -e GPURUN_GPU_UUIDS"
+PASSED_IN = "-u $(id -u) -e GPURUN_JOB -e GPURUN_GPU_UUIDS"
 # So many are named.
 NAMED = 2
 

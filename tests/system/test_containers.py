@@ -89,10 +89,10 @@ def test_without_the_marker_it_is_a_stranger_and_its_job_is_not_called_paused(do
     job = docker.container(*options)
     assert [found["bytes"] for found in docker.gpu()["foreign"]] == [int(29.3 * 2**30)]
     assert "that counts as a stranger's" in docker.text("ls")
-    assert "-e GPURUN_JOB -e GPURUN_GPU_UUIDS makes it its own" in docker.text("why", "1")
+    assert "-u $(id -u) -e GPURUN_JOB -e GPURUN_GPU_UUIDS makes it its own" in docker.text("why", "1")
     done = docker.world.run("pause", "1")
     assert done.returncode == 1
-    says = "that would go on: only -e GPURUN_JOB -e GPURUN_GPU_UUIDS makes it its own"
+    says = "that would go on: only -u $(id -u) -e GPURUN_JOB -e GPURUN_GPU_UUIDS makes it its own"
     assert "job 1: runs a container (docker, pid " in done.stderr, done.stderr
     assert says in done.stderr
     urgent = docker.start("-p", "urgent", "-m", "45G", "true")
