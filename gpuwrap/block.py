@@ -69,8 +69,8 @@ class gpu:
         if self._call is not None:
             raise GpurunError("this block is entered already: make another")
         self._request = read_request(self._given)
-        self._visible = visible(self._request["gpus"])
         sim, stray = simulated({}), stray_simulation({})
+        self._visible = visible(sim)
         if stray is not None and not self._quiet:
             _say(stray)
         folder = open_folder(sim)

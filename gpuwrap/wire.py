@@ -13,6 +13,8 @@ PROTOCOL = 2
 CHUNK = 60_000
 # Room for the longest message: a chunk and its framing.
 PACKET = 65_536
+# The CUDA_VISIBLE_DEVICES of a step of Slurm that has no GPU; elsewhere labs have it in their profiles.
+NO_DEVICES = "NoDevFiles"
 
 
 def pack(kind: str, /, **values: object) -> bytes:

@@ -18,6 +18,7 @@ from ..outputs import escaped
 from ..policy.words import safe
 from ..turns import turn
 from ..units import GIB, format_size
+from ..wire import NO_DEVICES
 from .bell import Connection
 from .descent import can_give
 from .fields import Refused, Values
@@ -249,6 +250,9 @@ def choose_devices(samples: list[GpuSample], only: str | None, never: str | None
     chosen = samples
     if visible is not None:
         chosen = visible_gpus(samples, visible)
+        if visible == NO_DEVICES:
+            hint = "ask Slurm for some (srun --gres=gpu:1 …); gpurun -g 0 runs what needs none"
+            raise Refused(f"no GPU to be had: this step of Slurm has none (CUDA_VISIBLE_DEVICES={visible})", hint=hint)
         if not chosen:
             raise Refused(f"CUDA_VISIBLE_DEVICES {visible}: no such GPU")
     if only is not None:

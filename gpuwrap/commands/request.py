@@ -5,14 +5,14 @@ The launch path imports this module: units and what else is needed for an option
 
 import os
 
-from ..errors import GpurunError, UsageError
+from ..errors import UsageError
+from ..wire import NO_DEVICES
 from .program import readable
 
 Given = dict[str, str | bool]
 # There as long as NVIDIA's kernel module is loaded; containers that may use it see it too.
 DRIVER = "/proc/driver/nvidia/version"
 
-NO_DEVICES = "NoDevFiles"
 # What a lab's profile sets without meaning any GPU in particular.
 SAYS_NOTHING = ("", "-1", NO_DEVICES)
 
@@ -98,16 +98,15 @@ def read_request(given: Given) -> dict[str, object]:
     return request
 
 
-def visible(gpus: object) -> str | None:
-    """Return the caller's CUDA_VISIBLE_DEVICES if it lists GPUs, None if it says nothing. `gpus`: how many are asked for.
+def visible(sim: str | None) -> str | None:
+    """Return the caller's CUDA_VISIBLE_DEVICES if it lists GPUs, None if it says nothing.
 
-    Raises GpurunError in a step of Slurm without GPUs: there NoDevFiles is Slurm's own word, and no profile's.
+    NoDevFiles in a step of Slurm is Slurm's own word, and no profile's: that lists none. Simulated GPUs are not Slurm's.
     """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if listed == NO_DEVICES and os.environ.get("SLURM_JOB_ID") and gpus != "0":
-        text = f"no GPU to be had: this step of Slurm has none (CUDA_VISIBLE_DEVICES={NO_DEVICES})"
-        raise GpurunError(text, hint="ask Slurm for some (srun --gres=gpu:1 …); gpurun -g 0 runs what needs none")
-    return None if listed in SAYS_NOTHING else listed
+    if listed in SAYS_NOTHING and (listed != NO_DEVICES or sim is not None or not os.environ.get("SLURM_JOB_ID")):
+        return None
+    return listed
 
 
 def _name(name: str) -> str:

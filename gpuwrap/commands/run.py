@@ -120,7 +120,7 @@ class Launch:
         self.job = ""
         self.ignored = 0
         self.all_signals = _signal.valid_signals()
-        self.visible = visible(request["gpus"])
+        self.visible = visible(sim)
         self.mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
         self.key = os.urandom(8).hex()
         self.quiet = "quiet" in given

@@ -137,9 +137,12 @@ def test_an_inherited_choice_limits_and_is_said_once(make_machine: MakeMachine) 
 BLOCK = "import gpuwrap\nwith gpuwrap.gpu():\n    print('granted')"
 
 
-def test_a_step_of_slurm_without_gpus_gets_none(world: World) -> None:
+STEP = {"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_JOB_ID": "77"}
+
+
+def test_a_step_of_slurm_without_gpus_gets_none(make_machine: MakeMachine) -> None:
     """There NoDevFiles is Slurm's own word; in a profile, outside, it says nothing."""
-    step = {"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_JOB_ID": "77"}
+    world, step = make_machine().world, STEP
     says = "no GPU to be had: this step of Slurm has none (CUDA_VISIBLE_DEVICES=NoDevFiles)\n"
     for words in (["true"], ["-d", "true"], ["--dry-run", "true"], ["--array", "1-3", "true"], ["-r", "-m", "1G", "true"]):
         done = world.run(*words, extra=step)
@@ -151,7 +154,16 @@ def test_a_step_of_slurm_without_gpus_gets_none(world: World) -> None:
     assert says in block.stderr
     without = world.run("-g", "0", "sh", "-c", "echo [$CUDA_VISIBLE_DEVICES]", extra=step)
     assert (without.returncode, without.stdout) == (0, "[]\n"), without.stderr
-    assert world.run("set", "-p", "5", "1", extra=step).returncode == 1  # there is no such job: nothing else is wrong
+    assert world.run("set", "-p", "5", "9", extra=step).returncode == 1  # there is no such job: nothing else is wrong
+
+
+def test_what_needs_no_gpu_of_slurm_runs_in_a_step_without(make_world: Callable[..., World]) -> None:
+    """Simulated GPUs, and where jobs shall run without a driver."""
+    without_driver = make_world(None)
+    (without_driver.directory / "settings.toml").write_text('without_gpu = "run"\n')
+    for words, says in ((["--sim", "1x24G"], "0\n"), ([], "\n")):
+        done = without_driver.run(*words, "sh", "-c", "echo $CUDA_VISIBLE_DEVICES", extra=STEP)
+        assert (done.returncode, done.stdout) == (0, says), done.stderr
 
 
 @pytest.mark.parametrize("visible", ["0", "0,1", "7"])
