@@ -8,7 +8,7 @@ The launch path imports this module: it imports nothing itself.
 """
 
 # Raised when a message changes its meaning; an arbiter older than its client leaves, a newer one serves older clients.
-PROTOCOL = 2
+PROTOCOL = 3
 
 CHUNK = 60_000
 # Room for the longest message: a chunk and its framing.
