@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..clocks import wall_at
 from ..host import processes
 from ..lifecycle import IN_LINE, JobState
-from ..model import Job, View
+from ..model import Job, Rule, View
 from ..policy.effects import stuck
 from ..policy.reasons import Teller
 from ..policy.story import Brief, Lister, Storyteller
@@ -158,7 +158,7 @@ class Lines:
         if words is None:
             return f"job {job.id} waits for a GPU"
         rule, text, helps = words
-        if rule in ("held", "stopped"):
+        if rule in ("held", "stopped", "frozen"):
             return f"job {job.id}: {text}"
         if rule == UNWRITTEN:
             return f"job {job.id} waits: {text}{UNAFFECTED}"
@@ -178,8 +178,9 @@ class Lines:
         """Tell why a job waits in whole sentences, and what would help; None before the first plan."""
         plan, view = self._arbiter.deciding.plans.get(job.parent_id), self._arbiter.deciding.views.get(job.parent_id)
         seat = self._arbiter.seats.get(job.id)
-        if self._unwritten() is not None and job.state is JobState.WAITING:
-            return [self.text(job)], []
+        words = self.explain(job)
+        if words is not None and words[0] in (UNWRITTEN, "frozen"):
+            return [self.text(job)], words[2]
         if seat is not None and seat.rests_until_mono is not None:
             seconds = max(1, round(seat.rests_until_mono - time.monotonic()))
             return [f"job {job.id} waits for its next try, in {seconds} s"], []
@@ -267,6 +268,9 @@ class Lines:
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
             return None
+        frozen = frozen_words(job) if reason.rule is Rule.ABSENT else None
+        if frozen is not None:
+            return "frozen", f"{frozen[0]}, keeps its place", frozen[1]
         teller = self._tellers.get((job.parent_id, kind))
         if teller is None or teller[0] is not view:
             teller = self._tellers[job.parent_id, kind] = (view, kind(view, time.monotonic(), wall_at()))

@@ -744,6 +744,23 @@ def test_a_job_that_somebody_else_has_frozen_is_named_and_its_end_says_so(world:
     assert world.job(2)["result"]["text"] == f"time limit of 4s, frozen by others ({unit.name})"
 
 
+def test_one_that_waits_and_is_frozen_is_passed_over_and_named(world: World, unit: Path) -> None:
+    first = world.start("-g", "2", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "job 1 to run")
+    client = world.start("-g", "2", "true", preexec_fn=become(None, unit))
+    wait_until(lambda: world.state(2) == "waiting", "job 2 to wait")
+    (unit / "cgroup.freeze").write_text("1")
+    wait_until(lambda: frozen(unit), "the unit to stand still")
+    first.kill()
+    says = f"frozen by others ({unit.name}), keeps its place"
+    wait_until(lambda: world.run("ls").stdout.rstrip().endswith(says), "it to be seen to take no offer")
+    assert world.run("why", "2").stdout.startswith(f"job 2: {says}.\n")
+    assert f"systemctl thaw {unit.name} lets it go on" in world.run("why", "2").stdout
+    assert world.run("-n", "true").returncode == 0
+    (unit / "cgroup.freeze").write_text("0")
+    assert client.wait(30) == 0
+
+
 def test_a_job_that_we_have_frozen_is_not_frozen_by_others(stage: Stage) -> None:
     """Neither it nor one inside it."""
     stage.world.start("sh", "-c", f"{stage.world.command} -- sleep 600; true", start_new_session=True)
