@@ -227,7 +227,9 @@ class _Pass:
             kept = [room for room in self.rooms if room.gpu.uuid in self.kept]
             slips = slips or any(self._kept_shape is not None and room.bars(shape, self._kept_shape) for room in kept)
             rooms = [room for room in self.rooms if room not in kept or (slips and room.gpu.uuid not in self._freed)]
-            return [room for room in rooms if room.fits(shape)]
+            rooms = [room for room in rooms if room.fits(shape)]
+            held = [room for room in rooms if any(holder.job_id in shape.own for holder in room.holders)]
+            return held if len(held) >= shape.gpus else rooms  # what it started computes there, too
         if not slips and not self._promising(shape):
             return []
         rooms = [room for room in self._open if room.fits(shape)]

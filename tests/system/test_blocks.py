@@ -235,6 +235,25 @@ def test_what_an_earlier_block_left_does_not_end_a_process_that_is_in_another(wo
     assert child.wait(30) == -signal.SIGTERM  # a second later
 
 
+def test_the_next_block_is_where_the_workers_of_the_first_still_are(world: World) -> None:
+    """Their parent has not initialised CUDA, and could be given any GPU: they would compute where they are."""
+    body = """
+import subprocess
+work = "import os, sys; open(f'{sys.argv[1]}/1/{os.getpid()}', 'w').write('524288000'); print(); sys.stdin.read()"
+workers = []
+def do():
+    if not workers:
+        words = [sys.executable, "-c", work, os.environ["GPURUN_SIM_DIR"]]
+        workers.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        workers[0].stdout.readline()
+block(0, device="1", do=do)
+block(0, do=do)
+block(0, memory="6G", do=do)
+workers[0].communicate()
+"""
+    assert said(world, body) == ["1", "1", "1"]
+
+
 def test_a_process_that_holds_nothing_may_be_given_any_gpu(world: World) -> None:
     assert said(world, "block(0)\nblock(0, device='1')\nblock(0, gpus=2)") == ["0", "1", "0 1"]
 

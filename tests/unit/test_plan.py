@@ -73,6 +73,15 @@ def test_who_goes_on_with_what_it_holds_waits_for_all_others() -> None:
     assert made((stranger,), left_by(1, 0), waiting(3), own=own).reasons[3].rule is Rule.FOREIGN
 
 
+def test_who_holds_as_many_gpus_as_it_asks_for_is_granted_those() -> None:
+    cards = gpu(0), held_by(1, 1), gpu(2)
+    own = {3: frozenset({1})}
+    assert started(made(cards, left_by(1, 1), waiting(3), own=own)) == {3: (1,)}
+    assert started(made(cards, left_by(1, 1), waiting(3, m=4), own=own)) == {3: (1,)}
+    beside = running(2, share(1, 20 * GIB, whole=False), m=20)
+    assert started(made(cards, left_by(1, 1), beside, waiting(3), own=own)) == {3: (0,)}
+
+
 def test_one_job_on_a_gpu_are_the_own_process_and_its_next_block() -> None:
     own = {3: frozenset({1})}
     assert started(made((held_by(1),), left_by(1, 0), waiting(3, m=4), own=own, bounds=Bounds(jobs_per_gpu=1))) == {3: (0,)}
