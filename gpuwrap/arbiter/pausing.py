@@ -320,8 +320,8 @@ class Pausing:
 
         for each in forgotten.find(arbiter.folder, arbiter.sim_root, is_paused, is_known):
             each.let_go()
-            if each.group is not None and each.job_id not in arbiter.store.live:
-                self._traces.adopt_group(each.job_id, each.group)
+            if each.group is not None:
+                self._traces.adopt_group(each.group)
 
     def undone(self) -> None:
         """A batch was not committed: who was stopped in it goes on, and nothing is believed to be as it was."""

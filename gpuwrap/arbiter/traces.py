@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .loop import Arbiter
 
 _MARK = "pausing-"
+# No job has such a number.
+_NO_JOBS_NUMBER = 10**15
 
 Stopped = dict[int, int]
 """Start times by pid."""
@@ -94,10 +96,13 @@ class Traces:
         self._groups[job.id] = group.folder
         self._arbiter.store.set(_group_key(job.id), group.folder)
 
-    def adopt_group(self, job_id: int, group: Group) -> None:
-        """Take over the group of a job that no row knows: it is removed once it is empty."""
-        self._groups.setdefault(job_id, group.folder)
-        self.abandon_group(job_id)
+    def adopt_group(self, group: Group) -> None:
+        """Take over a group whose job no row knows (another may have its number by now): it is removed once it is empty."""
+        if group.folder in self._groups.values():
+            return
+        number = _NO_JOBS_NUMBER + (group.inode() or 0)
+        self._groups[number] = group.folder
+        self.abandon_group(number)
 
     def abandon_group(self, job_id: int) -> None:
         """The job has ended: its group is removed once it is empty."""

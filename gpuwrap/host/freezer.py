@@ -120,6 +120,13 @@ class Group:
             return None
         return cls(folder) if os.path.basename(folder) == name else cls(os.path.join(folder, name))
 
+    def inode(self) -> int | None:
+        """Return what no other group of the machine has, None if it has gone."""
+        try:
+            return os.stat(self.folder).st_ino
+        except OSError:
+            return None
+
     def exists(self) -> bool:
         """Whether it has been made."""
         return os.path.isdir(self.folder)
