@@ -83,6 +83,13 @@ def free_all(folder: Folder, sim_root: str | None) -> None:
         each.let_go()
 
 
+def groups_of_world(folder: Folder) -> dict[str, int]:
+    """Return the folders of all groups of a world in which something lives, and whose they are."""
+    world = world_key(folder.fd)
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return {path: job_id for pid in pids for path, job_id in _groups_around(pid, world)}
+
+
 def _groups_around(pid: int, world: str) -> Iterator[tuple[str, int]]:
     if f"/gpurun-{world}-".encode() not in processes.groups_of(pid):
         return

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..host import processes
 from ..host.census import Census
+from ..host.freezer import Group
 from ..lifecycle import STARTED, Event, JobState
 from ..model import GiveWay, Job, Yielding
 from ..units import PRIORITY_STEP, PRIORITY_WORDS, format_duration
@@ -320,8 +321,10 @@ class Pausing:
 
         for each in forgotten.find(arbiter.folder, arbiter.sim_root, is_paused, is_known):
             each.let_go()
-            if each.group is not None:
-                self._traces.adopt_group(each.group)
+        for path, job_id in forgotten.groups_of_world(arbiter.folder).items():
+            job, group = arbiter.store.live.get(job_id), Group(path)
+            if job is None or not (self._traces.has_group(job_id) or group.holds(job.identity.pid)):
+                self._traces.adopt_group(group)
 
     def undone(self) -> None:
         """A batch was not committed: who was stopped in it goes on, and nothing is believed to be as it was."""

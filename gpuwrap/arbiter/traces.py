@@ -98,7 +98,7 @@ class Traces:
 
     def adopt_group(self, group: Group) -> None:
         """Take over a group whose job no row knows (another may have its number by now): it is removed once it is empty."""
-        if group.folder in self._groups.values():
+        if group.folder in {*self._groups.values(), *(each.folder for each in self._empty.values())}:
             return
         number = _NO_JOBS_NUMBER + (group.inode() or 0)
         self._groups[number] = group.folder

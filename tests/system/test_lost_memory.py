@@ -110,7 +110,10 @@ def giving_way(stage: Stage) -> Iterator[Stage]:
     yield stage
     stage.open_all()
     nobody_left_standing([line.pid for line in stage.beats.lines(what="start")])
-    no_group_left(stage.world)
+    try:
+        no_group_left(stage.world)
+    except AssertionError as failure:
+        raise AssertionError(f"{failure}\n{stage.said()}") from None
 
 
 def kill(world: World, *pids: int | None) -> None:
