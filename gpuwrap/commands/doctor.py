@@ -158,7 +158,7 @@ def _state(sim: str | None) -> Iterator[Finding]:
     try:
         folder = paths.open_folder(sim, create=True)
     except GpurunError as err:
-        yield Finding("bad", "state", err.text, err.hint or "set GPURUN_DIR to a private folder on a local disk")
+        yield Finding("bad", "state", err.text, err.hint or paths.ELSEWHERE)
         return
     assert folder is not None
     kind = paths.filesystem_of(folder.path)

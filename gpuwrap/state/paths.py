@@ -21,6 +21,7 @@ LOCAL_FILESYSTEMS = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "tmpfs", "ramfs", "overlay")
 )
 FALLBACK_ROOT = "/var/tmp"
+ELSEWHERE = "set GPURUN_DIR to a private folder on a local disk"
 
 DATABASE = "state.db"
 BELL = "bell"
@@ -88,7 +89,7 @@ def open_folder(sim: str | None, *, create: bool = True) -> Folder | None:
     if home is not None and _may_hold_state(home, path):  # whatever others have put below /var/tmp
         return _make(path, home) if create else None
     if fault is not None:
-        raise StateFolderError(private, fault)
+        raise StateFolderError(private, fault, hint=ELSEWHERE)
     return _make(f"{private}/{world}", FALLBACK_ROOT) if create else None
 
 
@@ -105,7 +106,7 @@ def home_of_user() -> str | None:
 def _open(path: str) -> Folder | None:
     outer = os.path.dirname(path)
     if _is_exchangeable(outer, (0, os.geteuid())):
-        raise StateFolderError(outer, "is another user's, and open to all")
+        raise StateFolderError(outer, "is another user's, and open to all", hint=ELSEWHERE)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -115,7 +116,7 @@ def _open(path: str) -> Folder | None:
     facts = os.fstat(fd)
     if facts.st_uid != os.geteuid():
         os.close(fd)
-        raise StateFolderError(path, f"belongs to uid {facts.st_uid}")
+        raise StateFolderError(path, f"belongs to uid {facts.st_uid}", hint=ELSEWHERE)
     if stat.S_IMODE(facts.st_mode) & 0o077:
         os.close(fd)
         raise StateFolderError(path, "others may enter it", hint=f"chmod 700 {path}")
@@ -126,7 +127,7 @@ def _make(path: str, root: str) -> Folder:
     """Create the folder and what leads to it from `root` on; the filesystem is judged first."""
     kind = filesystem_of(root)
     if kind not in LOCAL_FILESYSTEMS:
-        raise StateFolderError(root, f"{kind} is no local filesystem", hint="set GPURUN_DIR to a folder on a local disk")
+        raise StateFolderError(root, f"{kind} is no local filesystem", hint=ELSEWHERE)
     try:
         if root == FALLBACK_ROOT:
             _refuse_private_root()
@@ -148,7 +149,7 @@ def _make(path: str, root: str) -> Folder:
 def _refuse_private_root() -> None:
     """Refuse a root that systemd has made for one unit (PrivateTmp=): a queue in there would be that unit's alone."""
     if "/systemd-private-" in _mount_of(FALLBACK_ROOT)[1]:
-        hint = "set GPURUN_DIR to a folder on a local disk, the same for all of your shells and units"
+        hint = f"{ELSEWHERE}, the same for all of your shells and units"
         raise StateFolderError(FALLBACK_ROOT, "is this unit's own (PrivateTmp=): nobody else would see the queue", hint=hint)
 
 
@@ -162,7 +163,7 @@ def _make_private(path: str) -> None:
             pass
     fault = _fault_of_private(path)
     if fault is not None:
-        raise StateFolderError(path, fault)
+        raise StateFolderError(path, fault, hint=ELSEWHERE)
 
 
 def _fault_of_private(path: str) -> str | None:

@@ -68,8 +68,9 @@ def test_what_another_may_have_made_first_is_never_accepted_and_nothing_is_left_
     prepared(root)  # type: ignore[operator]
     before = everything(root)
     for create in (True, True, False):
-        with pytest.raises(StateFolderError, match="not a private folder of ours"):
+        with pytest.raises(StateFolderError, match="not a private folder of ours") as refused:
             opened(create=create)
+        assert refused.value.hint == "set GPURUN_DIR to a private folder on a local disk"
         assert everything(root) == before
     inner = ours(root) / paths.world_name(None)
     inner.mkdir(0o700)  # as an earlier gpurun has left it
