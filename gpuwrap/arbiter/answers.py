@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .loop import Arbiter
 
 
-
 # What stubs of former versions still say, and nobody needs to hear.
 FORMER = ("ok",)
 
@@ -152,7 +151,7 @@ class Answers:
             elif lost is Lost.REFUSE:
                 self.refuse(connection, err)
         if self._arbiter.deciding.look is not None:
-            self.rehearsals.planned()
+            self.planned()
 
     def _answer_again(self, connection: Connection, kind: str, values: Values) -> None:
         """Answer what wrote nothing: only its answer was lost, with those of others. It waits for no look."""
@@ -278,12 +277,19 @@ class Answers:
         self._asked.pop()
         self._arbiter.deciding.begin_look()
 
+    def _wait_on(self, waiting: list[tuple[Connection, str, Values]]) -> None:
+        """Put off once more those whose turn had not come when the one before failed."""
+        if waiting:
+            self._put_off += waiting
+            self._arbiter.timers.after(0.0, self._arbiter.deciding.begin_look)
+
     def machine_known(self) -> None:
         """A look is over: handle what waited for it, and judge requests made before the machine was known."""
         if self._put_off or self._put_off_since:
             waiting, self._put_off = self._put_off, []
-            for connection, kind, values in waiting:
-                self._handle(connection, kind, values)
+            self._arbiter.if_lost(lambda: self._wait_on(waiting))
+            while waiting:
+                self._handle(*waiting.pop(0))
             still = {connection for connection, _, _ in self._put_off}
             self._put_off_since = {each: since for each, since in self._put_off_since.items() if each in still}
         look = self._arbiter.deciding.look
@@ -375,7 +381,7 @@ class Answers:
     # --- after each plan ----------------------------------------------------------------------------------------
 
     def planned(self) -> None:
-        """A plan was made: answer what waited for one."""
+        """A plan was made, or lost: answer what waited for one."""
         self.verbs.planned()
         self.rehearsals.planned()
 

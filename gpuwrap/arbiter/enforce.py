@@ -282,6 +282,7 @@ class Enforcer:
         changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
         job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
         self._arbiter.afterwards(lambda: _log_end(job, result))
+        self._arbiter.afterwards(lambda: self._arbiter.scarcity.forget(job))
         self._arbiter.shutdown.ended(job)
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:

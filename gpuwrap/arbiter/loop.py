@@ -209,7 +209,9 @@ class Arbiter:
     def _not_committed(self, err: StoreError | Poisoned) -> None:
         """The batch did not happen: all is as before it, who asked in it hears so, and the rest is tried again soon."""
         err = explained(self.folder, err) if isinstance(err, StoreError) else err
-        log("store", err.text)
+        is_news = self.unwritten is None or self.unwritten.text != err.text
+        if is_news:  # or a disk that stays full would be filled by saying so
+            log("store", err.text)
         if isinstance(err, StoreError):
             self.mending.doubt(err)
         self.bell.discard()
@@ -218,10 +220,10 @@ class Arbiter:
         self._afterwards.clear()
         self._resume_from_store()
         if isinstance(err, StoreError):
-            known, self.unwritten, self._lost_mono = self.unwritten, err, time.monotonic()
+            self.unwritten, self._lost_mono = err, time.monotonic()
             self.answers.refuse_all(err)
             self.answers.birth.refuse_all(err)
-            self.lines.batch_lost(news=known is None or known.text != err.text)
+            self.lines.batch_lost(news=is_news)
         else:
             self.answers.refuse_poisoned(err)
         self.bell.flush()

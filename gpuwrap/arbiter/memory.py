@@ -47,9 +47,10 @@ class Memory:
                 if job_id not in self._over:
                     self._warn(job, over[job_id], most)
         self._over = over
+        self._arbiter.if_lost(self.judge_again)
 
     def judge_again(self) -> None:
-        """The setting `over_memory` has changed: it holds for those, too, that use too much already."""
+        """Who uses too much already is judged anew: the setting `over_memory` has changed, or what was done was undone."""
         self._over = {}
 
     def words(self, job: Job) -> str | None:

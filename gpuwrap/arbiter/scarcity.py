@@ -28,8 +28,8 @@ class Scarcity:
             self._before[job.id] = folder, count
 
     def judge(self, job: Job, result: Result) -> Result:
-        """Return how a job ended that seems to have ended so, and forget it."""
-        folder, before = self._before.pop(job.id, ("", 0))
+        """Return how a job ended that seems to have ended so."""
+        folder, before = self._before.get(job.id, ("", 0))
         if result.kind is not ResultKind.SIGNAL or result.signal != signal.SIGKILL or result.text is not None:
             return result
         if (hostmemory.kills(folder) or 0) <= before:
@@ -37,3 +37,7 @@ class Scarcity:
         limit = hostmemory.limit_of(folder)
         by = f"the limit of {limit[1]} is {format_size(limit[0])}" if limit is not None else "the machine's was used up"
         return Result(result.kind, signal=result.signal, text=f"out of memory: {by}")
+
+    def forget(self, job: Job) -> None:
+        """Its end is written down."""
+        self._before.pop(job.id, None)

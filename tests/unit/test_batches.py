@@ -1,5 +1,6 @@
 """What a batch leaves behind in the arbiter itself: where it noted the end of a job, and where it could not be committed."""
 
+import errno
 import os
 import select
 import signal
@@ -26,7 +27,7 @@ from gpuwrap.host import processes
 from gpuwrap.host.devices import Look
 from gpuwrap.host.simulated import SimulatedDevices
 from gpuwrap.lifecycle import Event, JobState
-from gpuwrap.model import Job, Request, Share
+from gpuwrap.model import GiveWay, Job, Request, Share
 from gpuwrap.state.paths import Folder
 from gpuwrap.state.settings import read_settings
 from gpuwrap.state.store import Store
@@ -500,6 +501,81 @@ def test_what_did_not_fail_for_a_while_is_taken_to_have_room_again(
     other.heard()
     other.ask("explain", jobs=in_line, plain=True)
     assert f"{in_line}\tbusy\ta GPU, 1st in line: job 1" in other.heard()[0][1]["text"]
+
+
+def test_a_priority_that_was_changed_is_echoed_although_no_plan_can_be_written_down(
+    arbiter: Arbiter, driver: SlowDevices, other: Client, in_line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may stay full for hours; what a plan would have done is left out."""
+    driver.takes_long = True
+    other.ask("renice", jobs=in_line, priority=5)
+    driver.takes_long = False
+    with full_disk(arbiter, monkeypatch):
+        wake(arbiter)
+        ((kind, values),) = other.heard()
+    assert (kind, "priority 0 \\u2192 5, 1st of 1" in values["text"]) == ("done", True)
+    five_good_wakes(arbiter)
+    assert other.heard() == []
+
+
+def no_descriptor(*_given: object) -> Job:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def a_mistake(*_given: object) -> Job:
+    raise AssertionError("a mistake of ours")
+
+
+@pytest.mark.parametrize("fails", [no_descriptor, a_mistake])
+def test_who_waited_for_the_same_look_is_answered_although_the_request_before_failed(
+    arbiter: Arbiter, driver: SlowDevices, client: Client, other: Client, monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[..., Job],
+) -> None:
+    driver.takes_long = True
+    client.ask("register", key="a")
+    other.ask("register", key="b")
+    driver.takes_long = False
+    with monkeypatch.context() as once:
+        once.setattr(arbiter.answers.admission, "read_job", fails)
+        wake(arbiter)
+    assert client.kinds() == ["refused"]
+    five_good_wakes(arbiter)
+    assert other.kinds()[0] == "job"
+
+
+def test_who_uses_too_much_is_ended_although_the_batch_in_which_that_was_seen_was_lost(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(arbiter.settings.values, "over_memory", "evict")
+    request = Request(memory_bytes=GIB, give_way=GiveWay.REQUEUE)
+    job, _pidfd = started(arbiter, leader, request=request, stub=True)
+    with arbiter.store.batch():
+        arbiter.store.change(job, shares=(Share("GPU-sim-1-0", 0, GIB, False),))
+
+    def look() -> None:
+        arbiter.memory.note({job.id: {"GPU-sim-1-0": 2 * GIB}})
+
+    with monkeypatch.context() as twice:
+        twice.setattr(arbiter.tuning, "check", look)
+        with full_disk(arbiter, monkeypatch):
+            arbiter.step([])
+        assert arbiter.store.live[job.id].state is JobState.RUNNING
+        arbiter.step([])
+    assert (arbiter.store.live[job.id].state, arbiter.store.live[job.id].requeue) == (JobState.STOPPING, True)
+
+
+def test_that_the_disk_is_full_is_logged_once(
+    arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is tried again five times a second, and the log may lie on a disk that has room."""
+    with full_disk(arbiter, monkeypatch):
+        arbiter.step([])
+        arbiter.step([])
+    arbiter.step([])
+    with full_disk(arbiter, monkeypatch, "input/output error"):
+        arbiter.step([])
+    causes = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert causes == ["the disk is full", "input/output error"]
 
 
 # A pause is over once that is written down

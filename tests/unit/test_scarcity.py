@@ -27,9 +27,10 @@ def test_a_job_that_was_killed_when_memory_ran_out_says_so_and_which_limit_it_wa
     scarcity.watch(running(1))
     (group / "memory.events").write_text(EVENTS.format(3))
     (group / "memory.max").write_text("157286400\n")
-    assert scarcity.judge(running(1), KILLED) == Result(
-        ResultKind.SIGNAL, signal=9, text="out of memory: the limit of run-u7.service is 150M"
-    )
+    told = Result(ResultKind.SIGNAL, signal=9, text="out of memory: the limit of run-u7.service is 150M")
+    assert scarcity.judge(running(1), KILLED) == told
+    assert scarcity.judge(running(1), KILLED) == told, "the first could not be written down"
+    scarcity.forget(running(1))
     assert scarcity.judge(running(1), KILLED) == KILLED
 
 
