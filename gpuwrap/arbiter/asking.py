@@ -42,7 +42,10 @@ class Ask:
     by_stub: bool
     root: int
     """The pid of the program."""
+    steps: Steps
     until_mono: float
+    place: int = -1
+    """Where in the list: its signal was sent last."""
     number: int = 0
     late_mono: float = 0.0
     is_last: bool = False
@@ -58,32 +61,29 @@ class Asking:
     def begin(self, job: Job, steps: Steps, *, by_stub: bool = False) -> float:
         """Ask a job to end, in place of how it was asked before; returns after how many seconds KILL is due."""
         seconds = sum(delay for _number, delay in steps)
-        root = next(iter(processes.children(job.identity.pid)), 0) if job.stub else job.identity.pid
-        ask = Ask(job.id, job.attempt, by_stub, root, time.monotonic() + seconds)
+        first_below = (stat.pid for stat in processes.descendants([job.identity.pid]))
+        root = next(first_below, 0) if job.stub else job.identity.pid
+        ask = Ask(job.id, job.attempt, by_stub, root, steps, time.monotonic() + seconds)
         self._arbiter.seats[job.id].ask = ask
-        after = 0.0
-        for place, (number, delay) in enumerate(steps, 1):
-            step = partial(self._step, ask, number, delay, is_last=place == len(steps))
-            if after:
-                self._arbiter.timers.after(after, step)
-            else:
-                step()
-            after += delay
+        self._step(ask, 0)
         return seconds
 
-    def _step(self, ask: Ask, number: int, delay: float, *, is_last: bool) -> None:
-        """Send one signal, and see later who else must have it."""
+    def _step(self, ask: Ask, place: int) -> None:
+        """Send one signal, and see later who else must have it; nothing if it was sent early."""
         job = self._current(ask)
-        if job is None:
+        if job is None or place <= ask.place:
             return
-        ask.number, ask.is_last, ask.asked = number, is_last, {}
+        number, delay = ask.steps[place]
+        ask.place, ask.number, ask.is_last, ask.asked = place, number, place + 1 == len(ask.steps), {}
+        if not ask.is_last:
+            self._arbiter.timers.after(delay, partial(self._step, ask, place + 1))
         ask.late_mono = time.monotonic() + delay * LATE_PART
         program = self._read(job, ask.root)
         if program is not None:
             ask.asked[program.pid] = Asked(program, program)
-        if job.state is JobState.ENDED:
+        elif ask.root:
             self.leader_ended(job)
-        elif not ask.by_stub:
+        if not ask.by_stub and (program is not None or not ask.root):
             self._arbiter.killing.send(job, number)
         if asks_everybody(job.signals):
             below = [self._read(job, stat.pid) for stat in processes.descendants([ask.root])]
@@ -122,7 +122,10 @@ class Asking:
             ask.late_mono = min(ask.late_mono, now + seconds * LEFT_LATE_PART)
         ended = job.state is JobState.ENDED or not job.stub
         left = list(seat.kin) if ended else [stat.pid for stat in self._arbiter.reruns.tree(job)]
-        self._ask(job.changed(state=JobState.ENDED), ask, round.left_behind(ask.root, left))
+        found = round.left_behind(ask.root, left)
+        if found is None and not round.caught_it(ask.root):
+            self._step(ask, ask.place + 1)
+        self._ask(job.changed(state=JobState.ENDED), ask, found or ())
         return seconds
 
     def _ask(self, job: Job, ask: Ask, found: Iterable[Standing]) -> None:

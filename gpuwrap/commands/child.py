@@ -74,21 +74,19 @@ class Child:
         return not (_mask(status, b"SigIgn") | _mask(status, b"SigCgt") | _mask(status, b"SigBlk")) & bit
 
     def is_below_us(self, pid: int) -> bool:
-        """Whether a process is a descendant of ours: what it sent to the whole group the child has as well."""
+        """Whether a process is we or a descendant of ours: what it sent to the whole group the child has as well."""
         ours = os.getpid()
         for _ in range(100):
-            if pid == self.pid:
+            if pid in (ours, self.pid):
                 return True
+            if pid <= 1:
+                return False
             try:
                 with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
                     line = file.read(4096)
             except OSError:
                 return False
             pid = int(line[line.rindex(b")") + 2 :].split()[1])
-            if pid == ours:
-                return True
-            if pid <= 1:
-                return False
         return False
 
     def sweep(self) -> None:

@@ -198,8 +198,8 @@ class Stub(Launch):
                 self.child.signal(number)
             if self.child.held:
                 self._got_while_held(number)
-        elif info.si_pid != os.getpid() and not self.child.is_below_us(info.si_pid):
-            self._note_request(number)
+        elif info.si_pid == self.hearing.arbiter_pid or not self.child.is_below_us(info.si_pid):
+            self._note_request(number)  # an arbiter that we summoned may be below us, but no part of the program
             if not self.child.has(number):
                 self.child.signal(number)
             if self.child.held and number in ASK_TO_END:

@@ -5,8 +5,11 @@
    trap before the command in its foreground has ended, and who ignores the signal passes it to nobody: their children are
    asked soon. Who can have passed it on has perhaps done so, and nobody is to be asked twice while he saves: the children
    of such a one are asked when most of the delay is over.
-3. Asked are those that catch the signal. Those that would die of it (a tee, a shell in between) are asked if nobody there
-   catches it, and no other signal follows.
+3. Asked are those that catch the signal. Those that would die of it serve them (a tee, a shell in between), or are to finish
+   what they do before the trap runs: they are asked if nobody there catches it, no other signal follows, and most of the
+   delay is over.
+4. What outlives its leader is asked alike, from the topmost down: those that would die of it are not waited for by anybody
+   then, and are asked at once if nobody there catches it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -83,21 +86,25 @@ class Round:
         now = self._still(pid)
         heirs = self._heirs(self.asked[pid], now) if now is not None else []
         found, is_busy = self._search(heirs)
-        if found or is_busy or not self.is_last:
+        if found or is_busy or not (self.is_last and self.late):
             return found
         return [heir for heir in heirs if not heir.does_ignore(self.number)]
 
-    def left_behind(self, leader: int, left: Iterable[int]) -> list[Standing]:
-        """Return who is to be asked now of those that outlived their leader.
+    def left_behind(self, leader: int, left: Iterable[int]) -> list[Standing] | None:
+        """Return who is to be asked now of those that outlived their leader; None if this signal is nothing to anybody there.
 
-        Who would have died of the signal was not asked yet. Who catches it may have been, by the trap of a shell in whose
-        background he was: other programs wait for those whom they asked.
+        Who catches it may have been asked, by the trap of a shell in whose background he was: other programs wait for those
+        whom they asked.
         """
-        ran_trap = self.caught_it(leader) and self.asked[leader].first.is_shell
-        found = [each for pid in left if not self.is_there(pid) and (each := self.read(pid)) is not None]
-        if not ran_trap or self.late:
+        there = [each for pid in left if (each := self.read(pid)) is not None]
+        lower = {child for each in there for child in each.children}
+        found, is_busy = self._search(each for each in there if each.pid not in lower)
+        if self.caught_it(leader) and self.asked[leader].first.is_shell and not self.late:
+            is_busy = is_busy or any(each.ignores_interrupts() for each in found)
+            found = [each for each in found if not each.ignores_interrupts()]
+        if found or is_busy:
             return found
-        return [each for each in found if not (each.does_catch(self.number) and each.ignores_interrupts())]
+        return [each for each in there if not each.does_ignore(self.number)] if self.is_last else None
 
     def caught_it(self, pid: int) -> bool:
         """Whether one that was asked could do something about it."""

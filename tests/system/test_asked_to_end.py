@@ -3,11 +3,14 @@
 `kill`, a time limit and an eviction ask alike, with a stub in between or without.
 """
 
+import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from waiting import wait_until
 from world import World
@@ -49,6 +52,7 @@ import signal, subprocess, sys, time
 workers = [subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2], "0"]) for _ in range(2)]
 def save(number, frame):
     time.sleep(float(sys.argv[3]))
+    print("a line of output", flush=True)
     print("saved", file=open(sys.argv[2], "a"))
     for worker in workers:
         worker.kill()
@@ -156,6 +160,59 @@ def test_a_script_without_a_trap_for_it_dies_and_the_training_is_asked_at_once(
     assert job.wait(20) == -signal.SIGTERM
     wait_until(lambda: script.lines()[-1] == "saved", "it to save", 5)
     assert script.lines() == ["ready", "asked", "saved"]
+
+
+@FORMS
+def test_below_a_script_without_a_trap_what_serves_the_training_is_asked_after_it(
+    script: Script, form: tuple[str, ...]
+) -> None:
+    """Its workers stay until it has saved, and so does the tee that it writes to."""
+    save = f"{shlex.join([sys.executable, '-c', WITH_WORKERS, TRAIN, str(script.log), '3'])} | tee {script.folder}/told"
+    job = script.start(*form, script.write(f"{save}\nexit $?"), ready=2)
+    assert script.world.run("kill", "1").returncode == 0
+    job.wait(20)
+    wait_until(lambda: "saved" in script.lines(), "it to save", 6)
+    assert script.lines() == ["ready", "ready", "saved"]
+    assert (script.folder / "told").read_text() == "a line of output\n"
+
+
+@FORMS
+def test_a_signal_that_it_does_not_know_ends_no_training_if_another_follows(script: Script, form: tuple[str, ...]) -> None:
+    """The script dies of the first, which is nothing to the training: the next comes at once."""
+    job = script.start(*form, "-t", "2s", "--signal", "USR1:20,TERM:10", script.write(f"{script.train(1)}\nexit $?"))
+    job.wait(20)
+    wait_until(lambda: "saved" in script.lines(), "it to save", 6)
+    assert script.lines() == ["ready", "asked", "saved"]
+
+
+@FORMS
+def test_a_step_of_a_loop_that_its_trap_ends_may_be_finished(script: Script, form: tuple[str, ...]) -> None:
+    step = f"{sys.executable} -c 'import time; time.sleep(4)' && echo step >> {script.log}"
+    loop = f"trap 'stop=1' TERM\necho ready >> {script.log}\nwhile [ -z \"$stop\" ]; do {step}; done"
+    job = script.start(*form, script.write(f"{loop}\necho saved >> {script.log}"))
+    assert script.world.run("kill", "1").returncode == 0
+    assert job.wait(20) == 0
+    assert script.lines() == ["ready", "step", "saved"]
+
+
+def test_behind_a_stub_that_adopted_an_arbiter_the_program_is_found(script: Script) -> None:
+    """A stub that waits to run again summons an arbiter, and adopts it, before it starts the program anew."""
+    words = [sys.executable, "-c", WITH_WORKERS, TRAIN, str(script.log), "4"]
+    gate = script.world.start("-g", "all", "-p", "5", "cat", stdin=subprocess.PIPE)
+    wait_until(lambda: script.world.state(1) == "running", "the GPUs to be taken")
+    fails = f"test -e {script.folder}/again || {{ touch {script.folder}/again; exit 75; }}; exec \"$@\""
+    job = script.world.start("-r", "-p", "9", "sh", "-c", fails, "sh", *words)
+    gate.stdin.close()
+    wait_until(lambda: script.world.job(2)["attempt"] == 2, "it to fail once")
+    for pid in (script.world.keeper_pid(), script.world.arbiter_pid()):
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: script.lines().count("ready") == 2, "it to run again")
+    arbiter = script.world.arbiter_pid()
+    assert psutil.Process(arbiter).ppid() == job.pid, "it was adopted"
+    assert script.world.run("kill", "2").returncode == 0
+    assert job.wait(20) == 3
+    assert script.lines() == ["ready", "ready", "saved"]
 
 
 FORWARDING = {

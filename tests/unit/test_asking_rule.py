@@ -81,28 +81,50 @@ def test_step_by_step_below_a_shell_below_a_shell() -> None:
     assert pids(round_of(*there, asked=there[1:]).below(1)) == []
 
 
-def test_what_would_die_of_it_is_asked_only_if_nobody_catches_it_and_no_other_signal_follows() -> None:
+def test_what_would_die_of_it_is_asked_late_if_nobody_catches_it_and_no_other_signal_follows() -> None:
     tee, inner = process(3, catches=0), shell(4, 5, catches=0)
     for catching in (process(2), process(5)):
         there = (shell(1, *({2, 3} if catching.pid == 2 else {3, 4})), tee, inner, catching)
         assert pids(round_of(*there).below(1)) == [catching.pid]
         assert pids(round_of(*there, asked=(catching,)).below(1)) == [], "it is saving, and the others serve it"
     there = (shell(1, 3, 4), tee, inner, process(5, catches=0))
-    assert round_of(*there, is_last=False).below(1) == []
-    assert pids(round_of(*there).below(1)) == [3, 4]
+    assert round_of(*there, is_last=False, late=True).below(1) == []
+    assert round_of(*there).below(1) == [], "a step of a loop that ends after it"
+    assert pids(round_of(*there, late=True).below(1)) == [3, 4]
+
+
+def left(leader: Standing, *there: Standing, asked: tuple[Standing, ...] = (), **facts: bool) -> list[int] | None:
+    """Who is asked of those that outlived the leader."""
+    found = round_of(leader, *there, asked=asked, **facts).left_behind(leader.pid, [each.pid for each in there])
+    return None if found is None else pids(found)
 
 
 def test_what_a_leader_left_behind_is_asked_at_once_unless_its_trap_can_have_asked_it() -> None:
-    left = (process(2), process(3, catches=0))
-    for late in (False, True):
-        assert pids(round_of(shell(1, catches=0), *left, late=late).left_behind(1, [2, 3])) == [2, 3]
-    assert pids(round_of(process(1), *left).left_behind(1, [2, 3])) == [2, 3]
-    assert pids(round_of(shell(1), *left).left_behind(1, [2, 3])) == [2, 3]
-    left = (process(2, ignores=BOTH_INTERRUPTS), process(3, catches=0, ignores=BOTH_INTERRUPTS))
-    assert pids(round_of(process(1), *left).left_behind(1, [2, 3])) == [2, 3]
-    assert pids(round_of(shell(1), *left).left_behind(1, [2, 3])) == [3]
-    assert pids(round_of(shell(1), *left, late=True).left_behind(1, [2, 3])) == [2, 3]
-    assert pids(round_of(shell(1), *left, asked=left[:1], late=True).left_behind(1, [2, 3])) == [3]
+    there = (process(2), process(3, catches=0))
+    for leader in (shell(1, catches=0), process(1), shell(1)):
+        for late in (False, True):
+            assert left(leader, *there, late=late) == [2]
+            assert left(leader, there[1], late=late) == [3]
+    there = (process(2, ignores=BOTH_INTERRUPTS), process(3, catches=0, ignores=BOTH_INTERRUPTS))
+    assert left(process(1), *there) == [2]
+    assert left(shell(1), *there) == []
+    assert left(shell(1), there[1]) == [3]
+    assert left(shell(1), *there, late=True) == [2]
+    assert left(shell(1), *there, asked=there[:1], late=True) == [], "it is saving, and the other serves it"
+
+
+def test_of_what_a_leader_left_behind_a_program_that_saves_by_itself_keeps_its_workers() -> None:
+    there = (process(2, 3, 4), process(3), process(4, catches=0))
+    assert left(shell(1, catches=0), *there) == [2]
+    assert left(shell(1, catches=0), *there, asked=there[:1]) == []
+    there = (process(2, 3, catches=0), process(3, 4), process(4))
+    assert left(shell(1, catches=0), *there) == [3]
+
+
+def test_a_signal_that_is_nothing_to_those_left_behind_is_not_sent_to_them_if_another_follows() -> None:
+    assert left(shell(1, catches=0), process(2, catches=0), is_last=False) is None
+    assert left(shell(1, catches=0), process(2), process(3, catches=0), is_last=False) == [2]
+    assert left(shell(1, catches=0), process(2), asked=(process(2),), is_last=False) == []
 
 
 def test_another_process_of_that_pid_was_not_asked() -> None:
