@@ -174,19 +174,23 @@ class Teller:
                 gpus.setdefault(job_id, []).append(obstacle.gpu_index)
         if len(gpus) <= DESCRIBED:
             return [f"{self._holder(job_id)} {self._has(job_id, indices)}" for job_id, indices in sorted(gpus.items())]
-        return [f"{job_list(gpus)} have {gpu_list({each.gpu_index for each in obstacles})}"]
+        have = "have" if all(self._granted(*each) >= set(each[1]) for each in gpus.items()) else "are on"
+        return [f"{job_list(gpus)} {have} {gpu_list({each.gpu_index for each in obstacles})}"]
 
     def _has(self, job_id: int, indices: Sequence[int]) -> str:
         """Say which of some GPUs a job was granted, and on which it computes all the same."""
-        job = self._jobs.get(job_id)
-        granted = [share.index for share in job.shares] if job is not None else indices
-        mine, others = [index for index in indices if index in granted], [index for index in indices if index not in granted]
+        granted = self._granted(job_id, indices)
+        mine, others = granted & set(indices), set(indices) - granted
         if not others:
             return f"has {gpu_list(mine)}"
         was = gpu_list(granted) if granted else "none"
         return f"has {gpu_list(mine)} and computes on {gpu_list(others)} too" if mine else (
             f"computes on {gpu_list(others)}, but was granted {was}"
         )
+
+    def _granted(self, job_id: int, otherwise: Sequence[int]) -> set[int]:
+        job = self._jobs.get(job_id)
+        return set(otherwise) if job is None else {share.index for share in job.shares}
 
     def _memory(self, obstacles: Sequence[Obstacle], job: Job) -> list[str]:
         """Say where most memory is left, and beside whom."""

@@ -59,6 +59,13 @@ def test_many_holders_are_counted() -> None:
     assert told(waiting(9), gpus(3), *holders[:3]) == "a GPU, 1st in line: jobs 3, 4 and 5 have GPUs 0-2"
 
 
+def test_of_many_none_is_said_to_have_a_gpu_that_it_was_not_granted() -> None:
+    holders = [running(3, share(0)), *[running(number, share(1)) for number in (4, 5)]]
+    cards = gpu(0, used={3: GIB, 4: GIB, 5: GIB}), gpu(1, used={4: GIB, 5: GIB})
+    text = told(waiting(9, allowed=frozenset({"GPU-0"})), cards, *holders)
+    assert text == "a GPU, 1st in line: jobs 3, 4 and 5 are on GPU 0"
+
+
 def test_a_gpu_kept_free_is_told_with_what_is_still_awaited() -> None:
     at = strftime("%H:%M", localtime(DATE + 1800))
     text = told(waiting(20, 2), gpus(2), running(9, share(0), time_limit_seconds=9000.0))
