@@ -83,7 +83,8 @@ class Inventory:
         plan = self._arbiter.deciding.plans.get(None)
         kept = plan.kept.get(gpu.uuid) if plan is not None else None
         strays = [stray for job_id in sorted(gpu.used) if (stray := self._arbiter.astray.on(job_id, gpu.uuid)) is not None]
-        state, notes = _state(gpu, bool(here or strays), claim, kept)
+        there = {job.id for job in here} | {job_id for job_id, size in gpu.used.items() if size != 0}
+        state, notes = _state(gpu, bool(there), claim, kept)
         notes += [_job_words(job, gpu) for job in here]
         notes += [astray.here(stray) for stray in strays]
         notes += [f"left by job {each.job_id}: {leftover_words(each)}" for each in gpu.leftovers]
@@ -103,7 +104,7 @@ class Inventory:
             "total_bytes": gpu.total_bytes,
             "free_bytes": gpu.free_bytes,
             "state": state,
-            "jobs": sorted([*[job.id for job in here], *[stray.job_id for stray in strays]]),
+            "jobs": sorted(there),
             "foreign": [
                 {"pid": each.pid, "user": each.user, "command": each.command, "bytes": each.bytes, "still": each.still}
                 for each in gpu.foreign or ()

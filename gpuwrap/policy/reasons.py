@@ -310,6 +310,8 @@ class Teller:
             return ["starting"]
         if job.state in (JobState.PAUSED, JobState.SUSPENDED):
             return [job.state.value]
+        if job.state is JobState.ENDED:
+            return ["left behind"]
         words = [] if job.started_mono is None else [f"{format_duration(self._now_mono - job.started_mono)} so far"]
         if job.state is JobState.STOPPING:
             return [*words, "asked to end"]

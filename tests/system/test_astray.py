@@ -130,6 +130,17 @@ def test_a_job_inside_another_may_use_what_that_was_granted_and_is_named_if_it_w
     assert json.loads(machine.text("gpus", "--json"))["gpus"][0]["jobs"] == [1]
 
 
+def test_what_it_leaves_behind_there_is_named_too(machine: Machine) -> None:
+    words = ["sh", "-c", 'CUDA_VISIBLE_DEVICES=0 setsid "$@" & sleep 1000; exit', "sh"]
+    job = machine.run_job("-i", "1", *words, *compute(machine))
+    await_stray(machine, 1)
+    job.kill()
+    wait_until(lambda: machine.world.state(1) == "ended", "the job to end", 15)
+    gpu = machine.gpu(0)
+    assert (gpu["state"], gpu["jobs"]) == ("used", [1])
+    assert ", left behind) computes on GPU 0, but was granted GPU 1" in machine.text("--dry-run", "-i", "0", "true")
+
+
 def test_a_job_without_gpus_that_computes_is_named(machine: Machine) -> None:
     job = machine.run_job("-g", "0", "env", "CUDA_VISIBLE_DEVICES=0", *compute(machine))
     await_stray(machine, 1)
