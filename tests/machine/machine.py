@@ -14,11 +14,9 @@
 
 import contextlib
 import os
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -28,9 +26,8 @@ from waiting import wait_until
 TOOLS = ("mmdebstrap", "systemd-nspawn", "ssh", "ssh-keygen", "nsenter", "unshare", "gcc")
 USERS = {"ana": 1001, "ben": 1002}
 SUITE = "trixie"
-PACKAGES = (
-    "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,polkitd,openssh-server,python3,python3-venv,procps,util-linux,sudo"
-)
+PACKAGES = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,polkitd,openssh-server,python3,python3-venv,procps,"
+PACKAGES += "util-linux,sudo"
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 GPU_FOLDER, BEATS = "/opt/gpus", "/var/tmp/beats"
@@ -101,7 +98,7 @@ class Machine:
         homes = " ".join(f"home/{user}" for user in USERS)
         hooks = [
             *(f'chroot "$1" useradd -m -u {uid} -s /bin/bash {user}' for user, uid in USERS.items()),
-            f'for home in root {homes}; do mkdir -m 700 "$1/$home/.ssh"; cp {key} "$1/$home/.ssh/authorized_keys"; done',
+            f'for home in root {homes}; do mkdir -p -m 700 "$1/$home/.ssh"; cp {key} "$1/$home/.ssh/authorized_keys"; done',
             *(f'chroot "$1" chown -R {user}:{user} /home/{user}' for user in USERS),
             'echo gpubox >"$1/etc/hostname"; echo "127.0.0.1 localhost gpubox" >"$1/etc/hosts"',
             'echo "MaxStartups 100" >"$1/etc/ssh/sshd_config.d/tests.conf"; chroot "$1" systemctl enable ssh',
@@ -323,14 +320,3 @@ def dependencies(source: Path) -> list[str]:
 
     project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
     return [text.replace(" ", "") for text in project["dependencies"]]
-
-
-@contextlib.contextmanager
-def a_machine(folder: Path) -> Iterator[Machine]:
-    with Machine(folder) as machine:
-        machine.install()
-        yield machine
-
-
-def quoted(*words: str) -> str:
-    return shlex.join(words)

@@ -3,6 +3,7 @@
 import ast
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,10 @@ def test_a_list_of_jobs_loads_hardly_more_than_a_launch(world: World) -> None:
 def test_the_test_sees_what_a_verb_loads(world: World) -> None:
     assert {"enum", "dataclasses", "json"} <= loaded_by(world, "ls", "--json")
     assert os.path.exists(world.command)
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """None is in a package, so the second of two would be taken for the first, and no test would run at all."""
+    modules = [path for path in Path(__file__).parents[1].rglob("*.py") if not (path.parent / "__init__.py").exists()]
+    names = Counter(path.name for path in modules)
+    assert [name for name, count in names.items() if count > 1] == []

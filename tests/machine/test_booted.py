@@ -5,19 +5,42 @@ Run by hand, as root on Debian: `python -m pytest -m machine`. It builds a machi
 """
 
 import json
+import os
 import re
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import Machine, Session
+from machine import ROOT, Machine, Session, why_not
 from waiting import let_pass, wait_until
 
 pytestmark = [pytest.mark.machine, pytest.mark.limit(300)]
 
+# Where it is built and kept; and another checkout to be installed on it, to try the tests on another build.
+FOLDER, SOURCE = "GPURUN_TEST_MACHINE", "GPURUN_TEST_SOURCE"
 # No stop of anything takes longer.
 STOP_SECONDS = 2.0
 QUIET = ">/dev/null 2>&1"
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Machine]:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with Machine(Path(os.environ.get(FOLDER) or "/var/tmp/gpurun-test-machine")) as machine:
+        machine.install(Path(os.environ.get(SOURCE) or ROOT))
+        yield machine
+
+
+@pytest.fixture
+def machine(started: Machine) -> Machine:
+    """Nobody is logged in or lingers, no job was ever there, and a logout ends nothing."""
+    started.clear()
+    started.kill_user_processes(False)
+    return started
 
 
 def jobs(machine: Machine, user: str) -> dict[str, dict[str, Any]]:
