@@ -1,5 +1,10 @@
 # Completion of gpurun(1) for fish: verbs, options, values, jobs, and the wrapped command with its own completion.
 
+# What fish makes by itself of a man page takes every option for one of every verb. It would be loaded at the first use of Tab,
+# and stand beside what follows: it is loaded now, and taken back.
+complete -C 'gpurun -' >/dev/null
+complete -c gpurun -e
+
 function __gpurun_program --description 'print the wrapped command so far, past options, -- and assignments; fail if there is none'
     set -l words (commandline -opc)[2..]
     while set -q words[1]

@@ -163,3 +163,27 @@ def test_what_a_tab_waits_for_is_light(world: World) -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     heavy = {"sqlite3", "dataclasses", "enum", "json", "re", "argparse", "psutil", "pynvml", "filelock", "platformdirs"}
     assert not loaded & heavy
+
+
+@pytest.mark.needs("fish")
+@pytest.mark.parametrize("how", ["sourced", "autoloaded"])
+def test_what_fish_makes_of_the_man_page_does_not_stand_beside_ours(
+    make_world: Callable[..., World], tmp_path: Path, how: str
+) -> None:
+    world = make_world("2x24G")
+    made = tmp_path / "data/fish/generated_completions"
+    own = tmp_path / "config/fish/completions"
+    for folder in (made, own):
+        folder.mkdir(parents=True)
+    (made / "gpurun.fish").write_text("complete -c gpurun -l array -d 'a sweep'\n")
+    if how == "autoloaded":
+        (own / "gpurun.fish").symlink_to(COMPLETIONS / "gpurun.fish")
+    first = f"source {COMPLETIONS}/gpurun.fish; " if how == "sourced" else ""
+    homes = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "data"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    env = {**world.env, **homes, "PATH": f"{os.path.dirname(world.command)}:{world.env['PATH']}"}
+    words = ["fish", "-c", f"{first}complete -C 'gpurun kill --'"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [
+        "--all", "--help", "--requeue", "--signal", "--sim", "--yes",
+    ]  # fmt: skip
+    assert done.stderr == ""
