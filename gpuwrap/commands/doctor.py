@@ -274,7 +274,7 @@ def _settings(sim: str | None) -> Iterator[Finding]:
         if _arbiter_pid(sim):
             yield Finding("note", "settings", "the arbiter goes on with what it read before, until that is mended")
         return
-    yield Finding("ok", "settings", "read from " + ", ".join(settings.files()))
+    yield Finding("ok", "settings", "looked for in " + ", ".join(settings.files()))
     for name, value in read.written.items():
         source = read.sources.get(name, "default")
         yield Finding("ok", "settings", f"{name} = {json.dumps(value, ensure_ascii=False, default=str)} ({source})")
