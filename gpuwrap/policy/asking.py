@@ -136,17 +136,15 @@ class Round:
     def _search(self, heirs: Iterable[Standing]) -> tuple[list[Standing], bool]:
         """Return the nearest that catch the signal, and whether one that was asked is still there."""
         found: list[Standing] = []
-        is_busy = False
-        for heir in heirs:
+        is_busy, pending = False, list(heirs)
+        for heir in pending:  # which grows
             if self.is_there(heir.pid):
                 is_busy = True
                 found += self.below(heir.pid)
             elif heir.does_catch(self.number):
                 found.append(heir)
             else:
-                more, busy = self._search(child for pid in heir.children if (child := self.read(pid)) is not None)
-                found += more
-                is_busy = is_busy or busy
+                pending += [child for pid in heir.children if (child := self.read(pid)) is not None]
         return found, is_busy
 
 

@@ -81,6 +81,11 @@ def test_step_by_step_below_a_shell_below_a_shell() -> None:
     assert pids(round_of(*there, asked=there[1:]).below(1)) == []
 
 
+def test_below_a_long_chain_of_such_as_would_die_of_it_somebody_catches_it() -> None:
+    chain = [process(pid, pid + 1, catches=0) for pid in range(2, 5000)]
+    assert pids(round_of(shell(1, 2), *chain, process(5000)).below(1)) == [5000]
+
+
 def test_what_would_die_of_it_is_asked_late_if_nobody_catches_it_and_no_other_signal_follows() -> None:
     tee, inner = process(3, catches=0), shell(4, 5, catches=0)
     for catching in (process(2), process(5)):
