@@ -36,7 +36,7 @@ class Killing:
         """End a job, or send it a signal; returns what was done, for the one who asked."""
         seat = self._arbiter.seats[job.id]
         if job.state is JobState.ENDED:
-            return self._kill_leftovers(job)
+            return self._kill_leftovers(job, number)
         if job.state not in STARTED:
             self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, f"cancelled by {by}")
             return "cancelled while waiting"
@@ -86,11 +86,14 @@ class Killing:
                 seat.kill_timer = None
             self._arbiter.limits.watch(job)
 
-    def _kill_leftovers(self, job: Job) -> str:
+    def _kill_leftovers(self, job: Job, number: int | None) -> str:
         seat = self._arbiter.seats[job.id]
         identities = self.without_others(job, seat.kin.values())
         if not identities:
             return SPARED
+        if number is not None and number != signal.SIGTERM:
+            self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, number))
+            return _sent(number, identities) + beyond(self._arbiter, job)
         self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, signal.SIGTERM))
         if seat.kill_timer is None:
             seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
@@ -122,8 +125,7 @@ class Killing:
         self._arbiter.enforcer.after_commit.append(lambda: signal_all(strays, first))
         if number is None:
             self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(self.without_others(job, strays), signal.SIGKILL))
-        pids = ", ".join(str(stray.pid) for stray in strays)
-        return f"had ended; sent {signal.Signals(first).name.removeprefix('SIG')} to what it left behind (pid {pids})"
+        return _sent(first, strays)
 
     def _kill_all(self, job_id: int) -> None:
         """SIGKILL the leader and everything known to be the job's."""
@@ -163,6 +165,11 @@ class Killing:
                 if each not in computing:
                     kin.pop(each, None)
         return list(kin.values())
+
+
+def _sent(number: int, left: Iterable[Identity]) -> str:
+    pids = ", ".join(str(identity.pid) for identity in left)
+    return f"had ended; sent {signal.Signals(number).name.removeprefix('SIG')} to what it left behind (pid {pids})"
 
 
 def signal_all(identities: list[Identity], number: int) -> None:

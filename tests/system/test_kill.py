@@ -170,3 +170,10 @@ def test_a_process_of_another_user_that_forges_a_jobs_marker_is_not_ended_with_i
     assert own.wait(10) == -15
     assert forged.poll() is None
     assert world.run("kill", job).stderr == f"gpurun: kill: job {job}: has already ended\n"
+
+
+def test_what_a_job_left_behind_is_sent_the_signal_that_was_asked_for(world: World) -> None:
+    left = int(world.run("sh", "-c", "(trap '' TERM; exec sleep 60) > /dev/null 2>&1 & echo $!").stdout)
+    wait_until(lambda: world.state(1) == "ended", "the job to end")
+    assert world.run("kill", "-9", "1").stdout == f"job 1: had ended; sent KILL to what it left behind (pid {left})\n"
+    wait_until(lambda: not alive(left), "it to end at once", 5)
