@@ -1083,6 +1083,9 @@ if what == "sleep":
 elif what == "count":
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH, signal.SIGHUP):
         signal.signal(number, hit)
+    # Python acts on what came just before it began to read only once the read is over, or interrupted.
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
 elif what == "raw":
     before = termios.tcgetattr(0)
     tty.setraw(0)
