@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Clients that have a daemon start what they run. (Others, as podman and apptainer, start it themselves.)
 CLIENTS = (b"docker", b"nerdctl", b"ctr", b"podman-remote")
+# What a client is told that runs something in one; it pulls and builds, too.
+RUNS = {b"run", b"exec", b"start", b"up", b"attach"}
 PASSED_IN = "-u $(id -u) -e GPURUN_JOB -e GPURUN_GPU_UUIDS"
 # So many are named.
 NAMED = 2
@@ -26,13 +28,17 @@ NAMED = 2
 
 def unlinked(arbiter: "Arbiter", job: Job) -> str | None:
     """Name the client in a job that runs a container of which no process is known as the job's; None if there is none."""
-    client = next((stat for stat in tree(arbiter, job) if processes.name(stat.pid) in CLIENTS), None)
+    client = next((stat for stat in tree(arbiter, job) if _runs_one(stat.pid)), None)
     if client is None:
         return None
     below = {job.identity.pid, *(stat.pid for stat in processes.descendants([job.identity.pid]))}
     if any(pid not in below for pid, _size in arbiter.holders(job)) or _is_marked_elsewhere(arbiter, job, below):
         return None
     return f"{processes.name(client.pid).decode()}, pid {client.pid}"
+
+
+def _runs_one(pid: int) -> bool:
+    return processes.name(pid) in CLIENTS and not RUNS.isdisjoint(processes.command_line(pid))
 
 
 def _is_marked_elsewhere(arbiter: "Arbiter", job: Job, below: set[int]) -> bool:

@@ -100,3 +100,13 @@ def test_without_the_marker_it_is_a_stranger_and_its_job_is_not_called_paused(do
     assert "job 1 runs a container (docker, pid " in why, why
     assert docker.job_of(job)["state"] == "running"
     assert "; a container (docker, pid " in docker.text("kill", "1")
+
+
+def test_a_client_that_runs_none_is_no_container(docker: Docker) -> None:
+    client = Path(docker.world.env["PATH"].partition(":")[0], "nerdctl")
+    client.write_text("#!/bin/sh\nsleep 1000\n")
+    client.chmod(0o755)
+    job = docker.run_job("sh", "-c", "nerdctl pull image; exit", start_new_session=True)
+    wait_until(lambda: [each.name() for each in psutil.Process(job.pid).children()] == ["nerdctl"], "the client")
+    assert docker.job_of(job)["why"] is None
+    assert docker.text("pause", "1") == "job 1: paused\n"
