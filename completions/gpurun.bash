@@ -159,7 +159,7 @@ __gpurun_verb() {
     case $verb in
         ls | kill | pause | resume | why | wait | set | again | logs | history)
             if [[ $current == [0-9]* || -z $current ]]; then
-                __gpurun_reply "$(gpurun completion jobs "$verb" 2> /dev/null)" "$current"
+                __gpurun_list "$(gpurun completion jobs "$verb" 2> /dev/null)" "$current"
             else
                 __gpurun_reply "$(gpurun completion names "$verb" 2> /dev/null)" "$current"
             fi ;;

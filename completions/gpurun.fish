@@ -195,10 +195,10 @@ complete -c gpurun -n '__gpurun_verb completion' -l help -d 'print help'
 complete -c gpurun -x -n __gpurun_wraps -a '(__gpurun_wrapped)'
 complete -c gpurun -x -n __gpurun_helps -a all
 complete -c gpurun -f -k -n '__gpurun_verb ls kill pause resume why wait set again logs history' \
-    -a '(gpurun completion names (commandline -opc)[2] 2>/dev/null; gpurun completion jobs (commandline -opc)[2] 2>/dev/null)'
+    -a '(gpurun completion names (commandline -opc)[2] 2>/dev/null; __gpurun_list jobs (commandline -opc)[2])'
 complete -c gpurun -f -n '__gpurun_verb renice; and __gpurun_nth 1' -a 'low normal high urgent'
 complete -c gpurun -f -k -n '__gpurun_verb renice; and not __gpurun_nth 1' \
-    -a '(gpurun completion names 2>/dev/null; gpurun completion jobs 2>/dev/null)'
+    -a '(gpurun completion names 2>/dev/null; __gpurun_list jobs)'
 complete -c gpurun -f -n '__gpurun_verb gpus; and __gpurun_nth 1' -a 'drain undrain'
 complete -c gpurun -f -n '__gpurun_verb gpus; and not __gpurun_nth 1' -a '(__gpurun_list gpus)'
 complete -c gpurun -f -n '__gpurun_verb completion' -a 'bash zsh fish'

@@ -9,6 +9,7 @@ from time import localtime, strftime
 from .clocks import Now, span
 from .listed import IN_LINE, Listed
 from .policy.words import command_line, safe
+from .sweeps import in_words
 from .tables import Screen, Table, draw
 from .units import format_duration, format_size
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # As many alike rows are shown as one.
 FOLDED = 3
+# A row's numbers take so many columns at most.
+NUMBERS_WIDTH = 20
 # Programs whose first script, module or code says what is run.
 INTERPRETERS = frozenset((
     "python", "pypy", "bash", "sh", "dash", "zsh", "perl", "ruby", "node", "julia", "Rscript", "torchrun", "accelerate",
@@ -69,12 +72,32 @@ def fold(jobs: "Iterable[Listed]") -> list[list[Listed]]:
             who = job.user, job.parent_id
             key = job.state, job.priority, job.asked, where, how, who, _stem(job.name), _head(job.words)
         alike.setdefault(key, []).append(job)
-    rows = [row for group in alike.values() for row in ([group] if _folds(group) else [[job] for job in group])]
+    rows = [row for group in alike.values() for row in _rows_of(group)]
     return sorted(rows, key=lambda row: row[0].id)
 
 
-def _folds(alike: list[Listed]) -> bool:
-    return len(alike) >= FOLDED or alike[0].sweep is not None
+def _rows_of(alike: list[Listed]) -> list[list[Listed]]:
+    """Put alike jobs into as many rows as it takes to name each of them; a sweep has a name."""
+    if alike[0].sweep is not None:
+        return [alike]
+    if len(alike) < FOLDED:
+        return [[job] for job in alike]
+    runs: list[list[Listed]] = []
+    for job in alike:
+        if runs and runs[-1][-1].id == job.id - 1:
+            runs[-1].append(job)
+        else:
+            runs.append([job])
+    rows: list[list[Listed]] = []
+    used = 0
+    for run in runs:
+        width = len(_numbers(run)) + 1
+        if not rows or used + width - 1 > NUMBERS_WIDTH:
+            rows.append([])
+            used = 0
+        rows[-1] += run
+        used += width
+    return [each for row in rows for each in ([row] if len(row) >= FOLDED else [[job] for job in row])]
 
 
 def _stem(name: str | None) -> str:
@@ -100,12 +123,20 @@ def _head(words: list[str]) -> tuple[str, ...]:
 
 def _cells(row: list[Listed], now: Now, *, several_users: bool) -> list[str]:
     job = row[0]
-    number = str(job.id) if len(row) == 1 else f"{job.id}-{row[-1].id}"
+    number = _numbers(row)
     what = command_of(job) if len(row) == 1 else _command_of_all(row)
     if several_users:
         user = safe(job.user, 16)
         return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now), user, what]
     return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now), what]
+
+
+def _numbers(row: list[Listed]) -> str:
+    """The jobs of a row as JOB names them, each of them; only of a sweep, which has a name, as many as there is room for."""
+    text = in_words([job.id for job in row])
+    if len(text) <= NUMBERS_WIDTH:
+        return text
+    return text[: text.rindex(",", 0, NUMBERS_WIDTH)] + ",…"
 
 
 def command_of(job: Listed) -> str:

@@ -1,6 +1,6 @@
 """Rows of sweeps (`--array`, `--each`): which there are, what each runs, and numbers in few words (`14-33,35`).
 
-Shared by those who ask and the arbiter, so both take a line for the same command. Loaded only for sweeps.
+Shared by those who ask and the arbiter, so both take a line for the same command. A launch loads it only for sweeps.
 """
 
 from .errors import UsageError

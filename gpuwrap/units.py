@@ -129,6 +129,22 @@ def parse_integer(text: str) -> int | None:
     return int(text)
 
 
+def parse_run(word: str) -> tuple[int, int] | None:
+    """Read a job's number or a range, `14` or `14-53`: its first and its last; None if it is neither."""
+    number = parse_integer(word)
+    first, _, last = word.partition("-")
+    if number is not None or not (first.isdigit() and last.isdigit()):
+        return None if number is None else (number, number)
+    low, high = parse_integer(first), parse_integer(last)
+    return None if low is None or high is None else (low, high)
+
+
+def split_jobs(word: str) -> list[str]:
+    """Return the parts of a list of numbers and ranges, `1,3-4`; any other word whole."""
+    parts = word.split(",")
+    return parts if all(parse_run(part) is not None for part in parts) else [word]
+
+
 def format_size(size: int, unit: bool = True) -> str:
     """Write bytes as people read them: `8G`, `79.6G`, `500M`."""
     for letter, factor in (("T", 1024**4), ("G", GIB), ("M", MIB), ("K", KIB)):

@@ -12,7 +12,7 @@ from ..arbiter.summon import Call, WaitLimitPassed, knock
 from ..errors import GpurunError, NoSuchJob, StoreError, UsageError
 from ..state.paths import Folder, open_folder
 from ..state.reading import Reader
-from ..units import parse_integer
+from ..units import parse_integer, parse_run, split_jobs
 from ..wire import PROTOCOL, pack
 from .request import simulated
 
@@ -184,12 +184,12 @@ class World:
         return self.reader.jobs(ended=False) if self.reader is not None else []
 
     def select(self, words: list[str], *, everything: bool = False, ended: bool = False) -> "tuple[list[Job], list[NoSuchJob]]":
-        """Find the jobs that words name: number, range, name or glob; with `everything` all of mine that live.
+        """Find the jobs that words name: number, range, list of both, name or glob; with `everything` all of mine that live.
 
-        A name is the live jobs of that name, else the latest that ended: all rows of it, if that is a sweep. Of a range and
-        of a sweep that is not over, those that have ended belong to it if `ended`, and the names that a glob matches are those
-        of ended jobs, too: then the answer is the same whenever one asks. Returns what was found, each once, and an error for
-        each word that names none.
+        A name is the live jobs of that name, else the latest that ended: all rows of it, if that is a sweep. Of ranges and
+        lists, and of sweeps that are not over, those that have ended belong to it if `ended`, and the names that a glob matches
+        are those of ended jobs, too: then the answer is the same whenever one asks. Returns what was found, each once, and an
+        error for each word that names none.
         """
         found: dict[int, Job] = {}
         missing: list[NoSuchJob] = []
@@ -197,23 +197,20 @@ class World:
         if everything:
             found = {job.id: job for job in live if not job.has_ended}
         for word in words:
-            jobs = self._named(word, live, ended)
-            if not jobs:
-                missing.append(NoSuchJob(word))
-            for job in jobs:
-                found[job.id] = job
+            named = {part: self._named(part, live, ended) for part in split_jobs(word)}
+            missing += [NoSuchJob(part) for part, jobs in named.items() if not jobs]
+            jobs = [job for each in named.values() for job in each]
+            if len(named) > 1 and not ended:
+                jobs = [job for job in jobs if not job.has_ended] or jobs
+            found |= {job.id: job for job in jobs}
         return list(found.values()), missing
 
     def _named(self, word: str, live: "list[Job]", ended: bool) -> "list[Job]":
         if self.reader is None:
             return []
-        number = parse_integer(word)
-        if number is not None:
-            return self.reader.by_number(number, number)
-        first, dash, last = word.partition("-")
-        low, high = parse_integer(first), parse_integer(last)
-        if dash and low is not None and high is not None and first.isdigit() and last.isdigit():
-            jobs = self.reader.by_number(low, high)
+        run = parse_run(word)
+        if run is not None:
+            jobs = self.reader.by_number(*run)
             return jobs if ended else [job for job in jobs if not job.has_ended] or jobs
         if any(letter in word for letter in "*?["):
             from fnmatch import fnmatchcase  # imports re

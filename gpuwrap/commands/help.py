@@ -25,10 +25,10 @@ def print_help(topic: str | None) -> int:
         print(f"  {'gpurun ' + name + ' ' + verb.operands:<{VERB_WIDTH - 2}}{verb.summary}")
     print()
     if everything:
-        print("JOB is a number, a range 14-53, a name or a glob. A verb is one only as the very")
-        print("first word: gpurun -- ls runs ls(1). Exit status: the program's own; 124 not")
-        print("started within the wait limit, 125 gpurun failed, 126 the program cannot be run,")
-        print("127 it was not found.")
+        print("JOB is a number, a range 14-53, a list 1,3-4, a name or a glob. A verb is one")
+        print("only as the very first word: gpurun -- ls runs ls(1). Exit status: the program's")
+        print("own; 124 not started within the wait limit, 125 gpurun failed, 126 the program")
+        print("cannot be run, 127 it was not found.")
     else:
         print("More options: gpurun --help all. See it: gpurun demo. Manual: man gpurun.")
     return 0

@@ -13,7 +13,7 @@ from ..model import Job
 from ..outputs import kept_in
 from ..render import history_as_json, history_as_table
 from ..tables import Screen
-from ..units import parse_duration, parse_integer
+from ..units import parse_duration, parse_run, split_jobs
 from .asking import Given, World, read_lines
 
 
@@ -29,6 +29,7 @@ def main(given: Given, operands: list[str]) -> int:
     jobs = world.reader.history(since, of_user, None if operands else most) if world.reader is not None else []
     missing: list[GpurunError] = []
     if operands:
+        operands = [part for word in operands for part in split_jobs(word)]
         named = {word: [job for job in jobs if _is_named(job, word)] for word in operands}
         missing = _missing(world, [word for word, found in named.items() if not found])
         wanted = {job.id for found in named.values() for job in found}
@@ -60,13 +61,9 @@ def _missing(world: World, words: list[str]) -> list[GpurunError]:
 
 
 def _is_named(job: Job, word: str) -> bool:
-    number = parse_integer(word)
-    if number is not None:
-        return job.id == number
-    first, dash, last = word.partition("-")
-    low, high = parse_integer(first), parse_integer(last)
-    if dash and low is not None and high is not None:
-        return low <= job.id <= high
+    run = parse_run(word)
+    if run is not None:
+        return run[0] <= job.id <= run[1]
     return job.name is not None and fnmatchcase(job.name, word)
 
 

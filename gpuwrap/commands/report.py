@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from ..errors import SOME_FAILED, NoSuchJob
+from ..sweeps import in_words
 
 TOGETHER = 4
 
@@ -29,7 +30,7 @@ def _lines(done: list[tuple[int, str]], *, together: bool) -> list[str]:
     for text, group in groupby(done, key=lambda each: each[1]):
         numbers = [number for number, _ in group]
         if together and len(numbers) >= TOGETHER:
-            lines.append(f"jobs {min(numbers)}-{max(numbers)} ({len(numbers)}): {text}")
+            lines.append(f"jobs {in_words(sorted(numbers))} ({len(numbers)}): {text}")
         else:
             lines += [f"job {number}: {text}" for number in numbers]
     return lines

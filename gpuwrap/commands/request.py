@@ -111,14 +111,16 @@ def visible(sim: str | None) -> str | None:
 
 def _name(name: str) -> str:
     """Return a name that JOB can say: one that means this job, and no other."""
-    from ..units import parse_integer
+    from ..units import parse_integer, parse_run, split_jobs
 
     if not name:
         raise UsageError("name: must not be empty")
     if parse_integer(name) is not None:
         raise UsageError(f"name {name}: a name cannot be a number: did you mean -g {name}?")
-    first, dash, last = name.partition("-")
-    if dash and first.isdigit() and last.isdigit():
+    if len(split_jobs(name)) > 1:
+        raise UsageError(f"name {name}: a name cannot be a list of numbers: it means these jobs")
+    first, _, last = name.partition("-")
+    if parse_run(name) is not None:
         raise UsageError(f"name {name}: a name cannot be a range: it means jobs {first} to {last}")
     if any(letter in name for letter in "*?["):
         raise UsageError(f"name {name}: a name cannot be a pattern: * ? and [ stand for other letters")

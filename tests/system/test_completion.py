@@ -95,6 +95,7 @@ LINES = [
     # Jobs in a list, and behind ok:, in every form that the option has.
     ("gpurun -a ok:", ["2: sleep 600 running"]),
     ("gpurun -a 2,", ["3: sleep 601 waiting"]),
+    ("gpurun kill 2,", ["3: sleep 601 waiting"]),
     # Those that ended, where they are meant.
     ("gpurun again ea", ["gpurun again early"]),
     ("gpurun logs ea", ["gpurun logs early"]),

@@ -9,7 +9,7 @@ from gpuwrap.clocks import Now
 from gpuwrap.lifecycle import JobState
 from gpuwrap.listed import Listed
 from gpuwrap.listing import fold, jobs_as_table
-from gpuwrap.model import Identity, Job, Request, Result, ResultKind, Share
+from gpuwrap.model import Identity, Job, Request, Result, ResultKind, Row, Share
 from gpuwrap.policy.words import safe
 from gpuwrap.tables import Screen, Table, draw
 from gpuwrap.widths import columns, cut
@@ -145,3 +145,28 @@ def test_ended_jobs_are_folded_whatever_gpu_they_had() -> None:
     assert line.split() == ["1-5", "exit", "0", "0", "whole", "5×", "python", "t.py"]
     alike = jobs_as_table(fold([ended(number, 1) for number in range(1, 6)]), dict, NOW, Screen())[1]
     assert alike.split() == ["1-5", "exit", "0", "0", "1", "whole", "5×", "python", "t.py"]
+
+
+def test_a_row_names_exactly_its_jobs() -> None:
+    def numbers(*jobs: Listed) -> list[str]:
+        return [line.split()[0] for line in jobs_as_table(fold(jobs), dict, NOW, Screen(80))[1:]]
+
+    alike = [job(number, None, "python", "t.py") for number in (1, 3, 4, 7)]
+    other = job(2, None, "python", "other.py")
+    assert numbers(*alike, other) == ["1,3-4,7", "2"]
+    scattered = [job(number, None, "python", "t.py") for number in range(1, 40, 2)]
+    rows = numbers(*scattered)
+    assert rows == ["1,3,5,7,9,11,13,15", "17,19,21,23,25,27,29", "31,33,35,37,39"]
+    assert numbers(*[replace_id(each, each.id + 10**8) for each in scattered[:3]]) == ["100000001", "100000003", "100000005"]
+
+
+def replace_id(listed: Listed, number: int) -> Listed:
+    listed.id = number
+    return listed
+
+
+def test_a_sweep_is_one_row_however_far_apart_its_jobs_lie() -> None:
+    rows = [replace(record(number, "sweep-1", "t"), row=Row(1, number, None)) for number in range(1, 40, 2)]
+    lines = jobs_as_table(fold(map(Listed.of, rows)), dict, NOW, Screen())
+    assert [line.split()[0] for line in lines[1:]] == ["1,3,5,7,9,11,13,15,…"]
+    assert lines[1].endswith("20×  sweep-1: t")

@@ -16,8 +16,10 @@ from gpuwrap.units import (
     parse_duration,
     parse_integer,
     parse_priority,
+    parse_run,
     parse_simulated,
     parse_size,
+    split_jobs,
 )
 
 SIZES = {
@@ -121,3 +123,17 @@ def test_sizes_and_durations_as_people_say_them() -> None:
     assert format_of(500 * MIB, 24 * GIB) == "500M of 24G"
     spans = {-1: "0 s", 59.9: "59 s", 60: "1 min", 3599: "59 min", 3660: "1 h 1 min", 36000: "10 h", 200000: "2 d"}
     assert {seconds: format_duration(seconds) for seconds in spans} == spans
+
+
+RUNS = {"14": (14, 14), "14-53": (14, 53), "-5": (-5, -5), "5--3": None, "5-": None, "-": None, "": None, "lr-1": None,
+        "1,2": None, "1_0": None}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", RUNS)
+def test_a_run_of_jobs_is_a_number_or_a_range(word: str) -> None:
+    assert parse_run(word) == RUNS[word]
+
+
+def test_only_numbers_and_ranges_make_a_list() -> None:
+    assert split_jobs("1,3-4,7") == ["1", "3-4", "7"]
+    assert [split_jobs(word) for word in ("1", "1,", "lr-1,2", "a,b", "")] == [["1"], ["1,"], ["lr-1,2"], ["a,b"], [""]]
