@@ -1,41 +1,43 @@
 # Completion of gpurun(1) for bash: verbs, options, values, jobs, and the wrapped command with its own completion.
 
 # --- tables (compared with gpurun's own by a test)
-__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top doctor demo completion'
-__gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --sim --help --version'
+__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top doctor demo completion help'
+__gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --sim -h --help -V --version'
 __gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --sim'
 __gpurun_valued_ls='-u --user --sim'
-__gpurun_options_ls='-a --all -w --watch -u --user --json --sim --help'
+__gpurun_options_ls='-a --all -w --watch -u --user --json --sim -h --help'
 __gpurun_valued_kill='-s --signal --sim'
-__gpurun_options_kill='-s --signal --all --requeue -y --yes --sim --help'
+__gpurun_options_kill='-s --signal --all --requeue -y --yes --sim -h --help'
 __gpurun_valued_renice='--by --sim'
-__gpurun_options_renice='--by --all --sim --help'
+__gpurun_options_renice='--by --all --sim -h --help'
 __gpurun_valued_pause='--sim'
-__gpurun_options_pause='--all --sim --help'
+__gpurun_options_pause='--all --sim -h --help'
 __gpurun_valued_resume='--sim'
-__gpurun_options_resume='--all --sim --help'
+__gpurun_options_resume='--all --sim -h --help'
 __gpurun_valued_why='--sim'
-__gpurun_options_why='--sim --help'
+__gpurun_options_why='--sim -h --help'
 __gpurun_valued_gpus='--sim'
-__gpurun_options_gpus='--json --sim --help'
+__gpurun_options_gpus='--json --sim -h --help'
 __gpurun_valued_set='-g --gpus -m --memory -i --device --not -p --priority -w --wait -t --time -N --name --sim'
-__gpurun_options_set='-g --gpus -m --memory --exclusive -i --device --not -p --priority -w --wait -t --time -N --name --all --sim --help'
+__gpurun_options_set='-g --gpus -m --memory --exclusive -i --device --not -p --priority -w --wait -t --time -N --name --all --sim -h --help'
 __gpurun_valued_again='--sim'
-__gpurun_options_again='--sim --help'
+__gpurun_options_again='--sim -h --help'
 __gpurun_valued_logs='-n --lines --sim'
-__gpurun_options_logs='-f --follow -n --lines --sim --help'
+__gpurun_options_logs='-f --follow -n --lines --sim -h --help'
 __gpurun_valued_wait='--sim'
-__gpurun_options_wait='--all --sim --help'
+__gpurun_options_wait='--all --sim -h --help'
 __gpurun_valued_history='--since -u --user -n --lines --sim'
-__gpurun_options_history='--since -u --user -n --lines --json --sim --help'
+__gpurun_options_history='--since -u --user -n --lines --json --sim -h --help'
 __gpurun_valued_top='-u --user --sim'
-__gpurun_options_top='-u --user --sim --help'
+__gpurun_options_top='-u --user --sim -h --help'
 __gpurun_valued_doctor='--sim'
-__gpurun_options_doctor='--sim --help'
+__gpurun_options_doctor='--sim -h --help'
 __gpurun_valued_demo='--sim'
-__gpurun_options_demo='--fast --sim --help'
+__gpurun_options_demo='--fast --sim -h --help'
 __gpurun_valued_completion='--sim'
-__gpurun_options_completion='--sim --help'
+__gpurun_options_completion='--sim -h --help'
+__gpurun_valued_help='--sim'
+__gpurun_options_help='--sim -h --help'
 # --- end of tables
 
 __gpurun_reply() {  # word list, one a line, each `word` or `word<tab>description`; $2 the word to complete
@@ -170,6 +172,7 @@ __gpurun_verb() {
             if (( COMP_CWORD == 2 )); then __gpurun_words 'drain undrain' "$current"
             else __gpurun_list "$(gpurun completion gpus 2> /dev/null)" "$current"; fi ;;
         completion) __gpurun_words 'bash zsh fish' "$current" ;;
+        help) __gpurun_words "all $__gpurun_verbs" "$current" ;;
     esac
 }
 
@@ -198,7 +201,7 @@ _gpurun() {
         esac
     done
     if (( at > COMP_CWORD )) && [[ $word == -a || $word == --after ]]; then __gpurun_after; return; fi
-    if (( COMP_CWORD == 2 )) && [[ $previous == --help ]]; then __gpurun_words all "$current"; return; fi
+    if (( COMP_CWORD == 2 )) && [[ $previous == -h || $previous == --help ]]; then __gpurun_words all "$current"; return; fi
     if (( at < COMP_CWORD )) || [[ $previous == -- ]]; then __gpurun_wrapped "$at"; return; fi
     __gpurun_option "$__gpurun_valued" "$current" "$previous" && return
     if [[ $current == -* ]]; then __gpurun_words "$__gpurun_options" "$current"; return; fi

@@ -8,6 +8,7 @@ The launch path imports this module: it imports only units and errors, and costs
 """
 
 from .errors import UsageError
+from .units import parse_run
 
 
 class Option:
@@ -24,7 +25,7 @@ class Option:
 
 
 SIM = Option("--sim", "SPEC", "on simulated GPUs, 2x24G say: a world of its own")
-HELP = Option("--help", None, "print help")
+HELP = Option("-h --help", None, "print help")
 
 LAUNCH = [
     Option("-g --gpus", "N", "GPUs, all or none of them (1); `all`; 0 starts at once", daily=True),
@@ -53,8 +54,8 @@ LAUNCH = [
     Option("-v --verbose", None, "say what was granted, and wait aloud"),
     Option("--dry-run", None, "say what would happen, and do nothing"),
     SIM,
-    Option("--help", None, "print help; --help all prints all options"),
-    Option("--version", None, "print the version"),
+    Option("-h --help", None, "print help; --help all prints all options"),
+    Option("-V --version", None, "print the version"),
 ]
 
 
@@ -145,6 +146,7 @@ VERBS = {
         "", "the story on simulated GPUs, in a minute", Option("--fast", None, "without pauses for the reader")
     ),
     "completion": Verb("SHELL", "print the completion for bash, zsh or fish"),
+    "help": Verb("[VERB|all]", "print help, of a verb too"),
 }
 
 # What people type who know another tool: the option that does it here.
@@ -160,7 +162,23 @@ HABITS = {
     "--requeue": "-r",
     "--nodes": "-g",
     "--user": "ls -u",
+    "--label": "-N",
+    "--exclude": "--not",
+    "--nodelist": "-i",
+    "--error": "-o",
+    "-G": "-g",
+    "-I": "-n",
+    "-J": "-N",
+    "-L": "-N",
+    "-D": "-a",
 }
+# Options of other queues that mean nothing here, and why.
+POINTLESS = {
+    **dict.fromkeys(("-c", "--cpus-per-task"), "CPUs are not shared out here: leave it out"),
+    **dict.fromkeys(("-A", "--account", "--partition", "--qos"), "there is one line here: leave it out"),
+}
+# Flags after which a number is taken for a program, and what was meant, if not -g.
+NUMBERED = {"-r": "--retries", "--restartable": "--retries"}
 # Words that are no verb here, and the verb that does it.
 HABIT_VERBS = {
     "cancel": "kill ends jobs",
@@ -181,7 +199,18 @@ HABIT_VERBS = {
     "sbatch": "needs no verb: gpurun -d PROGRAM [ARG]...",
     "srun": "needs no verb: gpurun PROGRAM [ARG]...",
     "jobs": "ls lists jobs",
-    "help": "--help prints help",
+    "show": "ls lists jobs, why explains one",
+    "info": "why explains one job",
+    "tail": "logs shows output",
+    "log": "logs shows output",
+    "output": "logs shows output",
+    "hold": "pause holds jobs",
+    "release": "resume lets jobs go on",
+    "restart": "again runs an ended job once more",
+    "sacct": "history lists ended jobs",
+    "sinfo": "gpus lists GPUs",
+    "watch": "ls -w stays on the screen",
+    "htop": "top stays on the screen",
     "version": "--version prints the version",
 }
 
@@ -230,6 +259,23 @@ def signals_as_options(words: list[str]) -> list[str]:
     return read
 
 
+def number_for_program(before: str, word: str) -> UsageError | None:
+    """Say what was meant by a number where the program's name stands, `-n 4`; `before` is the word in front, if any."""
+    if not word.isdecimal():
+        return None
+    name = before if before.startswith("--") or len(before) < 2 else f"-{before[-1]}"
+    if not any(name in option.names for option in LAUNCH if option.metavar is None):
+        return UsageError(f"{word}: no program: did you mean -g {word}?")
+    return UsageError(f"{name} takes no number: did you mean {NUMBERED.get(name, '-g')} {word}?")
+
+
+def taken_for_program(words: list[str]) -> str | None:
+    """Say which verb does what a command line seems to want, where a word of other queues is a program too: `tail 3`."""
+    if words and words[0] in HABIT_VERBS and all(word.startswith("-") or parse_run(word) for word in words[1:]):
+        return f"{words[0]} is taken for the program of that name: gpurun {HABIT_VERBS[words[0]]}"
+    return None
+
+
 def _long(word: str, words: list[str], at: int, by_name: dict[str, Option], given: dict[str, str | bool]) -> int:
     name, equals, value = word.partition("=")
     option = _known(name, value, by_name)
@@ -248,7 +294,7 @@ def _long(word: str, words: list[str], at: int, by_name: dict[str, Option], give
 
 def _short(word: str, words: list[str], at: int, by_name: dict[str, Option], given: dict[str, str | bool]) -> int:
     for position, letter in enumerate(word[1:], start=2):
-        option = _known("-" + letter, word[position:], by_name)
+        option = _known("-" + letter, word[position:] or "".join(words[at : at + 1]), by_name)
         if option.metavar is None:
             given[option.key] = True
             continue
@@ -266,6 +312,10 @@ def _known(name: str, value: str, by_name: dict[str, Option]) -> Option:
     option = by_name.get(name)
     if option is None and any(name in known.names for known in LAUNCH):
         raise UsageError(f"option {name}: not with this verb: it is for starting a job")
+    if option is None and name in POINTLESS and "--version" in by_name:
+        if name == "-c" and not value.isdecimal():
+            raise UsageError("unknown option -c: did you mean gpurun sh -c 'COMMAND'?")
+        raise UsageError(f"unknown option {name}: {POINTLESS[name]}")
     if option is None:
         raise UsageError(f"unknown option {name}" + _meant(name, value, by_name))
     return option
@@ -274,7 +324,8 @@ def _known(name: str, value: str, by_name: dict[str, Option]) -> Option:
 def _meant(name: str, value: str, by_name: dict[str, Option]) -> str:
     habit = HABITS.get(name)
     if habit in by_name or (habit and " " in habit):
-        count = value.rpartition(":")[2]
+        flag = habit in by_name and by_name[habit].metavar is None
+        count = "" if flag else value.rpartition(":")[2]
         return f": did you mean {habit} {count}?" if count else f": did you mean {habit}?"
     if not name.startswith("--"):
         return ": --help lists them"

@@ -1,10 +1,25 @@
-"""--help, made from the tables in options: one screen for daily use, `--help all` for the rest."""
+"""help and --help, made from the tables in options: one screen for daily use, `--help all` for the rest."""
 
 from ..errors import UsageError
-from ..options import LAUNCH, VERBS, Option
+from ..options import LAUNCH, VERBS, Option, nearest
+
+Given = dict[str, str | bool]
 
 WIDTH = 24
 VERB_WIDTH = 36
+
+
+def main(_given: Given, operands: list[str]) -> int:
+    """Print the help of a verb, or as --help does."""
+    if len(operands) > 1:
+        raise UsageError(f"{operands[1]}: one VERB at a time", hint="usage: gpurun help [VERB|all]")
+    word = operands[0] if operands else None
+    if word in VERBS:
+        return print_verb_help(str(word))
+    if word not in (None, "all"):
+        near = nearest(str(word), list(VERBS))
+        raise UsageError(f"{word}: no such verb" + (f": did you mean {near}?" if near else ""), hint="gpurun help lists them")
+    return print_help(word)
 
 
 def print_help(topic: str | None) -> int:

@@ -16,6 +16,7 @@ import time
 
 from ..arbiter.summon import Call, WaitLimitPassed
 from ..errors import FAILED, WAIT_LIMIT, GpurunError, ProgramNotFound, ProgramNotRunnable, UsageError
+from ..options import number_for_program, taken_for_program
 from ..state.paths import Folder, open_folder
 from ..wire import PROTOCOL, pack
 from .program import (
@@ -50,7 +51,10 @@ def run(given: Given, words: list[str]) -> None:
     if not words:
         raise UsageError("program missing: gpurun [OPTION]... PROGRAM [ARG]...")
     argv, offset = program_argv(len(words))
-    path = find_program(argv[0])
+    try:
+        path = find_program(argv[0])
+    except ProgramNotFound as err:
+        raise number_for_program(sys.argv[-len(words) - 1] if len(sys.argv) > len(words) + 1 else "", words[0]) or err from None
     sim = simulated(given)
     warn(given)
     if "detach" in request:
@@ -334,6 +338,9 @@ class Launch:
             from .waitline import Line
 
             self.line = Line()
+            mistaken = taken_for_program(sys.argv[1:]) if os.isatty(2) else None
+            if mistaken is not None:
+                say(mistaken)
         return self.line
 
     def _end(self, values: dict[str, str]) -> None:

@@ -1,5 +1,9 @@
 """A list of jobs that can be acted on as it stands."""
 
+from pathlib import Path
+
+import pytest
+from terminal import Terminal
 from waiting import wait_until
 from world import World
 
@@ -33,3 +37,39 @@ def test_a_name_is_no_list_of_numbers(world: World) -> None:
     done = world.run("-N", "1,3-4", "true")
     assert done.returncode == 125
     assert done.stderr == "gpurun: name 1,3-4: a name cannot be a list of numbers: it means these jobs\n"
+
+
+def test_a_number_after_a_flag_is_told_with_what_was_meant(world: World) -> None:
+    for words, told in (
+        (["-n", "4", "true"], "-n takes no number: did you mean -g 4?"),
+        (["4", "true"], "4: no program: did you mean -g 4?"),
+        (["-J", "x", "true"], "unknown option -J: did you mean -N x?"),
+    ):
+        done = world.run(*words)
+        assert (done.returncode, done.stdout, done.stderr) == (125, "", f"gpurun: {told}\n")
+
+
+def test_a_program_called_like_a_number_is_run(world: World, tmp_path: Path) -> None:
+    (tmp_path / "4").write_text("#!/bin/sh\nexit 5\n")
+    (tmp_path / "4").chmod(0o755)
+    assert world.run("-n", "4", extra={"PATH": f"{tmp_path}:{world.env['PATH']}"}).returncode == 5
+
+
+def test_help_is_found_however_it_is_asked_for(world: World) -> None:
+    said = world.run("kill", "--help").stdout
+    assert [world.run(*words).stdout for words in (("help", "kill"), ("kill", "-h"))] == [said] * 2
+    assert world.run("-h").stdout == world.run("help").stdout == world.run("--help").stdout
+    assert world.run("help", "all").stdout == world.run("--help", "all").stdout
+    assert world.run("-V").stdout == world.run("--version").stdout
+    done = world.run("help", "kil")
+    assert done.returncode == 2
+    assert done.stderr == "gpurun: help: kil: no such verb: did you mean kill?\ngpurun help lists them\n"
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["as-a-verb", "behind---"])
+def test_a_word_of_other_queues_gets_a_note_where_it_would_wait(world: World, behind: bool) -> None:
+    world.start("-g", "all", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    terminal = Terminal(world, [world.command, *(["--"] if behind else []), "tail", "3"])
+    shown = terminal.await_text("waits for a GPU")
+    assert ("gpurun: tail is taken for the program of that name: gpurun logs shows output" in shown) is not behind

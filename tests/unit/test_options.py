@@ -3,7 +3,7 @@
 import pytest
 
 from gpuwrap.errors import UsageError
-from gpuwrap.options import LAUNCH, VERBS, nearest, parse, signals_as_options
+from gpuwrap.options import LAUNCH, VERBS, nearest, number_for_program, parse, signals_as_options, taken_for_program
 
 LINES = {
     "python t.py": ({}, "python t.py"),
@@ -57,6 +57,15 @@ MISTAKES = {
     "-m": "-m: SIZE missing",
     "--memory": "--memory: SIZE missing",
     "--quiet=1 x": "--quiet: takes no value",
+    "-J x true": "unknown option -J: did you mean -N x?",
+    "-Jx true": "unknown option -J: did you mean -N x?",
+    "-G 2 true": "unknown option -G: did you mean -g 2?",
+    "--job-name=x true": "unknown option --job-name: did you mean -N x?",
+    "-I true": "unknown option -I: did you mean -n?",
+    "-c 4 true": "unknown option -c: CPUs are not shared out here: leave it out",
+    "--cpus-per-task=4 true": "unknown option --cpus-per-task: CPUs are not shared out here: leave it out",
+    "-c exit": "unknown option -c: did you mean gpurun sh -c 'COMMAND'?",
+    "--partition gpu true": "unknown option --partition: there is one line here: leave it out",
 }
 
 
@@ -95,3 +104,29 @@ def test_the_nearest_word_is_found_only_where_one_is_near() -> None:
     assert nearest("lsit", ["ls", "list"]) == "list"
     assert nearest("python", list(VERBS)) is None
     assert nearest("", list(VERBS)) is None
+
+
+NUMBERS = {
+    ("-n", "4"): "-n takes no number: did you mean -g 4?",
+    ("-qn", "4"): "-n takes no number: did you mean -g 4?",
+    ("--nonblock", "4"): "--nonblock takes no number: did you mean -g 4?",
+    ("-r", "3"): "-r takes no number: did you mean --retries 3?",
+    ("", "2"): "2: no program: did you mean -g 2?",
+    ("-m8G", "2"): "2: no program: did you mean -g 2?",
+    ("--", "2"): "2: no program: did you mean -g 2?",
+    ("8G", "2"): "2: no program: did you mean -g 2?",
+    ("-n", "4x"): None,
+}
+
+
+@pytest.mark.parametrize("words", NUMBERS)
+def test_a_number_that_is_no_program_is_told_with_what_was_meant(words: tuple[str, str]) -> None:
+    meant = number_for_program(*words)
+    assert (meant and meant.text) == NUMBERS[words]
+
+
+def test_words_of_other_queues_are_noticed_only_where_a_verb_could_be_meant() -> None:
+    assert taken_for_program(["tail", "3"]) == "tail is taken for the program of that name: gpurun logs shows output"
+    assert all(taken_for_program(line.split()) for line in ("ps", "ps -a", "nice 5 3", "nice 5 3-9", "info 2", "show"))
+    meant = ("--", "-- ps", "nice python t.py", "tail -f log", "python ps", "", "ls", "watch nvidia-smi")
+    assert not any(taken_for_program(line.split()) for line in meant)
