@@ -1,31 +1,41 @@
 """A grant for a part of a Python program: `with gpuwrap.gpu(memory="6G") as grant:`, for notebooks and scripts.
 
+`async with` waits in a thread, and `@gpuwrap.gpu(…)` makes a block of each call of a function.
+
 1. The block is a job like any other, in the same queue; its leader is this process, so that its death frees it.
 2. It waits visibly, and an interrupt cancels: the connection goes, and with it the job.
 3. CUDA reads CUDA_VISIBLE_DEVICES once: where it was initialised in a block, or below gpurun, later blocks are given the first
    of the GPUs that it saw there and no others; where nobody knows what it saw they are refused. After the block the variables
-   are as before. The environment is the whole process's: while a block is open in one thread, others cannot open any.
+   are as before. The environment is the whole process's: while a block is open in one thread, or in one task of asyncio,
+   others cannot open any.
 4. A CUDA context does not go away at the block's end: what this process still holds then stays counted, and is said. Its next
    block takes that over.
 5. A fork that leaves a block gives nothing back: the block is of the process that entered it.
 """
 
+import contextlib
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, cast
 
 from .arbiter.summon import Call, WaitLimitPassed
 from .errors import GpurunError, UsageError
 from .state.paths import open_folder
 from .wire import PROTOCOL, pack
 
-# What a launch option is called here; the values are those of the command line.
-OPTIONS = ("gpus", "memory", "exclusive", "device", "priority", "name", "wait")
+P = ParamSpec("P")
+R = TypeVar("R")
+
 # How long an arbiter that says nothing is borne beyond the wait limit.
 ARBITER_GRACE_SECONDS = 10.0
+
+# The thread that enters a block, and with `async with` the task.
+Owner = tuple[int, object]
 
 _open: list["gpu"] = []
 """The blocks of this process that wait or are entered, the innermost last; after a fork those of the parent, too."""
@@ -45,24 +55,111 @@ class BlockGrant:
 
 
 class gpu:
-    """Wait for GPUs, hold them for a `with` block. Raises GpurunError; TimeoutError after `wait`."""
+    """Wait for GPUs and hold them: `with gpu(…) as grant:`, `async with` the same, or `@gpu(…)` above a function.
 
-    def __init__(self, memory: str | None = None, *, quiet: bool = False, **options: str | int | bool) -> None:
-        unknown = set(options) - set(OPTIONS)
-        if unknown:
-            raise TypeError(f"gpu() has no option {', '.join(sorted(unknown))}: {', '.join(('memory', *OPTIONS, 'quiet'))}")
+    memory: needed on each GPU, "6G", "50%" or "auto", which is then shared with others that fit; without it GPUs are whole.
+    gpus: how many, or "all"; 0 starts at once and sees none.
+    exclusive: with memory, nobody else computes on these GPUs meanwhile.
+    device: only these GPUs, 0 or "0,2": index, UUID prefix or name glob.
+    name: what lists call it.
+    priority: -100 to 100, or "low", "normal", "high", "urgent"; higher runs first.
+    time: how long the block may last, "4h" or seconds; then this process is asked to end (SIGTERM), and killed 120 s later.
+    wait: how long to wait, "10m" or seconds; 0 is now or not at all.
+    quiet: say nothing on stderr.
+
+    What cannot be meant raises GpurunError at the call; entering raises it if the request is refused, and TimeoutError after
+    `wait`. Inside, CUDA_VISIBLE_DEVICES is set; the block must come before the first use of CUDA.
+    """
+
+    def __init__(
+        self, memory: str | None = None, *, gpus: int | str = 1, exclusive: bool = False, device: int | str | None = None,
+        name: str | None = None, priority: int | str = 0, time: float | str | None = None, wait: float | str | None = None,
+        quiet: bool = False,
+    ) -> None:  # fmt: skip
+        from .commands.request import read_request
+
+        self._options: dict[str, Any] = {
+            "memory": memory, "gpus": gpus, "exclusive": exclusive, "device": device, "name": name, "priority": priority,
+            "time": time, "wait": wait,
+        }  # fmt: skip
+        given = self._options | {"time": _in_seconds(time), "wait": _in_seconds(wait)}
         self._given: dict[str, str | bool] = {
-            name: value if value is True else "0s" if (name, value) == ("wait", 0) else str(value)
-            for name, value in {"memory": memory, **options}.items()
+            name: value if value is True else str(value)
+            for name, value in given.items()
             if value is not None and value is not False
         }
+        read_request(self._given)
         self._quiet = quiet
         self._call: Call | None = None
+        self._is_abandoned = False
         self._before: dict[str, str | None] = {}
         self._told = ""
         self._job = ""
 
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Make a block of each call of a function, which may be `async`."""
+        from functools import wraps
+        from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise TypeError("gpu() goes around functions, not generators: put `with gpu()` inside")
+        options, quiet = self._options, self._quiet
+
+        @wraps(function)
+        async def later(*words: P.args, **named: P.kwargs) -> Any:
+            async with gpu(**options, quiet=quiet):
+                return await cast(Any, function(*words, **named))
+
+        @wraps(function)
+        def now(*words: P.args, **named: P.kwargs) -> R:
+            with gpu(**options, quiet=quiet):
+                return function(*words, **named)
+
+        return cast(Callable[P, R], later) if iscoroutinefunction(function) else now
+
+    async def __aenter__(self) -> BlockGrant:
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._is_abandoned = False
+        thread = ThreadPoolExecutor(1, "gpurun")  # not the loop's own, which a wait of hours would keep from others
+        whose = threading.get_ident(), asyncio.current_task()
+        waiting = asyncio.get_running_loop().run_in_executor(thread, self._enter, whose)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError as cancelled:
+            self._abandon()
+            try:
+                await waiting
+            except (GpurunError, OSError):  # TimeoutError is an OSError
+                raise cancelled from None
+            self.__exit__(type(cancelled), cancelled, None)
+            raise
+        finally:
+            thread.shutdown(wait=False)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+    def _abandon(self) -> None:
+        """Have the thread that waits give up: it is woken by the end of its connection, and looks before it sleeps anew."""
+        import socket
+
+        self._is_abandoned = True
+        connection = self._call.socket if self._call is not None else None
+        if connection is not None:
+            with contextlib.suppress(OSError):  # it has just closed it
+                connection.shutdown(socket.SHUT_RDWR)
+
     def __enter__(self) -> BlockGrant:
+        self._is_abandoned = False
+        return self._enter((threading.get_ident(), None))
+
+    def _enter(self, whose: Owner) -> BlockGrant:
         from .commands.request import read_request, simulated, stray_simulation, visible
 
         self._seen = seen_by_cuda()
@@ -76,8 +173,8 @@ class gpu:
         folder = open_folder(sim)
         assert folder is not None
         self._key = os.urandom(8).hex()
-        self._pid, self._thread = os.getpid(), threading.get_ident()
-        self._refuse_other_threads()
+        self._pid, self._whose = os.getpid(), whose
+        self._refuse_others()
         self._call = Call(folder, sim)
         try:
             self._limit_wait()
@@ -92,9 +189,7 @@ class gpu:
         self._erase()
         return self._begin(values)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
         from .units import format_size
 
         assert self._call is not None
@@ -110,12 +205,16 @@ class gpu:
         self._call.drop()
         self._call = None
 
-    def _refuse_other_threads(self) -> None:
+    def _refuse_others(self) -> None:
         _open.append(self)
-        first = next(block for block in list(_open) if block._pid == self._pid)
-        if first._thread != self._thread:
-            _open.remove(self)
-            raise GpurunError("another thread of this process is in a block: the variables that CUDA reads are common to all")
+        thread, task = self._whose
+        for block in _open[: _open.index(self)]:
+            its_thread, its_task = block._whose
+            is_other_task = None not in (task, its_task) and task is not its_task
+            if block._pid == self._pid and (thread != its_thread or is_other_task):
+                _open.remove(self)
+                other = "another thread" if thread != its_thread else "another task"
+                raise GpurunError(f"{other} of this process is in a block: the variables that CUDA reads are common to all")
 
     def _restore(self) -> None:
         """Put the environment back as it was; if a later block is still open, it does so in our stead."""
@@ -162,6 +261,8 @@ class gpu:
         message: tuple[str, dict[str, str]] | None = None
         has_taken = False  # the answer is not here yet: taken twice, it would come twice, and the second be read at the end
         while True:
+            if self._is_abandoned:
+                raise GpurunError(f"job {self._job}: given up")
             if message is None:
                 has_taken = False
             kind, values = message if message is not None else call.ask(self._register())
@@ -188,7 +289,7 @@ class gpu:
                 raise GpurunError(f"job {self._job}: {values['text']}")
             elif kind == "refused":
                 raise GpurunError(values["text"], hint=values.get("hint"))
-            message = call.receive()
+            message = None if self._is_abandoned else call.receive()
 
     def _begin(self, values: dict[str, str]) -> BlockGrant:
         for name, value in values.items():
@@ -252,6 +353,11 @@ def has_gpu_open() -> bool:
         if target.startswith("/dev/nvidia") and target[len("/dev/nvidia") :].isdigit():
             return True
     return False
+
+
+def _in_seconds(limit: float | str | None) -> str | None:
+    """Write a limit as options have it: a number is of seconds here."""
+    return limit if limit is None or isinstance(limit, str) else f"{limit}s"
 
 
 def _say(text: str) -> None:

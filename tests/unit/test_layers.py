@@ -40,6 +40,7 @@ ALLOWED = {
     ("units", "options"),
     # loaded when a Python program asks for it, never by a launch
     ("__init__", "block"),
+    ("__init__", "errors"),
 }
 ONE_IMPORTER = {
     "pynvml": {"host.nvml"},
