@@ -92,7 +92,7 @@ class Lines:
         drawers: dict[int, list[Job]] = {}
         # A shell's fg tells nobody that it is in the foreground now: a few are looked at again.
         few = len(self._arbiter.store.in_line) <= FEW
-        for job in self._arbiter.store.in_line.values():
+        for job in self._waiting():
             seat = self._arbiter.seats.get(job.id)
             if seat is None or seat.tty is None or seat.connection is None or (seat.background and not few):
                 continue
@@ -118,12 +118,17 @@ class Lines:
             if not coming.is_over():
                 continue
             del self._coming[tty]
-            waiting = [job for job in self._arbiter.store.in_line.values() if self._waits_at(job, tty)]
+            waiting = [job for job in self._waiting() if self._waits_at(job, tty)]
             told = sorted((job for job in waiting if job.id in coming.jobs), key=before)
             if len(told) == 1:
                 self._tell(told[0], "note", self.text(told[0]))
             elif told:
                 self._tell(told[0], "note", self._counted(waiting))
+
+    def _waiting(self) -> list[Job]:
+        """Return those in line, and those that are out of it but could not be told to go, as far as their clients know."""
+        stuck = self._arbiter.store.live.values() if self._arbiter.unwritten is not None else ()
+        return [*self._arbiter.store.in_line.values(), *(job for job in stuck if job.state is JobState.GRANTED)]
 
     def _waits_at(self, job: Job, tty: int) -> bool:
         seat = self._arbiter.seats.get(job.id)
@@ -205,6 +210,9 @@ class Lines:
             return None if left is None else ("leftover", left, [f"gpurun kill {job.id} ends it"])
         if job.state is JobState.PAUSED:
             return "paused", self._paused(job), []
+        lost = self._unwritten() if job.state is JobState.GRANTED else None
+        if lost is not None:
+            return UNWRITTEN, lost, []
         frozen, thaw = frozen_words(job) or ("", [])
         if job.state is JobState.STOPPING:
             newcomer = f" for job {job.yields_to}" if job.yields_to is not None else ""

@@ -490,6 +490,26 @@ def test_while_the_queue_cannot_be_written_that_is_why_a_job_waits(
     assert arbiter.store.live[number].state is JobState.GRANTED
 
 
+def test_so_it_is_of_a_job_whose_grant_was_written_and_whose_start_cannot_be(
+    arbiter: Arbiter, client: Client, other: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    five_good_wakes(arbiter)
+    client.ask("register", key="a", tty=-1, gpus=0)  # no claim, which another test may hold
+    five_good_wakes(arbiter)
+    (number,) = arbiter.store.live
+    assert "offer" in client.kinds()
+    with full_disk(arbiter, monkeypatch, "no space left on device"):
+        client.ask("take")
+        said = client.heard()
+        wait_until(lambda: (client.ask("take"), said.extend(client.heard()), "note" in dict(said))[2], "the line", within=5)
+        assert dict(said)["note"] == {"text": f"job {number} waits: {WHY}; running jobs are not affected"}
+        other.ask("explain", jobs=number, plain=True)
+        assert other.heard() == [("done", {"text": f"{number}\tunwritten\t{WHY}"})]
+    assert arbiter.store.live[number].state is JobState.GRANTED
+    client.ask("take")
+    assert (client.kinds()[-1], arbiter.store.live[number].state) == ("go", JobState.RUNNING)
+
+
 def test_what_did_not_fail_for_a_while_is_taken_to_have_room_again(
     arbiter: Arbiter, other: Client, in_line: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
