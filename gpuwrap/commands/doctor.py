@@ -55,9 +55,12 @@ def main(given: Given, operands: list[str]) -> int:
         whereabouts.logouts,
         lambda: whereabouts.residence(_arbiter_pid(sim)),
     ]
-    bad = False
+    bad, told = False, set()
     for check in checks:
         for found in _guarded(check):
+            if found in told:
+                continue  # what stands in the way of many checks is one thing
+            told.add(found)
             bad |= found.verdict == "bad"
             print(f"{found.verdict:<8}  {found.subject:<12}  {found.text}")
             if found.help:
