@@ -76,7 +76,7 @@ class Killing:
 
     def undone(self) -> None:
         """A batch was not committed: who was to be ended in it is not, and runs on up to its limit."""
-        for job in self._arbiter.store.holding.values():
+        for job in self._arbiter.store.live.values():
             seat = self._arbiter.seats.get(job.id)
             if seat is None or job.state not in STARTED or job.state is JobState.STOPPING:
                 continue

@@ -243,7 +243,7 @@ class Pausing:
 
     def free_unwritten(self) -> None:
         """The disk takes nothing: who stands still for a job that has ended goes on before that is written down."""
-        for job in [job for job in self._arbiter.store.holding.values() if job.state is JobState.PAUSED]:
+        for job in list(self._arbiter.store.paused.values()):
             newcomer = self._arbiter.store.live.get(job.yields_to or 0)
             if newcomer is not None and job.id not in self._freed and not processes.is_same_process(newcomer.identity):
                 log("resume", f"job {job.id}: job {newcomer.id} has ended, which cannot be written down")
@@ -341,7 +341,7 @@ class Pausing:
     def look_after(self) -> None:
         """See that every pause is as it was left, and that nobody stays paused beyond its bound."""
         self._traces.remove_groups()
-        for job in [job for job in self._arbiter.store.holding.values() if job.state is JobState.PAUSED]:
+        for job in list(self._arbiter.store.paused.values()):
             if job.id in self._freed:
                 continue
             if self._stopping.is_asked_to_end(job):
@@ -382,7 +382,6 @@ class Pausing:
 
     def thaw_everything(self, why: str) -> None:
         """Before an arbiter gives up: nobody stays stopped."""
-        for job in list(self._arbiter.store.holding.values()):
-            if job.state in STARTED and job.state in (JobState.PAUSED, JobState.SUSPENDED):
-                self._stopping.let_go(job)  # now: we leave, whether this can be written down or not
-                self.resume(job, why)
+        for job in list(self._arbiter.store.paused.values()):
+            self._stopping.let_go(job)  # now: we leave, whether this can be written down or not
+            self.resume(job, why)

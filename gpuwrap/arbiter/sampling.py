@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING
 
 from ..host.devices import Look
-from ..lifecycle import JobState
 from .timers import Timer
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Sampling:
 
     def somebody_is_paused(self) -> bool:
         """Whether any job is paused."""
-        return any(job.state is JobState.PAUSED for job in self._arbiter.store.holding.values())
+        return bool(self._arbiter.store.paused)
 
     def _seconds_to_next_look(self) -> float | None:
         arbiter = self._arbiter

@@ -24,14 +24,16 @@ class Known(NamedTuple):
 class Mirror:
     """What the database says of live jobs, and its settings; the store alone changes it, with what it has written.
 
-    `in_line` and `holding` are parts of `live`; `awaiting` has those in line with --after, and `nested` those inside a job,
-    by that job's number, so that the end of a job costs what hangs on it and nothing of the line.
+    `in_line`, `holding` and `paused` are parts of `live` (a job without GPUs may be paused, too); `awaiting` has those in line
+    with --after, and `nested` those inside a job, by that job's number, so that the end of a job costs what hangs on it and
+    nothing of the line.
     """
 
     def __init__(self) -> None:
         self.live: dict[int, Job] = {}
         self.in_line: dict[int, Job] = {}
         self.holding: dict[int, Job] = {}
+        self.paused: dict[int, Job] = {}
         self.awaiting = Awaiting()
         self.nested: dict[int, dict[int, Job]] = {}
         self.settings: dict[str, str] = {}
@@ -48,7 +50,7 @@ class Mirror:
     def fill(self, known: Known) -> None:
         """Hold exactly this, as it was committed; the jobs by number."""
         jobs, self.settings, self.last_id = list(known.live.values()), dict(known.settings), known.last_id
-        for part in (self.live, self.in_line, self.holding, self.nested):
+        for part in (self.live, self.in_line, self.holding, self.paused, self.nested):
             part.clear()
         self.awaiting.clear()
         for job in jobs:
@@ -96,6 +98,7 @@ class Mirror:
         _keep(self.live, job, lives)
         _keep(self.in_line, job, job.state in IN_LINE)
         _keep(self.holding, job, bool(job.shares))
+        _keep(self.paused, job, job.state in (JobState.PAUSED, JobState.SUSPENDED))
         if job.after_jobs:
             self.awaiting.keep(job, job.state in IN_LINE, self.has_ended)
         if job.state is JobState.ENDED and before is not None and before.state is not JobState.ENDED:

@@ -42,7 +42,7 @@ class Store:
         self._mirror = Mirror()
         self._untold: list[tuple[str, tuple[Any, ...], bool]] = []
         self.live, self.in_line = self._mirror.live, self._mirror.in_line
-        self.holding, self.awaiting = self._mirror.holding, self._mirror.awaiting
+        self.holding, self.paused, self.awaiting = self._mirror.holding, self._mirror.paused, self._mirror.awaiting
         self.has_ended = self._mirror.has_ended
         self.has_written = False
         """Whether there was anything to write in the batch that was committed last."""

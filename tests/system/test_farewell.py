@@ -62,14 +62,15 @@ def tell(process: psutil.Process) -> None:
             process.send_signal(number)
 
 
-def paused(stage: Stage) -> None:
-    start(stage, "train")
+def paused(stage: Stage, *options: str) -> None:
+    start(stage, "train", *options)
     assert stage.world.run("pause", "1").returncode == 0, stage.said()
     stage.beats.until_still("train")
 
 
-def test_who_was_paused_goes_on_and_nothing_of_gpurun_stays(stage: Stage) -> None:
-    paused(stage)
+@pytest.mark.parametrize("options", [[], ["-g", "0"]], ids=["a GPU", "none"])
+def test_who_was_paused_goes_on_and_nothing_of_gpurun_stays(stage: Stage, options: list[str]) -> None:
+    paused(stage, *options)
     keeper = psutil.Process(stage.world.keeper_pid())
     arbiter = told(stage.world.arbiter_pid())
     wait_until(lambda: not alive(arbiter.pid), "the arbiter to leave", STOP_SECONDS)

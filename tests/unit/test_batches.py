@@ -190,11 +190,15 @@ def test_a_time_limit_that_passed_in_a_lost_batch_holds_and_asks_as_ever(
     assert asked == [signal.SIGTERM]
 
 
+@pytest.mark.parametrize("gpus", [1, 0])
 def test_who_was_to_be_killed_in_a_lost_batch_is_not(
-    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, gpus: int
 ) -> None:
     """Whoever asked was refused: nobody may kill it ten seconds later."""
     job, _pidfd = started(arbiter, leader)
+    if not gpus:
+        with arbiter.store.batch():
+            arbiter.store.release(job)
     monkeypatch.setattr(arbiter.tuning, "check", lambda: arbiter.killing.kill_within(job.id, 10.0))  # within the batch
     with full_disk(arbiter, monkeypatch):
         arbiter.step([])

@@ -23,7 +23,7 @@ class Fake:
     """As much of an arbiter as samples itself: one job waits, and a plan has just said that it must."""
 
     def __init__(self, view: View, made: Plan, leftovers: frozenset[int]) -> None:
-        self.store = SimpleNamespace(in_line={2: None}, holding={})
+        self.store = SimpleNamespace(in_line={2: None}, holding={}, paused={})
         self.views, self.plans, self.leftovers = {None: view}, {None: made}, leftovers
         self.left_behind = SimpleNamespace(is_young=lambda: False)
         self.pausing = self.reruns = SimpleNamespace(look_after=lambda: None)
