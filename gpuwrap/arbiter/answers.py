@@ -150,6 +150,8 @@ class Answers:
                 self._arbiter.bell.drop(connection)
             elif lost is Lost.REFUSE:
                 self.refuse(connection, err)
+                if kind == "release":
+                    self._give_back_later(connection, values)
         if self._arbiter.deciding.look is not None:
             self.planned()
 
@@ -346,17 +348,34 @@ class Answers:
         """A block of a Python program ends, or will not begin; the program goes on."""
         arbiter = self._arbiter
         assert connection.identity is not None
-        job = arbiter.store.find_key(_key(connection.identity, values))
-        held, here = 0, False
-        if job is not None and (job.state in IN_LINE or job.state is JobState.GRANTED):
-            arbiter.enforcer.cancel(job, ResultKind.CANCELLED, "given up while it waited")
-        elif job is not None and job.state in STARTED:
+        key = _key(connection.identity, values)
+        job = arbiter.store.find_key(key)
+        here = False
+        if job is not None and job.state in STARTED:
             if "looked" not in values:  # what it holds now counts: the last look is too old, however fresh
                 self.put_off(connection, "release", values | {"looked": True})
                 return
             here = connection.pid in [pid for pid, _size in arbiter.holders(job)]
-            held = arbiter.enforcer.block_ended(job, int(values["failed"]))
-        arbiter.bell.queue(connection, "done", held=held, here=int(here))
+        arbiter.bell.queue(connection, "done", held=self._give_back(key, values["failed"]), here=int(here))
+
+    def _give_back_later(self, connection: Connection, values: Values) -> None:
+        """The end of a block could not be written down: its program goes on, and does not say so again."""
+        assert connection.identity is not None
+        key = _key(connection.identity, values)
+
+        def again() -> None:
+            self._give_back(key, values["failed"])
+
+        self._arbiter.timers.after(0.0, again)
+
+    def _give_back(self, key: str, failed: bool) -> int:
+        """End the job of a block, wherever it stands; returns what its process still holds, in bytes."""
+        job = self._arbiter.store.find_key(key)
+        if job is not None and (job.state in IN_LINE or job.state is JobState.GRANTED):
+            self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, "given up while it waited")
+        elif job is not None and job.state in STARTED:
+            return self._arbiter.enforcer.block_ended(job, int(failed))
+        return 0
 
     def _pending(self, connection: Connection, _values: Values) -> None:
         """Somebody asks a paused job to end: it goes on to receive it."""

@@ -602,6 +602,32 @@ def test_that_the_disk_is_full_is_logged_once(
     assert causes == ["the disk is full", "input/output error"]
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_block_that_ends_while_the_disk_is_full_gives_its_gpu_back_once_it_is_not(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", client: Client, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """Its program lives on, perhaps for days, and does not say so again."""
+    if not begun:
+        started(arbiter, leader)
+    five_good_wakes(arbiter)
+    client.ask("register", key="a", offset=0, gpus=0 if begun else 1)
+    number = max(arbiter.store.live)
+    if begun:
+        client.ask("take")
+        assert arbiter.store.live[number].state is JobState.RUNNING
+    client.heard()
+    with full_disk(arbiter, monkeypatch):
+        client.ask("release", key="a", failed=0)
+        wake(arbiter)
+        assert set(client.kinds()) == {"refused"}
+    client.socket.close()
+    wake(arbiter, client)
+    five_good_wakes(arbiter)
+    ended = arbiter.store.find(number)
+    assert ended is not None
+    assert ended.state is JobState.ENDED
+
+
 # A pause is over once that is written down
 
 
