@@ -5,6 +5,7 @@ the daemon, in a session of its own, with the daemon's environment and what -e p
 ends with the container's status, and passes TERM on to it.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -31,7 +32,10 @@ def run(line: socket.socket) -> None:
         asked: dict[str, Any] = json.loads(words.readline())
         container = Popen(asked["argv"], env={**os.environ, **asked["env"]}, start_new_session=True)
         threading.Thread(target=heed, args=(words, container), daemon=True).start()
-        words.write(f"{container.wait()}\n")
+        status = container.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(container.pid, signal.SIGKILL)  # nothing of a container outlives its first process
+        words.write(f"{status}\n")
 
 
 def heed(words: Any, container: "Popen[bytes]") -> None:
