@@ -21,6 +21,25 @@ class GiveWay(Enum):
     REQUEUE = "requeue"
 
 
+class Order(Enum):
+    """What decides among jobs of equal priority, as the setting of this name has it."""
+
+    ARRIVAL = "arrival"
+    SHORTEST = "shortest"
+    FAIR = "fair"
+
+
+class Basis(Enum):
+    """What an expectation rests on, the best first."""
+
+    LIMIT = "limit"
+    GUESS = "guess"
+    COMMAND = "command"
+    SWEEP = "sweep"
+    OWNER = "owner"
+    SO_FAR = "so far"
+
+
 class ComputeMode(Enum):
     """Who may open CUDA contexts on a GPU, as its administrator set it (nvidia-smi -c)."""
 
@@ -279,6 +298,22 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """How long a job is expected to compute still, in seconds, at the moment of the view that has it.
+
+    `seconds` is the mean. `index` is what it is ranked by: less than the mean where it is likely to end soon, and else may
+    take long. It lies mostly between `low` and `high`. `runs` is how many runs that rests on.
+    """
+
+    seconds: float
+    index: float
+    low: float
+    high: float
+    basis: Basis = Basis.SO_FAR
+    runs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Bounds:
     """The arbiter's limits (settings). `keep_free_bytes` is the headroom kept on every GPU."""
 
@@ -290,6 +325,10 @@ class Bounds:
     """How long a job runs at least after each return from a pause before it is paused again."""
     least_pause_seconds: float = 300.0
     """A job that may be paused for less than this is not paused for one of which nobody knows how long it runs."""
+    min_run_among_equals_seconds: float = 120.0
+    """How long a job runs at least, after its start or a return, before it gives way to one of equal priority."""
+    due_after_seconds: float = 259200.0
+    """Who has waited for this long, and for 20 times what it is expected to need, is passed by nobody any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +372,13 @@ class View:
     """Why there is no GPU at all."""
     without_gpu: bool = False
     """There is none, and who asks for some runs without (the setting of this name)."""
+    order: Order = Order.ARRIVAL
+    expected: Mapping[int, Expected] = field(default_factory=dict)
+    """What jobs are expected to need still; nothing is looked at here in order of arrival."""
+    burden: Mapping[int, float] = field(default_factory=dict)
+    """In the order `fair`: the part of the recent use that a job's owner had, over an equal part; 1 where it is missing."""
+    lost: Mapping[int, float] = field(default_factory=dict)
+    """Seconds of work that a job would lose if it were ended now; where it is missing, all since its start."""
 
 
 class Rule(Enum):

@@ -83,8 +83,8 @@ class Room:
     """
 
     __slots__ = (
-        "_ceiling", "_free", "_in_the_way", "_limit", "_margin", "_potential", "_taken", "_total", "available", "closed",
-        "empty", "gpu", "holders", "strays", "unexplained", "usable",
+        "_ceiling", "_free", "_in_the_way", "_lefts", "_limit", "_margin", "_potential", "_taken", "_total", "available",
+        "closed", "empty", "gpu", "holders", "strays", "unexplained", "usable",
     )  # fmt: skip
 
     def __init__(self, gpu: Gpu, bounds: Bounds) -> None:
@@ -92,6 +92,7 @@ class Room:
         self.holders: list[Holder] = []
         self.strays: tuple[int, ...] = ()
         self._in_the_way: dict[tuple[bool, bool, frozenset[int]], Obstacle | None] = {}
+        self._lefts: dict[tuple[frozenset[int], frozenset[int]], Left] = {}
         self._limit = bounds.jobs_per_gpu
         self._total = gpu.total_bytes or 0
         self._free = min(gpu.free_bytes or 0, self._total)
@@ -121,6 +122,7 @@ class Room:
     def settle(self) -> None:
         """Work out anew what is left."""
         self._in_the_way.clear()
+        self._lefts.clear()
         if self._taken:
             ids = {holder.job_id for holder in self.holders}
             self.strays = tuple(sorted(job for job, size in self.gpu.used.items() if size != 0 and job not in ids))
@@ -202,6 +204,13 @@ class Room:
         A paused job computes nothing and is promised what it holds. Only figures that are known come free: what a job that
         goes holds is unknown unless the driver says so, or unless nobody at all is left.
         """
+        asked = frozenset(gone), frozenset(paused)
+        found = self._lefts.get(asked)
+        if found is None:
+            found = self._lefts[asked] = self._left(*asked)
+        return found
+
+    def _left(self, gone: frozenset[int], paused: frozenset[int]) -> Left:
         used, mode = self.gpu.used, self.gpu.compute_mode
         if self.closed is not None:
             return Left(-1, False, False, True)

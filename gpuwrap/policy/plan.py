@@ -14,17 +14,19 @@
    that compute there is a newcomer to its own GPUs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from operator import attrgetter
 
 from ..lifecycle import JobState
-from ..model import Action, Evict, Grant, Job, Pause, Plan, Request, Resume, Rule, Share, View
+from ..model import Action, Evict, Grant, Job, Pause, Plan, Resume, Rule, Share, View
 from ..units import PRIORITY_STEP
 from .choosing import choose
 from .explaining import InLine, Reasons
-from .needs import share
+from .lineup import LineUp
+from .needs import URGENT, share
 from .placement import Holder, Room, Shape
+from .ranks import Ranks
 from .returning import as_promised, takes_back, takes_back_above
 from .sweeps import SweepLimits
 from .victims import Spared, Victims, Way
@@ -58,27 +60,30 @@ class _Pass:
         self._view, self._now_mono = view, now_mono
         self.rooms = [Room(gpu, view.bounds) for gpu in sorted(view.gpus, key=attrgetter("index"))]
         self._by_uuid = {room.gpu.uuid: room for room in self.rooms}
-        self._shapes: dict[object, Shape] = {}
-        self._by_request: dict[int, Shape] = {}
-        self._hopeful = 0  # shapes that have not failed
-        self._comes_anybody_back = False
         self._whole_shapes: list[Shape] | None = None
         self._possible: dict[int, list[Room]] = {}
         self.kept: dict[str, int] = {}
         self.kept_for: int | None = None
         self._kept_until = inf
+        self._first: Job | None = None
         self._kept_shape: Shape | None = None
         self._freed: dict[str, Job] = {}
         self.leaving: dict[int, frozenset[int]] = {}
         self.stuck: dict[int, tuple[tuple[int, str], ...]] = {}
-        self.victims = Victims(view, now_mono)
+        self.ranks = Ranks(view, now_mono)
+        self.victims = Victims(view, now_mono, self.ranks)
         self._searched: set[object] = set()
+        self._is_anybody_paused = any(job.state in _PAUSED for job in view.jobs if job.shares)
+        self._hopeless_beside: dict[tuple[int, int], float] = {}
+        self._hopeless_above: dict[tuple[int, int], float] = {}
         self._has_newcomer = False
         self._evicted: frozenset[int] = frozenset()
         self._sweeps = SweepLimits(view.jobs)
         # Whoever stands below this outranks nobody who could give way.
         known = [job.priority for job in view.jobs if job.id in view.yielding] if view.yielding else []
         self._yield_from = min(known) + PRIORITY_STEP if known else inf
+        self._line = LineUp(view, self.ranks, self._sweeps)
+        self._hopeful = len(self._line.shapes)  # those that have not failed
         self._take_shares()
         self._find_open()
 
@@ -86,8 +91,7 @@ class _Pass:
         """Walk along the line once, for as long as anything can come of it."""
         actions: list[Action] = []
         staying: dict[int, InLine] = {}
-        line = self._line()
-        rest = iter(line)
+        rest = iter(self._line.entries)
         for in_line in rest:
             job, entry = in_line
             if entry is None:
@@ -121,15 +125,18 @@ class _Pass:
 
     def _nothing_comes_of_the_rest(self, job: Job) -> bool:
         """Whether all behind a job stay in line, since every shape has failed: nobody there outranks anybody, or comes back."""
-        return not self._comes_anybody_back and job.priority < self._yield_from and not self.leaving
+        if self._line.comes_anybody_back or job.priority >= self._yield_from or self.leaving:
+            return False
+        return self.ranks.nobody_behind_precedes(job)
 
     def _take_shares(self) -> None:
         taken: dict[str, Room] = {}
-        for job in self._view.jobs:
-            if not job.shares:
-                continue
+        holding = [job for job in self._view.jobs if job.shares]
+        if self.ranks.by_need:  # who is paused goes on after those who compute there, in the order of the line
+            holding.sort(key=lambda job: (job.state in _PAUSED, self.ranks.rank(job) if job.state in _PAUSED else 0.0))
+        for job in holding:
             is_paused, ended = job.state in _PAUSED, job.state is JobState.ENDED
-            end = ends_mono(job, self._now_mono)
+            end = self._ends_mono(job)
             for each in job.shares:
                 room = self._by_uuid.get(each.uuid)
                 if room is not None:
@@ -143,86 +150,29 @@ class _Pass:
         for room in taken.values():
             room.settle()
 
-    def _line(self) -> list[InLine]:
-        """Return those in line in order."""
-        waiting, held, paused = JobState.WAITING, JobState.HELD, JobState.PAUSED
-        line = [
-            job
-            for job in self._view.jobs
-            if job.state is waiting or job.state is held or (job.state is paused and job.yields_to is not None)
-        ]
-        line.sort(key=attrgetter("id"))
-        line.sort(key=attrgetter("turn"))
-        line.sort(key=attrgetter("priority"), reverse=True)
-        view, shapes, sweeps = self._view, self._by_request, self._sweeps
-        passed_over = dict.fromkeys(view.absent, Rule.ABSENT) | dict.fromkeys(view.stopped, Rule.STOPPED)
-        passed_over |= dict.fromkeys(view.after, Rule.AFTER)
-        entries: list[InLine] = []
-        comes_back = False
-        for job in line:
-            entry: Rule | Shape | None
-            if job.state is paused:
-                entry, comes_back = None, True
-            elif job.state is held:
-                entry = Rule.HELD
-            elif job.id in passed_over:
-                entry = passed_over[job.id]
-            elif job.shares:
-                entry = Rule.LEFTOVER
-            elif sweeps.has_limits and sweeps.is_full(job):
-                entry = Rule.SWEEP
-            else:
-                own = view.own.get(job.id)
-                entry = self._shape(job.request, own) if own else shapes.get(id(job.request)) or self._shape(job.request)
-                entry.waiting += 1
-                if sweeps.has_limits:
-                    sweeps.wait(job, entry)
-            entries.append((job, entry))
-        if comes_back:
-            entries.sort(key=lambda each: not self._goes_on_anyway(each))
-        self._comes_anybody_back = comes_back
-        self._hopeful = len(self._shapes)
-        return entries
-
-    def _goes_on_anyway(self, in_line: InLine) -> bool:
-        """Whether a job was paused for as long as it may be: nobody need give way for what it makes room for."""
-        job, entry = in_line
-        if entry is not None or not self.victims.is_bound_used_up(job.id):
-            return False
-        may_be_evicted = self._view.yielding.get(job.id)
-        return may_be_evicted is None or not may_be_evicted.can_evict
-
-    def _shape(self, request: Request, own: frozenset[int] = frozenset()) -> Shape:
-        # In a long line few requests differ, and equal ones are mostly one object.
-        key = (
-            request.gpus,
-            request.memory_bytes,
-            request.memory_percent,
-            request.exclusive,
-            request.time_limit_seconds,
-            request.allowed,
-            own,
-        )
-        shape = self._shapes.get(key)
-        if shape is None:
-            shape = self._shapes[key] = Shape.of(request, own)
-        if not own:
-            self._by_request[id(request)] = shape
-        return shape
+    def _ends_mono(self, job: Job) -> float:
+        """Return when a job is out of the way: by its limit, or as it is expected where the order goes by that."""
+        end = ends_mono(job, self._now_mono)
+        if not self.ranks.by_need or job.state is JobState.ENDED:
+            return end
+        if job.state not in _PAUSED:
+            return min(end, self.ranks.ends_mono(job))
+        here = (holder.ends_mono for each in job.shares if (room := self._by_uuid.get(each.uuid)) for holder in room.holders)
+        return max((self._now_mono, *here)) + self.ranks.ends_mono(job) - self._now_mono
 
     def _place(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
         """Take GPUs for a job; None if they cannot be had now."""
         if shape.gpus == 0 or self._view.without_gpu:
             return ()
-        rooms = self._fitting(shape)
+        rooms = self._fitting(job, shape)
         if len(rooms) < shape.gpus:
             return None
         chosen = choose(rooms, shape, self._wanted_whole(shape))
         return self._give(job, shape, chosen, tuple(room.share(shape) for room in chosen))
 
-    def _fitting(self, shape: Shape) -> list[Room]:
+    def _fitting(self, job: Job, shape: Shape) -> list[Room]:
         """Return the GPUs that a job can have now. Who goes on with what it holds delays nobody who waits for that."""
-        slips = shape.limit_seconds is not None and self.slips(shape)
+        slips = self._first is not None and (self.slips(shape) or self.ranks.makes_way_for(self._first, job))
         if shape.own:
             kept = [room for room in self.rooms if room.gpu.uuid in self.kept]
             slips = slips or any(self._kept_shape is not None and room.bars(shape, self._kept_shape) for room in kept)
@@ -230,7 +180,7 @@ class _Pass:
             rooms = [room for room in rooms if room.fits(shape)]
             held = [room for room in rooms if any(holder.job_id in shape.own for holder in room.holders)]
             return held if len(held) >= shape.gpus else rooms  # what it started computes there, too
-        if not slips and not self._promising(shape):
+        if not self._promising(shape, slips):
             return []
         rooms = [room for room in self._open if room.fits(shape)]
         if slips and len(rooms) < shape.gpus:
@@ -250,7 +200,7 @@ class _Pass:
 
     def outranks_somebody(self, job: Job) -> bool:
         """Whether somebody who could give way, or does, stands a step below."""
-        return job.priority >= self._yield_from or job.id in self.leaving
+        return job.priority >= self._yield_from or job.id in self.leaving or self.ranks.precedes_somebody(job)
 
     def is_sweep_full(self, job: Job) -> bool:
         """Whether no row more of a job's sweep may start."""
@@ -258,8 +208,11 @@ class _Pass:
 
     def _place_beside(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
         """Take GPUs on which nothing stands but jobs that are paused already, together with free ones."""
-        rooms = self.victims.beside(job, shape, self._not_kept(shape), shape.own)
+        if (self.ranks.by_need and not self._is_anybody_paused) or self._is_hopeless(job, shape, self._hopeless_beside):
+            return None
+        rooms = self.victims.beside(job, shape, self._not_kept(job, shape), shape.own)
         if len(rooms) < shape.gpus:
+            self._note_hopeless(job, shape, self._hopeless_beside)
             return None
         rooms.sort(key=lambda room: (not room.fits(shape), -room.left(shape.own).bytes, room.gpu.index))
         rooms = sorted(rooms[: shape.gpus], key=lambda room: room.gpu.index)
@@ -276,16 +229,29 @@ class _Pass:
         if not leaving:
             if self._has_newcomer or key in self._searched or len(self._searched) >= MOST_SEARCHES:
                 return []
+            if self._is_hopeless(job, shape, self._hopeless_above):
+                return []
             self._searched.add(key)
-        rooms = self._not_kept(shape)
+        rooms = self._not_kept(job, shape)
         way = self.victims.find(job, shape, rooms, self.spared(job, shape), leaving | shape.own)
         if way is None:
+            self._note_hopeless(job, shape, self._hopeless_above)
             return []
         self._keep(way.rooms, job)
         if leaving:
             return []
         self._has_newcomer = True
         return self._asked(way, job)
+
+    def _is_hopeless(self, job: Job, shape: Shape, found: Mapping[tuple[int, int], float]) -> bool:
+        """Whether one of the same shape failed that needs no more: among equals whoever is behind makes fewer give way."""
+        least = found.get((id(shape), job.priority))
+        return least is not None and (inf if job.learned_bytes is None else job.learned_bytes) >= least
+
+    def _note_hopeless(self, job: Job, shape: Shape, found: dict[tuple[int, int], float]) -> None:
+        if self.ranks.by_need and job.priority < URGENT:
+            key = id(shape), job.priority
+            found[key] = min(found.get(key, inf), inf if job.learned_bytes is None else job.learned_bytes)
 
     def _asked(self, way: Way, job: Job) -> list[Action]:
         pause, evict = sorted(way.option.pause), sorted(way.option.evict)
@@ -305,8 +271,15 @@ class _Pass:
             self.kept_for = job.id
         self._find_open()
 
-    def _not_kept(self, shape: Shape) -> list[Room]:
-        return [room for room in self.possible(shape) if room.gpu.uuid not in self.kept]
+    def _not_kept(self, job: Job, shape: Shape) -> list[Room]:
+        """Return the GPUs that are kept for nobody, or for one that could still have them from this job."""
+        barred = self._barred(job)
+        return [room for room in self.possible(shape) if room.gpu.uuid not in barred]
+
+    def _barred(self, job: Job) -> Collection[str]:
+        """Return the GPUs that are kept from a job."""
+        first = self._first
+        return self._freed if first is not None and self.ranks.makes_way_for(first, job) else self.kept
 
     def spared(self, job: Job, shape: Shape) -> Spared:
         """Say who is left alone because of what is kept for others.
@@ -315,8 +288,11 @@ class _Pass:
         that GPU, and not to the one for whom somebody was ended.
         """
         kept, first = self._kept_shape, frozenset[int]()
-        wholly = {h.job_id for room in self.rooms if self.kept.get(room.gpu.uuid, job.id) != job.id for h in room.holders}
-        if kept is not None and self.kept_for != job.id:
+        barred = self._barred(job)
+        kept_from = {uuid for uuid, whom in self.kept.items() if whom != job.id and uuid in barred}
+        wholly = {holder.job_id for room in self.rooms if room.gpu.uuid in kept_from for holder in room.holders}
+        waits = self._first
+        if kept is not None and waits is not None and self.kept_for != job.id and not self.ranks.makes_way_for(waits, job):
             first = frozenset(each.job_id for room in self.possible(kept) for each in room.holders)
         return Spared(wholly, first)
 
@@ -328,14 +304,14 @@ class _Pass:
             newcomers = (self._freed.get(room.gpu.uuid) for room in rooms)
             if any(newcomer and self.victims.may_stay_paused(newcomer, job.id) for newcomer in newcomers):
                 return []
-            shape, needy = self._shape(job.request), as_promised(job)
+            shape, needy = self._line.shape(job, job.request.time_limit_seconds), as_promised(job)
             if not takes_back(job, rooms) and not takes_back_above(needy, shape, rooms, self.victims):
                 return self._reclaim(needy, shape, rooms)
         shares = {each.uuid: each for each in job.shares}
         for room in rooms:
             mine = shares[room.gpu.uuid]
             room.holders = [holder for holder in room.holders if holder.job_id != job.id]
-            room.hold(Holder(job.id, mine.bytes, mine.whole, ends_mono=ends_mono(job, self._now_mono)))
+            room.hold(Holder(job.id, mine.bytes, mine.whole, ends_mono=self._ends_mono(job)))
             room.settle()
         self._find_open()
         return [Resume(job.id, forced)]
@@ -358,20 +334,24 @@ class _Pass:
         self._has_newcomer = True
         return self._asked(way, job)
 
-    def _promising(self, shape: Shape) -> bool:
+    def _promising(self, shape: Shape, slips: bool) -> bool:
         """Whether it is worth looking at each GPU: most of a long line fails here."""
-        if shape.gpus > len(self._open):
+        count, any_empty, most = self._within_reach[slips]
+        if shape.gpus > count:
             return False
-        if self._any_empty or shape.bytes is None:
-            return self._any_empty or not shape.whole
-        return not shape.whole and shape.bytes <= self._most
+        if any_empty or shape.bytes is None:
+            return any_empty or not shape.whole
+        return not shape.whole and shape.bytes <= most
 
     def _find_open(self) -> None:
         ready = [room for room in self.rooms if room.available >= 0 or room.empty]
         self._open = [room for room in ready if room.gpu.uuid not in self.kept]
         self._open_kept = [room for room in ready if room.gpu.uuid in self.kept and room.gpu.uuid not in self._freed]
-        self._most = max((room.available for room in self._open), default=-1)
-        self._any_empty = any(room.empty for room in self._open)
+        # How many GPUs are open, whether one of them is empty, and the most that is left: without what is kept, and with it.
+        self._within_reach = [
+            (len(rooms), any(room.empty for room in rooms), max((room.available for room in rooms), default=-1))
+            for rooms in (self._open, self._open + self._open_kept)
+        ]
 
     def slips(self, shape: Shape) -> bool:
         """Whether jobs of this shape end before the kept GPUs can all be had: then they delay nobody."""
@@ -394,7 +374,7 @@ class _Pass:
         if self._whole_shapes is None:
             least = min((room.usable for room in self.rooms if room.closed is None), default=0)
             self._whole_shapes = [
-                shape for shape in self._shapes.values() if shape.whole or shape.bytes is None or shape.bytes >= least
+                shape for shape in self._line.shapes.values() if shape.whole or shape.bytes is None or shape.bytes >= least
             ]
         return self._whole_shapes
 
@@ -417,6 +397,6 @@ class _Pass:
             return
         ranked = sorted((room.frees_mono(shape), room.gpu.uuid) for room in possible)[: shape.gpus]
         self.kept = {uuid: job.id for _, uuid in ranked}
-        self.kept_for, self._kept_shape = job.id, shape
+        self.kept_for, self._kept_shape, self._first = job.id, shape, job
         self._kept_until = ranked[-1][0][0]
         self._find_open()

@@ -21,6 +21,7 @@ from ..units import PRIORITY_STEP, format_duration, format_of
 from .choosing import SETS_COMPARED
 from .needs import Need, need
 from .placement import Room, Shape
+from .ranks import Ranks
 
 # What may pass between a pause and the plan that grants what it was made for.
 MOMENT_SECONDS = 1.0
@@ -60,13 +61,15 @@ class Spared(NamedTuple):
     not_evicted: Set[int] = frozenset()
 
 
-Cost = tuple[int, int, tuple[int, ...], float, int, tuple[int, ...]]
+Cost = tuple[int, int, tuple[int, ...], float, float, int, tuple[int, ...]]
 
 
 class Victims:
     """Answers for one view, while a plan is made from it."""
 
-    def __init__(self, view: View, now_mono: float) -> None:
+    def __init__(self, view: View, now_mono: float, ranks: Ranks) -> None:
+        self._ranks, self._lost = ranks, view.lost
+        self._evicts = any(each.can_evict for each in view.yielding.values())
         self._now_mono, self._bounds, self._yielding, self._patience = now_mono, view.bounds, view.yielding, view.patience
         self._jobs = {job.id: job for job in view.jobs if job.shares}
         self._used = {gpu.uuid: gpu.used for gpu in view.gpus}
@@ -77,7 +80,7 @@ class Victims:
     def may_stay_paused(self, job: Job, victim_id: int) -> bool:
         """Whether a job may be placed beside one that is, or would be, paused."""
         victim = self._jobs.get(victim_id)
-        if victim is None or not outranks(job, victim) or victim.request.give_way is GiveWay.NEVER:
+        if victim is None or not self.outranks(job, victim) or victim.request.give_way is GiveWay.NEVER:
             return False
         bound = self._yielding.get(victim_id, _NOTHING)
         return bound.pause_seconds > 0 and self._lasts(job, victim, bound)
@@ -101,15 +104,20 @@ class Victims:
         victim = self._jobs.get(victim_id)
         if victim is None or victim.state is not JobState.RUNNING or self._returned_ago(victim) is not None:
             return False
+        if job.priority == victim.priority:
+            if self._ran(victim) < self._bounds.min_run_among_equals_seconds:
+                return False
+            if job.request.gpus < victim.request.gpus or (job.request.shares and not victim.request.shares):
+                return False  # more would stand still than goes on
         return self.may_stay_paused(job, victim_id)
 
     def can_evict(self, job: Job, victim_id: int) -> bool:
         """Whether a job, computing or paused, may be ended for another."""
         victim = self._jobs.get(victim_id)
-        if victim is None or victim.state not in (JobState.RUNNING, *_PAUSED) or not outranks(job, victim):
+        if victim is None or victim.state not in (JobState.RUNNING, *_PAUSED) or not self.outranks(job, victim):
             return False
         allows = victim.request.give_way is GiveWay.REQUEUE and self._yielding.get(victim_id, _NOTHING).can_evict
-        if not allows or self._ran(victim) < self._bounds.min_run_seconds or not self._waits_for(job, victim):
+        if not allows or self._ran(victim) < self._least_run(job, victim) or not self._waits_for(job, victim):
             return False
         return victim.state is JobState.RUNNING or self._may_wake(victim)
 
@@ -136,7 +144,7 @@ class Victims:
     def outranks_one_computing(self, job: Job, room: Room) -> bool:
         """Whether somebody computes on a GPU whom a job, paused there, outranks by a step."""
         return any(
-            not holder.paused and not holder.ended and (other := self._jobs.get(holder.job_id)) and outranks(job, other)
+            not holder.paused and not holder.ended and (other := self._jobs.get(holder.job_id)) and self.outranks(job, other)
             for holder in room.holders
         )
 
@@ -144,6 +152,19 @@ class Victims:
         """Whether a paused job was paused for as long as it may be."""
         bound = self._yielding.get(job_id)
         return bound is not None and bound.pause_seconds <= 0
+
+    def outranks(self, job: Job, victim: Job) -> bool:
+        """Whether a job may make another give way: it is a whole step above, or an equal that is so much shorter."""
+        return job.priority >= victim.priority + PRIORITY_STEP or self._ranks.precedes(job, victim)
+
+    def _least_run(self, job: Job, victim: Job) -> float:
+        """Return for how long a job must have run before it is ended for another."""
+        equals = job.priority == victim.priority
+        return self._bounds.min_run_among_equals_seconds if equals else self._bounds.min_run_seconds
+
+    def _lost_by(self, victim: Job) -> float:
+        lost = self._lost.get(victim.id)
+        return self._ran(victim) if lost is None else lost
 
     def _ran(self, victim: Job) -> float:
         return -1.0 if victim.started_mono is None else self._now_mono - victim.started_mono
@@ -171,7 +192,7 @@ class Victims:
         found = {room: nobody for room in rooms if self._stands_beside(job, shape, room, gone)}
         vague = any(need(job, shape, room).comfort for room in rooms)
         for comfortable in (True, False) if vague else (True,):
-            for may_evict in (False, True):
+            for may_evict in (False, True) if self._evicts else (False,):
                 for room in rooms:
                     if room not in found:
                         option = self._option(job, need(job, shape, room), room, spared, gone, comfortable, may_evict)
@@ -209,7 +230,10 @@ class Victims:
     def _stands_beside(self, job: Job, shape: Shape, room: Room, gone: frozenset[int]) -> bool:
         if any(h.paused and h.job_id not in gone and not self.may_stay_paused(job, h.job_id) for h in room.holders):
             return False
-        return need(job, shape, room).met(room.left(gone))
+        wanted = need(job, shape, room)
+        if wanted.whole and any(not h.paused and h.job_id not in gone for h in room.holders):
+            return False
+        return wanted.met(room.left(gone))
 
     def _option(
         self,
@@ -241,6 +265,9 @@ class Victims:
             elif can:
                 others.append(victim)
 
+        if not pausable and not evictable:
+            return None  # nobody here would change anything
+
         def met(option: Option) -> bool:
             return wanted.met(room.left(gone | option.evict, option.pause), comfortable)
 
@@ -251,7 +278,7 @@ class Victims:
                 return option
             if not met(option.plus(Option(evict=frozenset(victims) & evictable))):
                 return None
-            either = sorted((v for v in option.pause if v in evictable), key=lambda v: (self._ran(self._jobs[v]), v))
+            either = sorted((v for v in option.pause if v in evictable), key=lambda v: (self._lost_by(self._jobs[v]), v))
             heaviest = sorted(either, key=lambda v: -self._freed(v, room, True))
             for count in range(1, len(either) + 1):
                 enough = option.plus(Option(evict=frozenset(heaviest[:count])))
@@ -263,7 +290,7 @@ class Victims:
 
         if mildest([*forced, *others]) is None:
             return None
-        others.sort(key=lambda v: (self._jobs[v].priority, self._ran(self._jobs[v]), v))
+        others.sort(key=lambda v: (self._jobs[v].priority, self._lost_by(self._jobs[v]), v))
         most = {victim: self._freed(victim, room, victim in evictable) for victim in others}
         largest = sorted(others, key=lambda v: -most[v])
         for count in range(len(others) + 1):
@@ -281,10 +308,11 @@ class Victims:
 
     def _cost(self, option: Option, rooms: Iterable[Room]) -> Cost:
         victims = [self._jobs[victim] for victim in (*option.pause, *option.evict)]
-        lost = sum(self._ran(self._jobs[victim]) for victim in option.evict)
+        lost = sum(self._lost_by(self._jobs[victim]) for victim in option.evict)
+        soon = -sum(self._ranks.rank(victim) for victim in victims) if self._ranks.by_need else 0.0
         held = sum(self._used[each.uuid].get(v.id) or 0 for v in victims for each in v.shares if each.uuid in self._used)
         ranks = tuple(sorted((victim.priority for victim in victims), reverse=True))
-        return len(victims), len(option.evict), ranks, lost, held, tuple(sorted(room.gpu.index for room in rooms))
+        return len(victims), len(option.evict), ranks, lost, soon, held, tuple(sorted(room.gpu.index for room in rooms))
 
     def _cheapest(self, found: dict[Room, Option], count: int) -> Way:
         """Choose GPUs so that all their victims together cost least; a job on several of them counts once."""
@@ -321,7 +349,7 @@ class Victims:
         for room in rooms:
             for holder in room.holders:
                 victim = self._jobs.get(holder.job_id)
-                if victim is None or victim.id in told or not outranks(job, victim) or victim.state is JobState.ENDED:
+                if victim is None or victim.id in told or not self.outranks(job, victim) or victim.state is JobState.ENDED:
                     continue
                 text = self._why_not(job, victim, room, need(job, shape, room), spared, gone)
                 if text is not None:
@@ -351,8 +379,9 @@ class Victims:
     def _why_not_evict(self, job: Job, victim: Job, bound: Yielding, spared: Spared) -> str | None:
         if victim.request.give_way is not GiveWay.REQUEUE or not bound.can_evict:
             return bound.no_evict or "may not be restarted (-r)"
-        if self._ran(victim) < self._bounds.min_run_seconds:
-            return f"is restarted only after {format_duration(self._bounds.min_run_seconds)} of running"
+        least = self._least_run(job, victim)
+        if self._ran(victim) < least:
+            return f"is restarted only after {format_duration(least)} of running"
         if not self._waits_for(job, victim):
             return f"is given {format_duration(ending_seconds(victim))} to end, and job {job.id} gives up before"
         if victim.state is not JobState.RUNNING and not self._may_wake(victim):
@@ -381,8 +410,3 @@ class Victims:
 def ending_seconds(victim: Job) -> float:
     """Return for how long a job may take to end once it is asked to (`--signal`)."""
     return sum(seconds for _number, seconds in stored_signals(victim.signals))
-
-
-def outranks(job: Job, victim: Job) -> bool:
-    """Whether a job is a whole step above another."""
-    return job.priority >= victim.priority + PRIORITY_STEP
