@@ -25,7 +25,9 @@ from .processes import user_name
 LINGER = "/var/lib/systemd/linger"
 LOOK_SECONDS = 0.002
 # Nobody shall end a job for having been moved: systemd-oomd chooses its victims below the user manager. What a manager is
-# too old to know it refuses, and is asked again without. OOMPolicy is `continue` where Delegate is set [systemd.scope(5)].
+# too old to know it refuses, and is asked again without. Where Delegate is set OOMPolicy is `continue` [systemd.scope(5)]: else
+# a scope is stopped as a whole once the kernel has ended one of its processes for want of memory.
+_OURS = ("Delegate", "b", "true")
 _COLLECT = ("CollectMode", "s", "inactive-or-failed")
 UNTOUCHED = ("ManagedOOMPreference", "s", "omit")
 
@@ -61,8 +63,8 @@ def scope_name(group: str) -> str:
 
 
 def start_words(scope: str, pids: Sequence[int], *properties: Sequence[str]) -> list[str]:
-    """Return the bus tool's words that ask for a scope in which some processes live; collected once none of them does."""
-    given = [("PIDs", "au", str(len(pids)), *map(str, pids)), _COLLECT, *properties]
+    """Return the bus tool's words that ask for a scope, ours to write, in which some processes live, and no longer."""
+    given = [("PIDs", "au", str(len(pids)), *map(str, pids)), _COLLECT, _OURS, *properties]
     words = [word for each in given for word in each]
     return [*_call_words("StartTransientUnit", "ssa(sv)a(sa(sv))"), scope, "fail", str(len(given)), *words, "0"]
 
@@ -91,13 +93,12 @@ def adopt(pid: int, scope: str, until_mono: float) -> None:
 
 
 def _start(pid: int, scope: str, until_mono: float) -> None:
-    ours = ("Delegate", "b", "true")
     try:
-        bus.ask(until_mono, *start_words(scope, [pid], ours, UNTOUCHED))
+        bus.ask(until_mono, *start_words(scope, [pid], UNTOUCHED))
     except Refused as refused:
         if not is_too_old(refused):
             raise
-        bus.ask(until_mono, *start_words(scope, [pid], ours))
+        bus.ask(until_mono, *start_words(scope, [pid]))
 
 
 def scope_of(folder: str) -> tuple[str, str] | None:
