@@ -75,8 +75,12 @@ class SimulatedDevices:
         )
 
     def _processes(self, folder: str) -> list[GpuProcess]:
-        found = []
-        for name in os.listdir(folder):
+        found: list[GpuProcess] = []
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return found  # with the state folder, which was removed or moved away
+        for name in names:
             pid = parse_integer(name)
             if pid is None:
                 continue  # written beside and renamed

@@ -5,7 +5,7 @@
         machine.run("ana", "gpurun ls")               in a login session that ends with the command
         ana = machine.log_in("ana"); ana.do("gpurun python x.py &"); ana.log_out()
 
-1. It is built once, into `folder` (a tar, some 500 MB, by mmdebstrap from the package source that this Debian uses), and
+1. It is built once, into `folder` (a tar, some 200 MB, by mmdebstrap from the package source that this Debian uses), and
    unpacked anew for each `Machine`. Nothing of this machine is changed; nothing listens outside of the container, whose
    network is its own: ssh enters its namespaces.
 2. Its GPUs are the stand-in NVML library. `gpujob` (gpujob.py) is what computes on them.

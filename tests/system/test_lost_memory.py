@@ -143,6 +143,16 @@ def test_nobody_stays_frozen_whatever_is_done_to_the_database(paused: Stage, dam
     paused.open("low")
 
 
+def test_nobody_stays_frozen_when_the_folder_is_moved_away(paused: Stage) -> None:
+    world = paused.world
+    world.folder.rename(away := world.folder.with_name("away"))
+    try:
+        paused.open("urgent")
+        paused.beats.until_beats("low", within=20)
+    finally:
+        away.rename(world.folder)
+
+
 def test_doctor_lets_go_who_was_forgotten_and_says_so(paused: Stage) -> None:
     world = paused.world
     pid = paused.beats.first("low", "start").pid
