@@ -90,7 +90,7 @@ complete -c gpurun -f -n __gpurun_first -a resume -d 'let held and paused jobs g
 complete -c gpurun -f -n __gpurun_first -a why -d 'why a job waits, and what would help'
 complete -c gpurun -f -n __gpurun_first -a gpus -d 'GPUs: memory, jobs, health'
 complete -c gpurun -f -n __gpurun_first -a set -d 'change what a waiting job asks for'
-complete -c gpurun -f -n __gpurun_first -a again -d 'run an ended job’s command again from here'
+complete -c gpurun -f -n __gpurun_first -a again -d 'run ended jobs’ commands again from here'
 complete -c gpurun -f -n __gpurun_first -a logs -d 'show and follow output'
 complete -c gpurun -f -n __gpurun_first -a wait -d 'wait for jobs, return the status'
 complete -c gpurun -f -n __gpurun_first -a history -d 'what ran: waited, ran, memory, result'

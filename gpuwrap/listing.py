@@ -56,7 +56,7 @@ def jobs_as_table(
     colours = [colour_of(row[0]) for row in rows]
     why = fetch_why()
     spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU")
-    return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, [_reason(row, why) for row in rows]), screen)
+    return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, [_reason(row, why, now) for row in rows]), screen)
 
 
 def fold(jobs: "Iterable[Listed]") -> list[list[Listed]]:
@@ -182,13 +182,19 @@ def state_words(job: Listed) -> str:
     return f"exit {job.result_code}" if job.result_kind == "exit" else job.result_kind
 
 
-def _reason(row: list[Listed], why: "Mapping[int, Why]") -> str:
+def moment(at: float, now_at: float) -> str:
+    """Write a time of day, with its date if that is another."""
+    same_day = localtime(at)[:3] == localtime(now_at)[:3]
+    return strftime("%H:%M" if same_day else "%d %b %H:%M", localtime(at))
+
+
+def _reason(row: list[Listed], why: "Mapping[int, Why]", now: Now) -> str:
     job = row[0]
     if job.state == "ended" and job.id in why:
         return why[job.id][1]
     if job.state == "ended":
         text = job.result_text
-        at = strftime("%H:%M ", localtime(job.ended_at)) if job.ended_at and text else ""
+        at = moment(job.ended_at, now.at) + " " if job.ended_at else ""
         return at + safe(text, 80) if text else ""
     told = why.get(job.id)
     if told is None:

@@ -124,7 +124,7 @@ VERBS = {
         *[option for option in LAUNCH if option.key in CHANGEABLE],
         ALL,
     ),
-    "again": Verb("JOB", "run an ended job's command again from here"),
+    "again": Verb("JOB...", "run ended jobs' commands again from here"),
     "logs": Verb(
         "JOB...",
         "show and follow output",

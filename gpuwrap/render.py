@@ -5,20 +5,21 @@
 3. How rows become lines is decided in tables.
 """
 
-from collections.abc import Mapping, Sequence, Set
-from time import localtime, strftime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .clocks import Now, span
 from .lifecycle import IN_LINE
 from .listed import Listed
-from .listing import GREEN, RED, colour_of, command_of
+from .listing import GREEN, RED, colour_of, command_of, moment
 from .listing import state_words as words_of_state
 from .model import Job
 from .policy.words import cause_of_end, safe, signal_name
 from .tables import Screen, Table, draw
 from .units import format_duration, format_of, format_size
+from .widths import cut
 
+LOG_WIDTH = 24
 Why = tuple[str, str, list[str]]
 
 
@@ -78,18 +79,20 @@ def history_as_json(job: Job, log: bytes | None) -> dict[str, Any]:
     return job_as_json(job, None) | more | {"output": None if log is None else log.decode("utf-8", "surrogateescape")}
 
 
-def history_as_table(jobs: Sequence[Job], logs: Set[int], now: Now, screen: Screen) -> list[str]:
-    """Lines of `history`; `logs` are the jobs whose output is kept."""
-    header = ["JOB", "RESULT", "ENDED", "WAITED", "RAN", "PEAK", "GAVE WAY", "LOG", "COMMAND"]
+def history_as_table(jobs: Sequence[Job], logs: Mapping[int, str], now: Now, screen: Screen) -> list[str]:
+    """Lines of `history`; `logs` says where the output of jobs is kept."""
+    gave_way = ["GAVE WAY"] if any(job.times_given_way for job in jobs) else []
+    header = ["JOB", "RESULT", "ENDED", "WAITED", "RAN", "PEAK", *gave_way, "LOG", "COMMAND"]
     rows, codes = [], []
     for job in jobs:
         waited, ran = _spans(job)
         listed = Listed.of(job)
         codes.append(colour_of(listed))
         rows.append([
-            str(job.id), _result(listed), _moment(job.ended_at, now.at), format_duration(waited),
+            str(job.id), _result(listed), moment(job.ended_at, now.at) if job.ended_at else "", format_duration(waited),
             "" if ran is None else format_duration(ran), "" if job.peak_bytes is None else format_size(job.peak_bytes),
-            f"{job.times_given_way}×" if job.times_given_way else "", "yes" if job.id in logs else "", command_of(listed),
+            *(f"{job.times_given_way}×" if job.times_given_way else "" for _ in gave_way),
+            _log(logs.get(job.id, ""), screen), command_of(listed),
         ])  # fmt: skip
     spare = ("PEAK", "GAVE WAY", "LOG", "WAITED", "ENDED", "RAN")
     return draw(Table(header, rows, codes, ("JOB",), spare), screen)
@@ -113,11 +116,10 @@ def _spans(job: Job) -> tuple[float, float | None]:
     return span(submitted, started), span(started, ended)
 
 
-def _moment(at: float | None, now_at: float) -> str:
-    if at is None:
-        return ""
-    same_day = localtime(at)[:3] == localtime(now_at)[:3]
-    return strftime("%H:%M" if same_day else "%d %b %H:%M", localtime(at))
+def _log(where: str, screen: Screen) -> str:
+    """Where the output is kept; of a long path a terminal has room for the end."""
+    where = safe(where, 200)
+    return where if screen.width is None else cut(where[::-1], LOG_WIDTH)[::-1]
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------

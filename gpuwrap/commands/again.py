@@ -1,37 +1,50 @@
-"""again: run an ended job's command again, from here: this folder, this environment, the options it was started with.
+"""again: run ended jobs' commands again, from here: this folder, this environment, the options they were started with.
 
-It becomes an ordinary launch by exec, so everything about a launch holds. What the job waited for (--after) has ended and is
+It becomes an ordinary launch by exec, so everything about a launch holds; of several jobs each has a launch of its own, at
+the same time, and we wait for all. What the job waited for (--after) has ended and is
 not repeated; for how long, how loud and with what status to give up (-n, -w, -E, -q, -v) is a matter of whoever types. Where
 the output goes, too, unless the job was told to write to a file (-o) or ran in the background.
 """
 
 import os
 import sys
+from typing import NoReturn
 
-from ..errors import GpurunError, NoSuchJob, UsageError
-from ..lifecycle import JobState
+from ..errors import SOME_FAILED, GpurunError
 from ..model import GiveWay, Job
-from .asking import Given, World
+from .asking import Given, World, require_jobs
 from .output import default_output
 from .program import ignored_by_caller, restore_python_signals, set_environment
 
-USAGE = "usage: gpurun again JOB"
+USAGE = "again JOB..."
 
 
 def main(given: Given, operands: list[str]) -> int:
-    """Become the launch. Raises GpurunError if there is no such job, or it has not ended."""
-    if len(operands) != 1:
-        raise UsageError("JOB missing" if not operands else "one JOB at a time", hint=USAGE)
+    """Become the launch, or the parent of several: the first status in their order that is not 0.
+
+    Raises GpurunError if there is one job, and it has not ended.
+    """
+    require_jobs(operands, given, USAGE)
     world = World(given)
     world.repair()
-    jobs, _missing = world.select(operands)
-    if not jobs:
-        raise NoSuchJob(operands[0])
-    if len(jobs) > 1:
-        raise UsageError("one JOB at a time", hint=USAGE)
-    job = jobs[0]
-    if job.state is not JobState.ENDED:
-        raise GpurunError(f"job {job.id}: has not ended: it is {job.state.value}")
+    jobs, missing = world.select(operands, ended=True)
+    faults: list[GpurunError] = [*missing]
+    faults += [GpurunError(f"job {job.id}: has not ended: it is {job.state.value}") for job in jobs if not job.has_ended]
+    jobs = [job for job in jobs if job.has_ended]
+    if len(jobs) + len(faults) == 1:
+        if faults:
+            raise faults[0]
+        _become(world, given, jobs[0])
+    for fault in faults:
+        sys.stderr.write(f"gpurun: again: {fault.text}\n")
+    sys.stderr.flush()
+    pids = [os.fork() or _become(world, given, job) for job in jobs]
+    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    statuses = [status if status >= 0 else 128 - status for status in ends]
+    return next((status for status in statuses if status), SOME_FAILED if faults else 0)
+
+
+def _become(world: World, given: Given, job: Job) -> NoReturn:
     assert world.folder is not None
     words = options_of(job, default_output(world.folder))
     if "sim" in given:

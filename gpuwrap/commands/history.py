@@ -15,6 +15,7 @@ from ..render import history_as_json, history_as_table
 from ..tables import Screen
 from ..units import parse_duration, parse_run, split_jobs
 from .asking import Given, World, read_lines
+from .output import default_output
 
 
 def main(given: Given, operands: list[str]) -> int:
@@ -37,16 +38,30 @@ def main(given: Given, operands: list[str]) -> int:
     if most is not None:
         jobs = jobs[-most:] if most else []
     logs = {job.id: path for job in jobs if (path := kept_in(job.output, job.id)[0]) is not None and os.path.exists(path)}
+    own = None if world.folder is None else os.fsencode(default_output(world.folder))
     if "json" in given:
         print(json.dumps({"jobs": [history_as_json(job, logs.get(job.id)) for job in jobs]}))
     elif jobs:
-        print("\n".join(history_as_table(jobs, logs.keys(), Now.here(), Screen.of_stdout())))
+        places = {job.id: "-d" if job.output == own else _place(logs[job.id]) for job in jobs if job.id in logs}
+        print("\n".join(history_as_table(jobs, places, Now.here(), Screen.of_stdout())))
     elif not missing:
         print("no jobs")
     sys.stdout.flush()
     for err in missing:
         sys.stderr.write(f"gpurun: history: {err.text}\n")
     return 1 if missing else 0
+
+
+def _place(path: bytes) -> str:
+    """Write where a file lies as one would type it from here."""
+    text = os.fsdecode(path)
+    with contextlib.suppress(FileNotFoundError):  # here is no more
+        here = os.getcwd().rstrip("/") + "/"
+        home = os.path.expanduser("~").rstrip("/") + "/"
+        if text.startswith(here):
+            return text[len(here) :]
+        return "~/" + text[len(home) :] if home != "/" and text.startswith(home) else text
+    return text
 
 
 def _missing(world: World, words: list[str]) -> list[GpurunError]:

@@ -165,7 +165,7 @@ class Log:
         if not stat.S_ISREG(facts.st_mode):
             self.cause = "not a regular file"
         elif _is_our_output(facts):
-            self.cause = "input file is output file"
+            self.cause = "what is shown would be written into it"
         else:
             self.cause = ""
             self._file = os.fdopen(fd, "rb", buffering=0)

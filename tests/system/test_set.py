@@ -247,8 +247,22 @@ def test_a_job_lost_by_a_reboot_is_listed_and_run_again(world: World, tmp_path: 
     assert (world.job(2)["memory_bytes"], world.job(2)["result"]["code"]) == (7 << 30, 0)
 
 
-def test_again_is_for_one_job_that_has_ended(blocked: World) -> None:
+def test_again_is_for_jobs_that_have_ended(blocked: World) -> None:
     done = blocked.run("again", "2")
     assert (done.returncode, done.stderr) == (1, "gpurun: again: job 2: has not ended: it is waiting\n")
     assert blocked.run("again", "99").stderr == "gpurun: again: job 99: no such job\n"
-    assert blocked.run("again").returncode == blocked.run("again", "1", "2").returncode == 2
+    assert blocked.run("again").returncode == 2
+    done = blocked.run("again", "1", "2")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "gpurun: again: job 1: has not ended: it is running\ngpurun: again: job 2: has not ended: it is waiting\n",
+    )
+
+
+def test_again_runs_several_jobs_and_returns_the_first_status_that_is_not_0(world: World, tmp_path: Path) -> None:
+    for status in (0, 3, 4):
+        world.run("-N", f"it-{status}", "sh", "-c", f"echo ran >> {tmp_path}/{status}; exit {status}")
+    assert world.run("again", "1,3", "2").returncode == 4
+    done = world.run("again", "it-*", "99")
+    assert (done.returncode, done.stderr) == (3, "gpurun: again: job 99: no such job\n")
+    assert [(tmp_path / str(status)).read_text().count("ran") for status in (0, 3, 4)] == [3, 3, 3]
