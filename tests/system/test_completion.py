@@ -92,6 +92,8 @@ LINES = [
     ("gpurun -i ", ["Simulated 24G"]),
     ("gpurun -i 0,", ["Simulated 24G"]),
     ("gpurun --help ", ["gpurun --help all"]),
+    ("gpurun -h ", ["gpurun -h all"]),
+    ("gpurun help ki", ["gpurun help kill"]),
     # Jobs in a list, and behind ok:, in every form that the option has.
     ("gpurun -a ok:", ["2: sleep 600 running"]),
     ("gpurun -a 2,", ["3: sleep 601 waiting"]),

@@ -1,7 +1,7 @@
 """Tables on terminals of any width, and in pipes: every reason is there, and every row says what it is about."""
 
 from dataclasses import replace
-from time import process_time
+from time import localtime, process_time, strftime
 
 import pytest
 
@@ -11,6 +11,7 @@ from gpuwrap.listed import Listed
 from gpuwrap.listing import fold, jobs_as_table
 from gpuwrap.model import Identity, Job, Request, Result, ResultKind, Row, Share
 from gpuwrap.policy.words import safe
+from gpuwrap.render import history_as_table
 from gpuwrap.tables import Screen, Table, draw
 from gpuwrap.widths import columns, cut
 
@@ -170,3 +171,26 @@ def test_a_sweep_is_one_row_however_far_apart_its_jobs_lie() -> None:
     lines = jobs_as_table(fold(map(Listed.of, rows)), dict, NOW, Screen())
     assert [line.split()[0] for line in lines[1:]] == ["1,3,5,7,9,11,13,15,…"]
     assert lines[1].endswith("20×  sweep-1: t")
+
+
+def ended(number: int, **more: object) -> Job:
+    result = Result(ResultKind.EXIT, 1, None, "ended by its limit")
+    return replace(record(number, None, "t"), state=JobState.ENDED, result=result, ended_at=60.0, **more)  # type: ignore[arg-type]
+
+
+def test_what_ended_on_another_day_has_its_date() -> None:
+    later = Now(60.0 + 2 * 86400, 60.0, "b")
+    for now, date in ((NOW, ""), (later, strftime("%d %b ", localtime(60.0)))):
+        lines = jobs_as_table(fold([Listed.of(ended(1))]), dict, now, Screen())
+        assert lines[1].endswith(f"  {date}{strftime('%H:%M', localtime(60.0))} ended by its limit")
+
+
+def test_history_says_where_a_log_is_and_of_a_long_path_a_terminal_its_end() -> None:
+    where = "/home/anna/projects/a-rather-long-one/logs/lr-1e-3.txt"
+    assert where in history_as_table([ended(1)], {1: where}, NOW, Screen())[1]
+    assert f"  …{where[-23:]}  " in history_as_table([ended(1)], {1: where}, NOW, Screen(120))[1]
+
+
+def test_history_shows_who_gave_way_only_if_somebody_did() -> None:
+    headers = [history_as_table(jobs, {}, NOW, Screen())[0] for jobs in ([ended(1)], [ended(1), ended(2, times_given_way=2)])]
+    assert ["GAVE WAY" in header for header in headers] == [False, True]
