@@ -87,7 +87,7 @@ complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running
 complete -c gpurun -f -n __gpurun_first -a renice -d 'change the priority of jobs, at once'
 complete -c gpurun -f -n __gpurun_first -a pause -d 'hold waiting jobs, pause running ones'
 complete -c gpurun -f -n __gpurun_first -a resume -d 'let held and paused jobs go on'
-complete -c gpurun -f -n __gpurun_first -a why -d 'why a job waits, and what would help'
+complete -c gpurun -f -n __gpurun_first -a why -d 'why jobs wait, and what would help'
 complete -c gpurun -f -n __gpurun_first -a gpus -d 'GPUs: memory, jobs, health'
 complete -c gpurun -f -n __gpurun_first -a set -d 'change what a waiting job asks for'
 complete -c gpurun -f -n __gpurun_first -a again -d 'run ended jobs’ commands again from here'

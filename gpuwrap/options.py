@@ -116,7 +116,7 @@ VERBS = {
     ),
     "pause": Verb("JOB...", "hold waiting jobs, pause running ones", ALL),
     "resume": Verb("JOB...", "let held and paused jobs go on", ALL),
-    "why": Verb("[JOB]", "why a job waits, and what would help"),
+    "why": Verb("[JOB]...", "why jobs wait, and what would help"),
     "gpus": Verb("[drain|undrain LIST]", "GPUs: memory, jobs, health", JSON),
     "set": Verb(
         "JOB...",

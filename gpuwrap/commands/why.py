@@ -1,10 +1,11 @@
-"""why: what keeps a job waiting, in sentences, and what would help."""
+"""why: what keeps jobs waiting, in sentences, and what would help."""
 
 import os
+import sys
 from textwrap import fill
 
 from ..clocks import Now
-from ..errors import SOME_FAILED, GpurunError, UsageError
+from ..errors import SOME_FAILED, GpurunError, NoSuchJob
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
 from ..policy.words import command, safe
@@ -16,22 +17,35 @@ from .asking import Given, World, my_name
 
 
 def main(given: Given, operands: list[str]) -> int:
-    """Explain one job; without a number one's own first waiting one. Exit 1 if none waits."""
-    if len(operands) > 1:
-        raise UsageError(f"{operands[1]}: one JOB at a time", hint="usage: gpurun why [JOB]")
+    """Explain jobs; without a word one's own first waiting one. Exit 1 if none waits, or a word names none."""
     world = World(given)
     world.repair()
-    job = _chosen(world, operands)
+    missing: list[NoSuchJob] = []
+    if operands:
+        jobs, missing = world.select(operands)
+    else:
+        jobs = [_own_first(world)]
+    for place, job in enumerate(jobs):
+        if place:
+            print()
+        _explain(world, job)
+    sys.stdout.flush()
+    for err in missing:
+        sys.stderr.write(f"gpurun: why: {err.text}\n")
+    return SOME_FAILED if missing else 0
+
+
+def _explain(world: World, job: Job) -> None:
     if job.state not in IN_LINE:
         print(_not_waiting(job))
         told = world.explain([job])().get(job.id)
         if told is not None:
             print("; ".join([told[1], *told[2]]) + ".")
-        return 0
+        return
     told = world.ask("why", job=job.id)
     if told is None:
         print(f"job {job.id} ({command(job.argv)}) waits: the GPUs are just being looked at")
-        return 0
+        return
     sentences, helps = told
     width = terminal_width()
     for text in sentences:
@@ -40,7 +54,6 @@ def main(given: Given, operands: list[str]) -> int:
         print("What would help:")
         for text in helps:
             print(_wrapped("  " + text, width))
-    return 0
 
 
 def _wrapped(text: str, width: int | None) -> str:
@@ -48,15 +61,8 @@ def _wrapped(text: str, width: int | None) -> str:
     return text if width is None else fill(text, max(width, 20), subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _chosen(world: World, operands: list[str]) -> Job:
-    if operands:
-        jobs, missing = world.select(operands)
-        if missing:
-            raise missing[0]
-        if len(jobs) > 1:
-            waiting = [job for job in jobs if job.state in IN_LINE]
-            return _first(waiting or jobs)
-        return jobs[0]
+def _own_first(world: World) -> Job:
+    """Return one's own first in line: the one that waits before one that is held, then as the line goes."""
     user = my_name()
     mine = [job for job in world.live() if job.state in IN_LINE and job.user == user]
     if not mine:
@@ -64,12 +70,8 @@ def _chosen(world: World, operands: list[str]) -> Job:
         also = f"; {others} of others do" if others else ""
         raise GpurunError(f"no job of yours waits{also}", hint="gpurun ls lists the jobs", status=SOME_FAILED)
     inside = os.environ.get("GPURUN_JOB")
-    return _first([job for job in mine if str(job.parent_id) == inside] or mine)
-
-
-def _first(jobs: list[Job]) -> Job:
-    """The first in line: the one that waits before one that is held, then as the line goes."""
-    return min(jobs, key=lambda job: (job.state is JobState.HELD, before(job)))
+    nested = [job for job in mine if str(job.parent_id) == inside]
+    return min(nested or mine, key=lambda job: (job.state is JobState.HELD, before(job)))
 
 
 def _not_waiting(job: Job) -> str:

@@ -73,3 +73,15 @@ def test_a_word_of_other_queues_gets_a_note_where_it_would_wait(world: World, be
     terminal = Terminal(world, [world.command, *(["--"] if behind else []), "tail", "3"])
     shown = terminal.await_text("waits for a GPU")
     assert ("gpurun: tail is taken for the program of that name: gpurun logs shows output" in shown) is not behind
+
+
+def test_why_explains_each_job_it_is_asked_for(world: World) -> None:
+    world.start("-g", "all", "sleep", "600")
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    world.start("sleep", "601")
+    wait_until(lambda: world.state(2) == "waiting", "job 2 to wait")
+    world.start("sleep", "602")
+    wait_until(lambda: world.state(3) == "waiting", "job 3 to wait")
+    done = world.run("why", "1-3,99")
+    assert [text.split(" (")[0] for text in done.stdout.split("\n\n")] == ["job 1", "job 2", "job 3"]
+    assert (done.returncode, done.stderr) == (1, "gpurun: why: job 99: no such job\n")
