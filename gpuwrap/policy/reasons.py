@@ -190,7 +190,9 @@ class Teller:
 
     def _granted(self, job_id: int, otherwise: Sequence[int]) -> set[int]:
         job = self._jobs.get(job_id)
-        return set(otherwise) if job is None else {share.index for share in job.shares}
+        if job is None or job.state is JobState.WAITING:  # what it has it is granted by the plan that is told
+            return set(otherwise)
+        return {share.index for share in job.shares}
 
     def _memory(self, obstacles: Sequence[Obstacle], job: Job) -> list[str]:
         """Say where most memory is left, and beside whom."""

@@ -66,6 +66,11 @@ def test_of_many_none_is_said_to_have_a_gpu_that_it_was_not_granted() -> None:
     assert text == "a GPU, 1st in line: jobs 3, 4 and 5 are on GPU 0"
 
 
+def test_one_that_is_granted_a_gpu_at_this_moment_has_it() -> None:
+    text = told(waiting(9), gpus(2), running(3, share(1)), waiting(7))
+    assert text.endswith("has GPU 1, job 7 (python train.py, starting) has GPU 0")
+
+
 def test_a_gpu_kept_free_is_told_with_what_is_still_awaited() -> None:
     at = strftime("%H:%M", localtime(DATE + 1800))
     text = told(waiting(20, 2), gpus(2), running(9, share(0), time_limit_seconds=9000.0))
