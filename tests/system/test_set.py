@@ -263,6 +263,6 @@ def test_again_runs_several_jobs_and_returns_the_first_status_that_is_not_0(worl
     for status in (0, 3, 4):
         world.run("-N", f"it-{status}", "sh", "-c", f"echo ran >> {tmp_path}/{status}; exit {status}")
     assert world.run("again", "1,3", "2").returncode == 4
-    done = world.run("again", "it-*", "99")
+    done = world.run("again", "it-[03]", "99")  # jobs that began at once have their numbers in any order
     assert (done.returncode, done.stderr) == (3, "gpurun: again: job 99: no such job\n")
-    assert [(tmp_path / str(status)).read_text().count("ran") for status in (0, 3, 4)] == [3, 3, 3]
+    assert [(tmp_path / str(status)).read_text().count("ran") for status in (0, 3, 4)] == [3, 3, 2]
