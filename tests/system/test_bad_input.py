@@ -232,8 +232,10 @@ def test_a_program_that_fails_to_exec_gives_its_grant_back(
     assert_nothing_left(world, rows=4)
 
 
-def test_a_word_of_another_tool_is_answered_with_ours(world: World) -> None:
-    assert_one_line(world.run("cancel", "14"), 127, "cancel", "gpurun kill ends jobs")
+def test_a_word_of_another_tool_is_answered_with_ours(world: World, programs: Path) -> None:
+    # A PATH of its own: cancel(1) is a program where there is a print server.
+    done = world.run("cancel", "14", extra={"PATH": str(programs)})
+    assert_one_line(done, 127, "cancel", "gpurun kill ends jobs")
     assert_one_line(world.run("no-such-alias", "14"), 127, "aliases and shell functions need: gpurun bash -ic")
     assert_one_line(world.run("LR=1", "true"), 127, "put LR=1 before gpurun")
     assert_nothing_left(world)
