@@ -211,6 +211,16 @@ class GpuProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What a GPU is doing at a moment; figures that the driver does not tell are None. A fan may do more than 100 %."""
+
+    temperature_celsius: int | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    fan_percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSample:
     """One look at one GPU by a host. Every figure may be None (not known); `fault` says why it must not be used.
 
@@ -230,6 +240,8 @@ class GpuSample:
     is_mig: bool = False
     numa_node: int | None = None
     links: Mapping[str, int] = field(default_factory=dict)
+    load: Load | None = field(default=None, compare=False)
+    """None of an instance. It is another at each look, and a GPU that is a degree warmer is nothing new to decide about."""
 
 
 @dataclass(frozen=True, slots=True)

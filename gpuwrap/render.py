@@ -124,25 +124,47 @@ def _log(where: str, screen: Screen) -> str:
 
 # --- GPUs -------------------------------------------------------------------------------------------------------
 
-GPU_KEYS = ("index", "uuid", "name", "total_bytes", "free_bytes", "state", "jobs", "foreign", "claim")
+GPU_KEYS = ("index", "uuid", "name", "total_bytes", "free_bytes", "state", "jobs", "foreign", "claim", "load")
 
 
 def gpu_as_json(gpu: Mapping[str, Any]) -> dict[str, Any]:
     """One GPU of `gpus --json`, of what the arbiter told of it."""
-    return {key: gpu[key] for key in GPU_KEYS}
+    return {key: gpu.get(key) for key in GPU_KEYS}  # an arbiter that is older than we knows fewer
 
 
 def gpus_as_table(gpus: Sequence[Mapping[str, Any]], screen: Screen, *, brief: bool = False) -> list[str]:
     """Lines of `gpus`: a header and a row for each GPU; each of its users has a line, in a pipe (or `brief`) they share one."""
-    header, rows, codes = ["GPU", "NAME", "FREE", "USED BY"], [], []
+    loads = {gpu["uuid"]: load_words(gpu) for gpu in gpus}
+    load = ["LOAD"] if any(text != UNKNOWN_LOAD for text in loads.values()) else []
+    header, rows, codes = ["GPU", "NAME", "FREE", *load, "USED BY"], [], []
     for gpu in gpus:
         notes = [safe(note, 200) for note in gpu["notes"]] or ["free"]
         if brief or screen.width is None:
             notes = ["; ".join(notes)]
-        rows.append([str(gpu["index"]), safe(gpu["name"], 30), _free(gpu), notes[0]])
-        rows += [["", "", "", note] for note in notes[1:]]
+        rows.append([str(gpu["index"]), safe(gpu["name"], 30), _free(gpu), *(loads[gpu["uuid"]] for _ in load), notes[0]])
+        rows += [["", "", "", *("" for _ in load), note] for note in notes[1:]]
         codes += [GREEN if gpu["state"] == "free" else RED if gpu["state"] == "unhealthy" else ""] * len(notes)
-    return draw(Table(header, rows, codes, ("GPU",), ("NAME",)), screen)
+    return draw(Table(header, rows, codes, ("GPU",), ("NAME", "LOAD")), screen)
+
+
+UNKNOWN_LOAD = "- - - -"
+
+
+def load_words(gpu: Mapping[str, Any]) -> str:
+    """Write what a GPU is doing: `97% 61° 310/450W fan 40%`; what the driver does not tell is a dash."""
+    load: Mapping[str, Any] = gpu.get("load") or {}
+
+    def figure(name: str, unit: str) -> str:
+        value = load.get(name)
+        return "-" if value is None else f"{value:.0f}{unit}"
+
+    power, limit = figure("power_watts", "W"), figure("power_limit_watts", "W")
+    if "-" not in (power, limit):
+        power = f"{power[:-1]}/{limit}"
+    fan = figure("fan_percent", "%")
+    return " ".join([
+        figure("utilization_percent", "%"), figure("temperature_celsius", "°"), power, fan if fan == "-" else f"fan {fan}",
+    ])  # fmt: skip
 
 
 def _free(gpu: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GpurunError
 from ..host.connections import NVLINK
 from ..lifecycle import JobState
-from ..model import Claim, ComputeMode, ForeignProcess, Gpu, Job
+from ..model import Claim, ComputeMode, ForeignProcess, Gpu, GpuSample, Job, Load
 from ..policy import astray
 from ..policy.placement import unexplained_allowance, unexplained_bytes
 from ..policy.words import PROHIBITS, command, gpu_list, how_to_permit, program, safe
@@ -48,7 +48,8 @@ class Inventory:
         view = view_of(self._arbiter, None, look)
         assert view is not None
         indices = {gpu.uuid: gpu.index for gpu in view.gpus}
-        return [self._gpu(gpu, view.jobs, indices) for gpu in view.gpus]
+        loads = {sample.uuid: _load(sample) for sample in look.samples}
+        return [self._gpu(gpu, view.jobs, indices) | {"load": loads.get(gpu.uuid)} for gpu in view.gpus]
 
     def drain(self, text: str, drained: bool) -> list[list[object]]:
         """Let no new job onto GPUs, or let them again; returns [index, True, what it means]. Raises Refused."""
@@ -140,6 +141,18 @@ def _state(gpu: Gpu, in_use: bool, claim: Claim | None, kept: int | None) -> tup
     if kept is not None:
         found.append(("kept", ""))
     return (found[0][0] if found else "free"), [words for _, words in found if words]
+
+
+def _load(sample: GpuSample) -> dict[str, int | float | None]:
+    """What a GPU is doing, as far as the driver tells."""
+    load = sample.load or Load()
+    return {
+        "utilization_percent": sample.utilization_percent,
+        "temperature_celsius": load.temperature_celsius,
+        "power_watts": load.power_watts,
+        "power_limit_watts": load.power_limit_watts,
+        "fan_percent": load.fan_percent,
+    }
 
 
 def _job_words(job: Job, gpu: Gpu) -> str:

@@ -20,6 +20,7 @@ from ..model import ComputeMode, GpuSample
 from .connections import Place, address_of, links, numa_node
 from .devices import Look
 from .health import Xids, ecc_fault
+from .load import load_of
 from .looking import Looker
 from .nvml import GONE, Driver, Fault
 
@@ -138,6 +139,7 @@ class Gpu:
             processes = self.driver.processes(handle, self._told[device.sample.uuid])
             # Instances have none [XuehaiPan/nvitop#5].
             rates = None if device.sample.is_mig else ask("nvmlDeviceGetUtilizationRates", handle)
+            load = None if device.sample.is_mig else load_of(ask, handle)
         except Fault as fault:
             if not device.sample.is_mig or fault.gone:
                 raise
@@ -149,6 +151,7 @@ class Gpu:
             free_bytes=memory.free if memory else None,
             processes=processes,
             utilization_percent=rates.gpu if rates else None,
+            load=load,
         )
 
 
