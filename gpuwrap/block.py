@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
-from .arbiter.summon import Call, WaitLimitPassed
+from .client.summon import Call, WaitLimitPassed
 from .errors import GpurunError, UsageError
 from .state.paths import open_folder
 from .wire import PROTOCOL, pack
@@ -76,7 +76,7 @@ class gpu:
         name: str | None = None, priority: int | str = 0, time: float | str | None = None, wait: float | str | None = None,
         quiet: bool = False,
     ) -> None:  # fmt: skip
-        from .commands.request import read_request
+        from .launch.request import read_request
 
         self._options: dict[str, Any] = {
             "memory": memory, "gpus": gpus, "exclusive": exclusive, "device": device, "name": name, "priority": priority,
@@ -160,7 +160,7 @@ class gpu:
         return self._enter((threading.get_ident(), None))
 
     def _enter(self, whose: Owner) -> BlockGrant:
-        from .commands.request import read_request, simulated, stray_simulation, visible
+        from .launch.request import read_request, simulated, stray_simulation, visible
 
         self._seen = seen_by_cuda()
         if self._call is not None:

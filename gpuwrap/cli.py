@@ -73,7 +73,7 @@ def launch(words: list[str]) -> int:
 
         print(f"gpurun {__version__}")
         return 0
-    from .commands.run import run
+    from .launch.run import run
 
     run(given, rest)
     return 0
@@ -84,7 +84,7 @@ def run_verb(verb: str, words: list[str]) -> int:
     from importlib import import_module
 
     if None in (sys.stdin, sys.stdout, sys.stderr):
-        from .commands.background import fill_closed_descriptors
+        from .launch.background import fill_closed_descriptors
 
         fill_closed_descriptors()  # who has closed stdout does not want what a verb prints, but what it does
         sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)

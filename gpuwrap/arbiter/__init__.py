@@ -1,4 +1,1 @@
-"""The one process that decides in a world, and how clients find, summon and ask it.
-
-The launch path imports this package: it stays empty.
-"""
+"""The one process that decides in a world."""

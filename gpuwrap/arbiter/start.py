@@ -15,6 +15,7 @@ import sys
 import time
 from typing import NoReturn
 
+from ..client.summon import arbiter_command, knock
 from ..errors import GpurunError, StoreError
 from ..host import processes
 from ..host.devices import Devices
@@ -31,7 +32,6 @@ from .keeper import KEPT_FD
 from .log import log
 from .loop import Arbiter
 from .shutdown import RESTARTED
-from .summon import arbiter_command, knock
 from .tuning import settings_at_start
 
 LOCK_SECONDS = 10.0

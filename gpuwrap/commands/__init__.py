@@ -1,4 +1,1 @@
-"""One module per verb, named like the verb; `run` is the launch.
-
-The launch path imports this package: it stays empty.
-"""
+"""A module for each verb, and what several of them need."""

@@ -11,10 +11,10 @@ import sys
 from typing import NoReturn
 
 from ..errors import SOME_FAILED, GpurunError
+from ..launch.output import default_output
+from ..launch.program import ignored_by_caller, restore_python_signals, set_environment
 from ..model import GiveWay, Job
 from .asking import Given, World, require_jobs
-from .output import default_output
-from .program import ignored_by_caller, restore_python_signals, set_environment
 
 USAGE = "again JOB..."
 

@@ -8,13 +8,13 @@ import os
 import sys
 import time
 
-from ..arbiter.summon import Call, WaitLimitPassed, knock
+from ..client.summon import Call, WaitLimitPassed, knock
 from ..errors import GpurunError, NoSuchJob, StoreError, UsageError
+from ..launch.request import simulated
 from ..state.paths import Folder, open_folder
 from ..state.reading import Reader
 from ..units import parse_integer, parse_run, split_jobs
 from ..wire import PROTOCOL, pack
-from .request import simulated
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
 if TYPE_CHECKING:

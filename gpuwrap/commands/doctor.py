@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 
 from .. import __version__
 from ..arbiter import forgotten, strangers
-from ..arbiter.summon import Call, knock
+from ..client.summon import Call, knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
 from ..host import bus, inherited, processes
 from ..host.devices import Devices, Look
 from ..host.simulated import sim_root_of
+from ..launch.request import DRIVER, simulated, stray_simulation
 from ..lifecycle import JobState
 from ..model import GpuProcess
 from ..state import paths, settings
@@ -29,7 +30,6 @@ from ..wire import PROTOCOL, pack
 from . import whereabouts
 from .asking import Given
 from .finding import Finding
-from .request import DRIVER, simulated, stray_simulation
 
 LOOK_SECONDS = 5.0
 # Less than this on the state folder's disk and registering may soon fail.

@@ -9,13 +9,13 @@ from fnmatch import fnmatchcase
 
 from ..clocks import Now, wall_at
 from ..errors import GpurunError, NoSuchJob, UsageError, printable
+from ..launch.output import default_output
 from ..model import Job
 from ..outputs import kept_in
 from ..render import history_as_json, history_as_table
 from ..tables import Screen
 from ..units import parse_duration, parse_run, split_jobs
 from .asking import Given, World, read_lines
-from .output import default_output
 
 
 def main(given: Given, operands: list[str]) -> int:

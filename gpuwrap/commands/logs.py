@@ -20,7 +20,7 @@ from collections.abc import Set
 from dataclasses import replace
 from typing import BinaryIO
 
-from ..arbiter.summon import WaitLimitPassed
+from ..client.summon import WaitLimitPassed
 from ..errors import SOME_FAILED, GpurunError, NoSuchJob, printable
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job

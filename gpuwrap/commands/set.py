@@ -4,9 +4,9 @@ What can be changed is in `options.CHANGEABLE`; how it is taken back in TAKEN_BA
 """
 
 from ..errors import UsageError
+from ..launch.request import read_request
 from .asking import Given, World, require_jobs
 from .report import report
-from .request import read_request
 
 USAGE = (
     "set [-g N] [-m SIZE|whole] [--exclusive] [-i LIST|all] [--not LIST] [-p N] [-t DURATION|none] [-w DURATION|none]"

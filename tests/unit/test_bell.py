@@ -17,8 +17,8 @@ from waiting import wait_until
 
 from gpuwrap.arbiter.bell import MOST_UNSENT, Bell, Connection
 from gpuwrap.arbiter.room import Room
-from gpuwrap.arbiter.summon import Call
-from gpuwrap.commands.hearing import Hearing
+from gpuwrap.client.summon import Call
+from gpuwrap.launch.hearing import Hearing
 from gpuwrap.state.paths import Folder
 from gpuwrap.wire import PACKET, pack, unpack
 

@@ -21,10 +21,12 @@ LAYERS = [
     {"listed", "turns"},
     {"policy"},
     {"state", "host"},
+    {"client"},
     {"arbiter"},
     {"tables"},
     {"listing"},
     {"render"},
+    {"launch"},
     {"commands"},
     {"cli", "block"},
     {"__main__"},
@@ -139,7 +141,7 @@ def test_a_launch_loads_next_to_nothing_while_an_arbiter_is_up(world: World, wor
     world.run("true")
     wait_until(lambda: world.arbiter_pid() is not None, "an arbiter")
     loaded = loaded_by(world, *words)
-    assert "gpuwrap.commands.run" in loaded, "the launch was looked at"
+    assert "gpuwrap.launch.run" in loaded, "the launch was looked at"
     assert not loaded & HEAVY
 
 

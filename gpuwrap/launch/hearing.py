@@ -14,7 +14,7 @@ import fcntl
 import os
 import time
 
-from ..arbiter.summon import Call, WaitLimitPassed
+from ..client.summon import Call, WaitLimitPassed
 from ..errors import GpurunError
 from ..wire import PACKET, pack, unpack
 

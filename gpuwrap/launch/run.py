@@ -14,7 +14,7 @@ import os
 import sys
 import time
 
-from ..arbiter.summon import Call, WaitLimitPassed
+from ..client.summon import Call, WaitLimitPassed
 from ..errors import FAILED, WAIT_LIMIT, GpurunError, ProgramNotFound, ProgramNotRunnable, UsageError
 from ..options import number_for_program, taken_for_program
 from ..state.paths import Folder, open_folder

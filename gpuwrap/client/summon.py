@@ -317,4 +317,3 @@ def _open_log(folder: paths.Folder, otherwise: int) -> int:
         return os.open(paths.LOG, flags, 0o600, dir_fd=folder.fd)
     except OSError:
         return otherwise
-

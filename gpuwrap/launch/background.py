@@ -10,7 +10,7 @@
 import os
 import sys
 
-from ..arbiter.summon import reap
+from ..client.summon import reap
 from ..errors import FAILED, SOME_FAILED, GpurunError
 from ..stdout import put
 from ..wire import PACKET, pack, unpack

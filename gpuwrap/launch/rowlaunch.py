@@ -9,9 +9,9 @@ import time
 from ..outputs import with_index
 from ..wire import PROTOCOL, pack
 from .output import Output
-from .rows import Row
 from .run import Launch
 from .stub import Stub
+from .sweep_rows import Row
 
 TYPE_CHECKING = False  # as type checkers read it
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import _signal
 import os
 import time
 
-from ..arbiter.summon import WaitLimitPassed
+from ..client.summon import WaitLimitPassed
 from ..errors import FAILED, GpurunError
 from ..wire import pack
 from .child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Child, Prctl, end_as

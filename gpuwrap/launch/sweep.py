@@ -14,7 +14,7 @@ import os
 import sys
 import time
 
-from ..arbiter.summon import WaitLimitPassed
+from ..client.summon import WaitLimitPassed
 from ..errors import FAILED, WAIT_LIMIT, GpurunError, UsageError
 from ..outputs import with_index
 from ..state.paths import open_folder
@@ -27,9 +27,9 @@ from .output import Output
 from .program import find_program, program_argv, script_bytes
 from .request import Given, read_request, simulated
 from .rowlaunch import LATE, RowLaunch, RowStub
-from .rows import Row, counted, in_parts, jobs_in_words, read_each
 from .run import Launch, refusal, say, warn
 from .stub import ASK_TO_END, SI_USER
+from .sweep_rows import Row, counted, in_parts, jobs_in_words, read_each
 
 TYPE_CHECKING = False  # as type checkers read it
 if TYPE_CHECKING:
