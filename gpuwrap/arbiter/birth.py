@@ -16,7 +16,7 @@ from ..lifecycle import IN_LINE, STARTED, JobState
 from ..state.paths import DATABASE, Folder
 from ..state.trial import LEAST_BYTES, database_bytes
 from ..units import format_size
-from .bell import Connection
+from .bell.socket import Connection
 from .log import log
 
 if TYPE_CHECKING:

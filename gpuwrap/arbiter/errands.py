@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from ..host import bus
-from .bell import Watcher
+from .bell.socket import Watcher
 from .timers import Timers
 
 ANSWER_SECONDS = 10.0

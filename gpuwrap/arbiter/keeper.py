@@ -10,7 +10,7 @@ import os
 import select
 from collections.abc import Callable
 
-from .bell import Watcher
+from .bell.socket import Watcher
 from .log import log
 
 SCRIPT = 'read _ && exit; exec "$@"'

@@ -21,44 +21,44 @@ from ..model import Job
 from ..state.paths import DATABASE, Folder
 from ..state.settings import Settings
 from ..state.store import Store
-from .ahead import Ahead
-from .answers import Answers, Poisoned
-from .asking import Asking
-from .astray import Astray
-from .bell import Bell, Connection
+from .answers.answers import Answers, Poisoned
+from .bell.ahead import Ahead
+from .bell.room import Room, is_lack_of_room
+from .bell.seat import Seat
+from .bell.socket import Bell, Connection
 from .birth import explained
-from .claims import Claims
-from .deciding import Deciding
-from .descent import Descent
-from .enforce import Enforcer
 from .errands import Errands
 from .farewell import Farewell
-from .inventory import Inventory
+from .jobs.after import Order
+from .jobs.asking import Asking
+from .jobs.enforce import Enforcer
+from .jobs.killing import Killing
+from .jobs.limits import Limits
+from .jobs.memory import Memory
+from .jobs.patience import Patience
+from .jobs.rerunning import Reruns
+from .jobs.scarcity import Scarcity
+from .jobs.sweeps import Sweeps
 from .keeper import Keeper
-from .killing import Killing
-from .leftovers import Leftovers
-from .limits import Limits
-from .lines import Lines
+from .kin.descent import Descent
+from .kin.leftovers import Leftovers
+from .kin.marker import Markers
 from .lodging import Lodging
 from .log import log
-from .marker import Markers
-from .memory import Memory
 from .mending import Mending
-from .observe import Observer
-from .order import Order
-from .patience import Patience
-from .pausing import Pausing
+from .pausing.pausing import Pausing
 from .pruning import Pruning
-from .rerun import Reruns
-from .room import Room, is_lack_of_room
-from .sampling import Sampling
-from .scarcity import Scarcity
-from .seats import Seat
+from .seeing.astray import Astray
+from .seeing.deciding import Deciding
+from .seeing.observe import Observer
+from .seeing.sampling import Sampling
+from .seeing.views import bounds_of
 from .shutdown import Shutdown
-from .sweeps import Sweeps
+from .telling.gpus import Inventory
+from .telling.wait_line import Lines
 from .timers import Timer, Timers
 from .tuning import Tuning
-from .viewing import bounds_of
+from .worlds.claims import Claims
 
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 0.2

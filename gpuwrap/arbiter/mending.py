@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import StoreError
 from ..lifecycle import IN_LINE, JobState
 from ..model import ResultKind
-from .bell import Connection
+from .bell.socket import Connection
 from .log import log
 
 if TYPE_CHECKING:

@@ -26,11 +26,11 @@ from ..model import Job
 from ..state import paths
 from ..state.store import Store
 from ..wire import pack
-from . import forgotten
 from .birth import explained
 from .keeper import KEPT_FD
 from .log import log
 from .loop import Arbiter
+from .pausing import forgotten
 from .shutdown import RESTARTED
 from .tuning import settings_at_start
 

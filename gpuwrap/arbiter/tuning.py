@@ -18,7 +18,7 @@ from ..state.paths import LOCAL_FILESYSTEMS, filesystem_of
 from ..state.settings import Marks, Settings, files, marks_of, read_settings, remembered
 from ..state.store import Store
 from .log import log
-from .viewing import bounds_of
+from .seeing.views import bounds_of
 
 if TYPE_CHECKING:
     from .loop import Arbiter

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 from .. import __version__
-from ..arbiter import forgotten, strangers
+from ..arbiter.pausing import forgotten
+from ..arbiter.seeing import strangers
 from ..client.summon import Call, knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
 from ..host import bus, inherited, processes

@@ -12,7 +12,7 @@ import pytest
 from waiting import let_pass, wait_until
 from world import World
 
-from gpuwrap.arbiter.sampling import WATCH_SECONDS as LOOK_SECONDS
+from gpuwrap.arbiter.seeing.sampling import WATCH_SECONDS as LOOK_SECONDS
 
 GIB = 1 << 30
 # A client of our own, which writes down each word of the arbiter, and takes what it is offered.

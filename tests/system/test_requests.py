@@ -17,7 +17,7 @@ from waiting import wait_until
 from world import World
 
 import gpuwrap
-from gpuwrap.arbiter.fields import KINDS
+from gpuwrap.arbiter.answers.table import KINDS
 from gpuwrap.wire import PACKET, PROTOCOL, pack, unpack
 
 # What is said through a pipe of gpurun's own, between a launch in the background and who started it, or an arbiter and its

@@ -16,7 +16,7 @@ from test_two_worlds import OtherUsersWorld
 from waiting import let_pass, wait_until
 from world import OTHER_UID, World
 
-from gpuwrap.arbiter.crowding import MOST_IN_ALL, MOST_OF_A_USER
+from gpuwrap.arbiter.worlds.crowding import MOST_IN_ALL, MOST_OF_A_USER
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may run something as another user")
 

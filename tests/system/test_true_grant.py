@@ -19,7 +19,7 @@ from truth import Machine
 from waiting import let_pass, wait_until
 from world import World, start_ticks
 
-from gpuwrap.arbiter.enforce import STALE_SECONDS
+from gpuwrap.arbiter.jobs.enforce import STALE_SECONDS
 
 MakeMachine = Callable[..., Machine]
 

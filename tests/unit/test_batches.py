@@ -17,11 +17,11 @@ import pytest
 from views import waiting
 from waiting import wait_until
 
-from gpuwrap.arbiter import killing
-from gpuwrap.arbiter.bell import Connection
+from gpuwrap.arbiter.bell.socket import Connection
+from gpuwrap.arbiter.jobs import killing
 from gpuwrap.arbiter.loop import Arbiter
-from gpuwrap.arbiter.pausing import Pausing
-from gpuwrap.arbiter.sampling import SAMPLE_SECONDS
+from gpuwrap.arbiter.pausing.pausing import Pausing
+from gpuwrap.arbiter.seeing.sampling import SAMPLE_SECONDS
 from gpuwrap.errors import StoreError
 from gpuwrap.host import processes
 from gpuwrap.host.devices import Look

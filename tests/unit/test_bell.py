@@ -15,8 +15,8 @@ from typing import Any, cast
 import pytest
 from waiting import wait_until
 
-from gpuwrap.arbiter.bell import MOST_UNSENT, Bell, Connection
-from gpuwrap.arbiter.room import Room
+from gpuwrap.arbiter.bell.room import Room
+from gpuwrap.arbiter.bell.socket import MOST_UNSENT, Bell, Connection
 from gpuwrap.client.summon import Call
 from gpuwrap.launch.hearing import Hearing
 from gpuwrap.state.paths import Folder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpuwrap.arbiter.crowding import ANY_RELEASE_SECONDS, MOST_IN_ALL, MOST_OF_A_USER, RELEASE_SECONDS, Guests, Heeded
+from gpuwrap.arbiter.worlds.crowding import ANY_RELEASE_SECONDS, MOST_IN_ALL, MOST_OF_A_USER, RELEASE_SECONDS, Guests, Heeded
 
 
 def test_of_a_user_only_a_few_are_let_in_at_each_claim() -> None:

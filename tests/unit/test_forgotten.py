@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_until
 
-from gpuwrap.arbiter import forgotten
+from gpuwrap.arbiter.pausing import forgotten
 from gpuwrap.host import processes
 from gpuwrap.host.freezer import group_name, job_of_group
 from gpuwrap.state.paths import Folder

@@ -10,7 +10,7 @@ from views import running, share
 from waiting import wait_until
 from world import OTHER_UID
 
-from gpuwrap.arbiter.marker import marker_of_grant
+from gpuwrap.arbiter.kin.marker import marker_of_grant
 from gpuwrap.host import processes
 
 JOB = running(7, share(0), share(1))

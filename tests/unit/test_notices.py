@@ -17,7 +17,7 @@ from views import waiting
 from waiting import wait_until
 from world import OTHER_UID
 
-from gpuwrap.arbiter.notices import tell
+from gpuwrap.arbiter.telling.notices import tell
 from gpuwrap.host import processes
 from gpuwrap.model import Job
 

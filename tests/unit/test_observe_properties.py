@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from views import NOW, applied, running, waiting
 
-from gpuwrap.arbiter.observe import Observer
-from gpuwrap.arbiter.seats import Seat
+from gpuwrap.arbiter.bell.seat import Seat
+from gpuwrap.arbiter.seeing.observe import Observer
 from gpuwrap.host import processes
 from gpuwrap.host.devices import Look
 from gpuwrap.lifecycle import JobState

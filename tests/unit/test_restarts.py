@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpuwrap.arbiter.rerun import Ending, judge
+from gpuwrap.arbiter.jobs.rerunning import Ending, judge
 from gpuwrap.errors import UsageError
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import GiveWay, Identity, Job, Request

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gpuwrap.arbiter import sampling
-from gpuwrap.arbiter.sampling import REPLAN_SECONDS, Sampling
+from gpuwrap.arbiter.seeing import sampling
+from gpuwrap.arbiter.seeing.sampling import REPLAN_SECONDS, Sampling
 from gpuwrap.host.devices import Look
 from gpuwrap.model import ForeignProcess, Gpu, GpuSample, Pause, Plan, View, Yielding
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from views import running
 
-from gpuwrap.arbiter.scarcity import Scarcity
+from gpuwrap.arbiter.jobs.scarcity import Scarcity
 from gpuwrap.host import hostmemory
 from gpuwrap.model import Result, ResultKind
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gpuwrap.arbiter.observe import Observer
-from gpuwrap.arbiter.seats import Seat
+from gpuwrap.arbiter.bell.seat import Seat
+from gpuwrap.arbiter.seeing.observe import Observer
 from gpuwrap.host.devices import Look
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import Bounds, Identity, Job, Request

@@ -1,0 +1,1 @@
+"""What is done for each request that comes over the bell."""

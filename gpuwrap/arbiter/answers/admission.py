@@ -1,0 +1,347 @@
+"""Reading requests: what a client asks for, inside which job it asks, and whether this machine can ever give it.
+
+1. Nothing the client says about itself is believed but what harms only itself: pid, uid, command line and folder come from
+   the kernel.
+2. What can never be granted is refused before there is a row.
+"""
+
+import time
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ...clocks import suspended_seconds, wall_at
+from ...host import processes
+from ...lifecycle import JobState
+from ...model import GiveWay, GpuSample, Job, Request
+from ...outputs import escaped
+from ...policy.words import safe
+from ...turns import turn
+from ...units import GIB, format_size
+from ...wire import NO_DEVICES
+from ..bell.socket import Connection
+from ..jobs.learning import fingerprint, needed_bytes, recall
+from ..kin.descent import can_give
+from ..seeing.views import runs_without
+from .table import Refused, Values
+
+if TYPE_CHECKING:
+    from ..loop import Arbiter
+
+DEMO_HINT = "try it on simulated GPUs: gpurun demo"
+
+
+class Admission:
+    """Turns a client's words into a job, or refuses it."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+
+    def read_job(self, connection: Connection, values: Values, key: str) -> Job:
+        """Read a job; its number is still 0. Raises Refused."""
+        identity = connection.identity
+        assert identity is not None
+        parent = self._find_parent(connection.pid)
+        argv = processes.command_line(connection.pid)[values.get("offset", 0) :]
+        cwd = processes.working_folder(connection.pid)
+        known_as = fingerprint(argv, cwd, values.get("script"))
+        peak = recall(known_as, self._arbiter.store.learned_peak)
+        learned = needed_bytes(peak) if peak is not None else None
+        request = self._read_request(values, parent, learned)
+        submitted_mono = time.monotonic()
+        return Job(
+            id=0,
+            key=key,
+            name=values.get("name"),
+            user=processes.user_name(connection.uid),
+            state=JobState.WAITING,
+            priority=values.get("priority", 0),
+            request=request,
+            identity=identity,
+            argv=argv,
+            cwd=cwd,
+            submitted_at=wall_at(),
+            submitted_mono=submitted_mono,
+            turn=turn(identity, submitted_mono, suspended_seconds()),
+            parent_id=parent.id if parent else None,
+            fingerprint=known_as,
+            learned_bytes=learned,
+            stub=values.get("stub", False),
+            signals=values.get("signals"),
+            retries=values.get("retries", 0),
+            after_jobs=self._read_after(values, parent),
+            once=values.get("once"),
+            output=values["output"] if "output" in values else _output_of(connection.pid),
+            output_asked="output" in values,
+            detached=values.get("detach", False),
+        )
+
+    def with_command(self, job: Job, argv: tuple[bytes, ...], script_bytes: int | None, values: Values) -> Job:
+        """Return the same job with another command: a row of a sweep."""
+        known_as = fingerprint(argv, job.cwd, script_bytes)
+        peak = recall(known_as, self._arbiter.store.learned_peak)
+        learned = needed_bytes(peak) if peak is not None else None
+        request = job.request
+        if values.get("auto"):
+            parent = self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None
+            request = self._read_request(values, parent, learned)
+        return replace(job, argv=argv, fingerprint=known_as, learned_bytes=learned, request=request)
+
+    def _read_after(self, values: Values, parent: Job | None) -> str | None:
+        wanted = [values["after"]] if "after" in values else []
+        running = self._arbiter.order.running(values.get("once")) if values.get("waiting") else ""
+        wanted += [running] if running else []
+        if not wanted:
+            return None
+        after, fault = self._arbiter.order.read(",".join(wanted), parent)
+        if fault is not None:
+            raise Refused(fault)
+        return after
+
+    def _find_parent(self, pid: int) -> Job | None:
+        """Find the running job inside which a client runs: a chain of living parents leads to its leader.
+
+        Where its parent has gone, it counts what is known of the orphan (`descent`), the chain of its session's leader, or
+        the job's marker together with the leader's own session. Jobs without GPUs have none to give:
+        what is asked for inside them is asked of the queue that they are in.
+        """
+        if not self._arbiter.leaders:
+            return None
+        found = self._arbiter.descent.job_around(pid)
+        stat = processes.read_stat(pid) if found is None else None
+        if stat is None:
+            return found
+        if stat.session not in (0, pid):
+            found = self._arbiter.descent.job_around(stat.session)
+        return found or self._job_of_session(pid, stat.session)
+
+    def _job_of_session(self, pid: int, session: int) -> Job | None:
+        """Find the job of an orphan by its marker, among those whose leaders are in its session."""
+        for job in sorted(self._arbiter.store.holding.values(), key=lambda job: -job.id):
+            if can_give(job) and self._arbiter.markers.of(job).is_on(pid):
+                stat = processes.read_stat(job.identity.pid)
+                if stat is not None and stat.start_ticks == job.identity.start_ticks and stat.session == session:
+                    return job
+        return None
+
+    def _read_request(self, values: Values, parent: Job | None, learned: int | None = None) -> Request:
+        gpus = values.get("gpus", 1)
+        without = runs_without(self._arbiter.settings, self._arbiter.deciding.look)
+        samples = self._machine(parent) if gpus and not without else []
+        visible = values.get("visible") if gpus else None
+        allowed = None if without else choose_devices(samples, values.get("device"), values.get("not"), visible)
+        if gpus == "all":
+            gpus = count_all(samples, allowed)
+        if "seen" in values and samples:
+            allowed = first_seen(samples, values["seen"], gpus, allowed)
+        auto = fitting_auto(learned, samples, parent, allowed, gpus) if values.get("auto") else None
+        request = Request(
+            gpus=gpus,
+            memory_bytes=values.get("memory", auto),
+            memory_percent=values.get("percent"),
+            exclusive=values.get("exclusive", False),
+            allowed=allowed,
+            give_way=values.get("give_way", GiveWay.PAUSE),
+            time_limit_seconds=values.get("time"),
+        )
+        look = self._arbiter.deciding.look
+        if request.gpus and not (look and look.pending):
+            self.judge(request, parent.id if parent else None)
+        return request
+
+    def _machine(self, parent: Job | None) -> list[GpuSample]:
+        """Return the GPUs a request can choose from. Raises Refused if there is no driver."""
+        look = self._arbiter.deciding.look
+        if look is None:
+            return []
+        if look.fault is not None and not look.pending and not look.samples:
+            raise Refused(f"no GPU to be had: {look.fault}", hint=DEMO_HINT)
+        samples = [sample for sample in look.samples]
+        if parent is not None:
+            granted = {share.uuid for share in parent.shares}
+            samples = [sample for sample in samples if sample.uuid in granted]
+        return samples
+
+    def must_know(self, values: Values) -> None:
+        """Raise Refused if which GPUs there are is not known yet, and is asked about."""
+        look = self._arbiter.deciding.look
+        if (look is None or look.pending) and depends_on_machine(values):
+            raise Refused("the NVIDIA driver has not answered yet", hint="try again in a moment")
+
+    def visible(self, values: Values) -> dict[str, object]:
+        """Tell a client what its CUDA_VISIBLE_DEVICES means here: how many GPUs it lists, and what it might not mean."""
+        look = self._arbiter.deciding.look
+        if "visible" not in values or look is None:
+            return {}
+        found = visible_gpus(list(look.samples), values["visible"])
+        by_index = [gpu for gpu in found if str(gpu.index) in values["visible"].replace(" ", "").split(",")]
+        unlike = len({gpu.name for gpu in look.samples if not gpu.is_mig}) > 1
+        if not by_index or not unlike or values.get("order") == "PCI_BUS_ID":
+            return {"listed": len(found)}
+        gpu = by_index[0]
+        text = f"CUDA_VISIBLE_DEVICES {gpu.index} is taken as GPU {gpu.index} of nvidia-smi ({safe(gpu.name)})"
+        return {"listed": len(found), "doubt": f"{text}: CUDA counts the fastest first unless CUDA_DEVICE_ORDER=PCI_BUS_ID"}
+
+    def machine_of(self, job: Job) -> list[GpuSample]:
+        """Return the GPUs that a job in line can choose from. Raises Refused if there is no driver."""
+        return self._machine(self.outer_of(job))
+
+    def outer_of(self, job: Job) -> Job | None:
+        """Return the job inside which a job was asked for."""
+        return self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None
+
+    def judge(self, request: Request, parent_id: int | None) -> None:
+        """Refuse what this machine, or the job inside which it was asked for, can never give."""
+        if request.gpus == 0 or runs_without(self._arbiter.settings, self._arbiter.deciding.look):
+            return
+        parent = self._arbiter.store.live.get(parent_id) if parent_id is not None else None
+        samples = self._machine(parent)
+        chosen = [sample for sample in samples if request.allowed is None or sample.uuid in request.allowed]
+        divided = sum(sample.is_mig for sample in chosen) if request.gpus > 1 else 0
+        if divided:
+            chosen = [sample for sample in chosen if not sample.is_mig]
+        if request.gpus > len(chosen):
+            raise Refused(_too_few(request.gpus, len(chosen), len(samples), divided, parent))
+        if request.memory_bytes is None:
+            return
+        granted = {share.uuid: share.bytes for share in parent.shares} if parent else {}
+        sizes = {sample.uuid: granted.get(sample.uuid, sample.total_bytes) for sample in chosen}
+        fitting = [size for size in sizes.values() if size is None or request.memory_bytes <= _next_gib(size)]
+        if len(fitting) >= request.gpus:
+            return
+        wanted = format_size(request.memory_bytes)
+        largest = max(chosen, key=lambda sample: sizes[sample.uuid] or 0)
+        size = format_size(sizes[largest.uuid] or 0)
+        if parent is not None:
+            raise Refused(f"needs {wanted}, but job {parent.id}, inside which it runs, has {size}")
+        if fitting:
+            raise Refused(f"only {len(fitting)} of {len(chosen)} GPUs has {wanted}")
+        raise Refused(f"no GPU has {wanted}: the largest has {size} (GPU {largest.index})")
+
+
+def _output_of(pid: int) -> bytes | None:
+    """Where the program's stdout will lead if it was told nothing: where its gpurun's leads now."""
+    target = processes.output_target(pid)
+    return None if target is None else escaped(target)
+
+
+def fitting_auto(
+    learned: int | None, samples: list[GpuSample], parent: Job | None, allowed: frozenset[str] | None, gpus: int
+) -> int | None:
+    """Return what `-m auto` asks for: what the command was seen to need.
+
+    None, whole GPUs, if that is not known, or more than enough of those that it may be given have.
+    """
+    if learned is None:
+        return None
+    granted = {share.uuid: share.bytes for share in parent.shares} if parent else {}
+    chosen = [sample for sample in samples if allowed is None or sample.uuid in allowed]
+    fitting = [sample for sample in chosen if learned < (granted.get(sample.uuid, sample.total_bytes) or 0)]
+    return learned if fitting and len(fitting) >= gpus else None
+
+
+def choose_devices(samples: list[GpuSample], only: str | None, never: str | None, visible: str | None) -> frozenset[str] | None:
+    """Return the UUIDs that a request may be given, None for any. Raises Refused for a name that is no GPU here.
+
+    `visible` is an inherited CUDA_VISIBLE_DEVICES: as CUDA does, it ends at the first entry that is no GPU.
+    """
+    if only is None and never is None and visible is None:
+        return None
+    chosen = samples
+    if visible is not None:
+        chosen = visible_gpus(samples, visible)
+        if visible == NO_DEVICES:
+            hint = "ask Slurm for some (srun --gres=gpu:1 …); gpurun -g 0 runs what needs none"
+            raise Refused(f"no GPU to be had: this step of Slurm has none (CUDA_VISIBLE_DEVICES={visible})", hint=hint)
+        if not chosen:
+            raise Refused(f"CUDA_VISIBLE_DEVICES {visible}: no such GPU")
+    if only is not None:
+        named = named_gpus(samples, only)
+        chosen = [sample for sample in chosen if sample in named]
+    if never is not None:
+        unwanted = named_gpus(samples, never)
+        chosen = [sample for sample in chosen if sample not in unwanted]
+    return frozenset(sample.uuid for sample in chosen)
+
+
+def visible_gpus(samples: list[GpuSample], visible: str) -> list[GpuSample]:
+    """Return the GPUs that a CUDA_VISIBLE_DEVICES lists, each once; it ends at the first entry that is none."""
+    listed: list[GpuSample] = []
+    for word in visible.split(","):
+        found = [sample for sample in samples if _is_visible_as(sample, word.strip())]
+        if not found:
+            break
+        listed += [sample for sample in found if sample not in listed]
+    return listed
+
+
+def first_seen(samples: list[GpuSample], seen: list[str], gpus: int, allowed: frozenset[str] | None) -> frozenset[str]:
+    """Return the GPUs that a process has to be given in which CUDA is initialised already and sees those of UUIDs `seen`.
+
+    What it calls its first GPU stays the first of them. Raises Refused if it asks for another.
+    """
+    first = frozenset(seen[:gpus])
+    indices = {sample.uuid: str(sample.index) for sample in samples}
+    sees = f"CUDA is initialised in this process already and sees GPU {', '.join(indices.get(uuid, uuid) for uuid in seen)}"
+    if gpus > len(seen):
+        raise Refused(f"needs {gpus} GPUs, but {sees} alone", hint="ask for as many in its first block, or in a new process")
+    if allowed is not None and not first <= allowed:
+        raise Refused(f"needs another GPU, but {sees}{' first' * (len(seen) > 1)}", hint="ask for it in a new process")
+    return first
+
+
+def depends_on_machine(values: Values) -> bool:
+    """Whether a request cannot be read before it is known which GPUs there are."""
+    return values.get("gpus") == "all" or not values.keys().isdisjoint(("device", "not", "visible", "auto", "seen"))
+
+
+def count_all(samples: list[GpuSample], allowed: frozenset[str] | None) -> int:
+    """Return what `-g all` means: the whole GPUs that may be used, one MIG instance where there is nothing else; never 0."""
+    chosen = [sample for sample in samples if allowed is None or sample.uuid in allowed]
+    return max(1, sum(not sample.is_mig for sample in chosen))
+
+
+def _is_visible_as(sample: GpuSample, word: str) -> bool:
+    return word == str(sample.index) or (len(word) > 4 and sample.uuid.startswith(word))
+
+
+def named_gpus(samples: list[GpuSample], text: str) -> list[GpuSample]:
+    """Return the GPUs of a LIST: index, UUID prefix or name glob. Raises Refused."""
+    named: list[GpuSample] = []
+    for word in text.split(","):
+        word = word.strip()
+        found = [sample for sample in samples if _is_named(sample, word.lower())]
+        if not found:
+            raise Refused(f"no GPU {word}", hint=_known_gpus(samples))
+        named += found
+    return named
+
+
+def _is_named(sample: GpuSample, word: str) -> bool:
+    if not word or word.isdigit():
+        return word == str(sample.index)
+    uuid = sample.uuid.lower()
+    forms = (uuid, uuid.removeprefix("gpu-"))
+    if any(len(word) >= 3 and form.startswith(word) for form in forms):
+        return True
+    return any(fnmatchcase(form, word) for form in (*forms, sample.name.lower()))
+
+
+def _known_gpus(samples: list[GpuSample]) -> str:
+    return "here are: " + ", ".join(f"{sample.index} ({sample.name})" for sample in samples)
+
+
+def _too_few(wanted: int, chosen: int, there: int, divided: int, parent: Job | None) -> str:
+    gpus = "1 GPU" if wanted == 1 else f"{wanted} GPUs"
+    if divided:
+        return f"needs {gpus}, but only {chosen} may be used: of {divided} MIG instances a program sees one alone"
+    if parent is not None:
+        return f"needs {gpus}, but job {parent.id}, inside which it runs, has {there}"
+    if chosen < there:
+        return f"needs {gpus}, but only {chosen} of {there} may be used (-i, --not, CUDA_VISIBLE_DEVICES)"
+    return f"needs {gpus}: this machine has {there}"
+
+
+def _next_gib(size: int) -> int:
+    """A request up to the next whole GiB above what a card has counts as the whole card: a "24 GB" card has less."""
+    return -(-size // GIB) * GIB

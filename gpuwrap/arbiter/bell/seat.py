@@ -1,0 +1,111 @@
+"""What the arbiter remembers of a job only while both live: its connection, its pidfd, its timers.
+
+Nothing here is needed to recover: a new arbiter builds it again from the database and from the processes.
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...model import Identity
+from ..timers import Timer
+from .socket import Connection, Watcher
+
+if TYPE_CHECKING:
+    from ..jobs.asking import Ask
+    from ..jobs.sweeps import Sweep
+
+
+@dataclass(slots=True)
+class Seat:
+    """One job's place at the arbiter."""
+
+    pid: int
+    """Of the leader, or of the client that will become it."""
+    job_id: int = 0
+    away: set[int] = field(default_factory=set, repr=False)
+    """The arbiter's: jobs whose client may be out of reach. A job is put there by its seat; who finds it back takes it out."""
+    connection: Connection | None = None
+    sweep: "Sweep | None" = None
+    """The process in whose name a row of a sweep waits: `pid` and `connection` are its, and there is no pidfd here."""
+    pidfd: int | None = None
+    """Of the leader, from just before it is told to go; while a client waits, its connection tells of its end."""
+    watched: bool = False
+    """Whether the pidfd is registered with the loop."""
+    stopped: bool = False
+    """Stopped at its terminal (Ctrl-Z) while it waits: passed over until it reports its SIGCONT."""
+    mute: bool = False
+    """Did not take its last offer, and has not said a word since: passed over until it does."""
+    visible: str | None = None
+    """The CUDA_VISIBLE_DEVICES of its gpurun, which limits the choice of GPUs whatever else is asked for."""
+    seen: list[str] | None = None
+    """The GPUs that CUDA sees in its process already, which choose in their order."""
+    limit_mono: float | None = None
+    """When its wait limit passes; the first plan that saw the job is awaited in any case."""
+    tty: int | None = None
+    """Where its waiting is told: device of the terminal, negative for `-v` without one, None nowhere."""
+    background: bool = False
+    """Whether it was told by one plain line, as a background process of its terminal."""
+    to_tell: str | None = None
+    """What it is told on stderr when it starts."""
+    told: str | None = None
+    """The last line it was sent."""
+    asked_ahead: bool = False
+    """Was offered a grant before it was made, and has not answered; see `ahead`."""
+    offer_timer: Timer | None = None
+    offered_mono: float = 0.0
+    kill_timer: Timer | None = None
+    limit_timer: Timer | None = None
+    """When its time limit passes."""
+    rests_until_mono: float | None = None
+    """When a job that failed is tried again; passed over until then."""
+    attempt_begun: int = 0
+    """The run that the job's stub has said to have started."""
+    ended_by: str | None = None
+    ask: "Ask | None" = None
+    """How it was asked to end."""
+    reapers: tuple[Identity, ...] = ()
+    """The leader's ancestors: the processes that may adopt what it leaves behind."""
+    kin: dict[int, Identity] = field(default_factory=dict)
+    """Processes known to be the job's, by pid, besides its leader; after its end the survivors."""
+    heads: dict[int, int] = field(default_factory=dict)
+    """Sessions and groups created below the leader, by id, with the start of the process they are named after; 0: not seen."""
+    kin_saved: str = ""
+    """What the database says of them."""
+    survivors_watched: dict[int, int] = field(default_factory=dict)
+    """pidfds of survivors that are watched, by pid."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set anything; what may put the client out of reach is noted, so that nobody need look at each of a long line."""
+        object.__setattr__(self, name, value)
+        if (value is None and name == "connection") or (value is True and name in ("stopped", "mute")):
+            self.away.add(self.job_id)
+
+    def is_away(self) -> bool:
+        """Whether the client cannot take an offer: gone, stopped, or silent since the last one."""
+        return self.connection is None or self.stopped or self.mute
+
+    def cancel_timers(self) -> None:
+        """Forget what was to be done later."""
+        for timer in (self.offer_timer, self.kill_timer, self.limit_timer):
+            if timer is not None:
+                timer.cancel()
+        self.offer_timer = self.kill_timer = self.limit_timer = None
+
+    def close(self, watcher: Watcher) -> None:
+        """Let go of every descriptor but the connection."""
+        self.cancel_timers()
+        for pidfd in self.survivors_watched.values():
+            watcher.unwatch(pidfd)
+            os.close(pidfd)
+        self.survivors_watched.clear()
+        self.let_go_of_leader(watcher)
+
+    def let_go_of_leader(self, watcher: Watcher) -> None:
+        """Hear no more of the leader's end."""
+        if self.pidfd is not None:
+            if self.watched:
+                watcher.unwatch(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = None
+            self.watched = False

@@ -1,0 +1,1 @@
+"""A job's life: granted, ended, killed, run again; its limits."""

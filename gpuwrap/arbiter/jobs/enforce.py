@@ -1,0 +1,404 @@
+"""Making it so: grants, offers, ends, and giving GPUs back.
+
+1. A claim is bound before the grant is written and offered; `take` is answered by the guarded move to running, the point of no
+   return, and the answer is sent when all this is committed. (An offer may be sent before: of one that never was, nothing
+   is left, and who takes it is told to wait on.)
+2. A grant ends when the leader has ended and nothing of the job holds its GPUs.
+3. What cannot be undone (signals, letting go of claims and descriptors) is done after the batch that recorded it is
+   committed.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ...clocks import wall_at
+from ...host import processes
+from ...lifecycle import STARTED, Event, JobState
+from ...model import Action, Evict, Grant, Identity, Job, Pause, Result, ResultKind, Resume, Share
+from ...policy.effects import notice
+from ...units import format_of, format_size
+from ..bell.seat import Seat
+from ..log import log
+from .killing import signal_all
+
+if TYPE_CHECKING:
+    from ..loop import Arbiter
+
+OFFER_SECONDS = 5.0
+STALE_SECONDS = 1.0
+# A leftover younger than this counts as holding its job's GPUs even if it does not show there: it may still be importing.
+YOUNG_SECONDS = 60.0
+# Survivors of one job whose end is awaited by descriptor; the end of more is found at the next look.
+MOST_WATCHED = 64
+
+
+class Enforcer:
+    """Applies what was decided, and follows jobs from the grant until nothing of them holds a GPU."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self.after_commit: list[Callable[[], None]] = []
+
+    # --- granting -----------------------------------------------------------------------------------------------
+
+    def apply_all(self, actions: Sequence[Action]) -> bool:
+        """Carry out actions, pauses for one newcomer all or none; false if the plan must be made anew."""
+        pauses: dict[int, list[int]] = {}
+        went_well = True
+        for action in actions:
+            if isinstance(action, Pause):
+                pauses.setdefault(action.newcomer_id, []).append(action.job_id)
+            elif not self._apply(action):
+                went_well = False
+        if not went_well:
+            return False
+        for newcomer_id in sorted(pauses):
+            jobs = [self._arbiter.store.live[job_id] for job_id in pauses[newcomer_id]]
+            if self._arbiter.pausing.pause(jobs, newcomer_id, f"for job {newcomer_id}") is not None:
+                return False
+        return True
+
+    def _apply(self, action: Action) -> bool:
+        """Carry out one action; false if the plan must be made anew, since it met with a surprise."""
+        if isinstance(action, Grant):
+            return self.grant(action)
+        job = self._arbiter.store.live[action.job_id]
+        if isinstance(action, Evict):
+            return self._arbiter.reruns.evict(job, action.newcomer_id, f"gives way to job {action.newcomer_id}")
+        if isinstance(action, Resume):
+            why = "paused for as long as it may be" if action.forced else "there is room again"
+            self._arbiter.pausing.resume(job, why)
+        return True
+
+    def grant(self, grant: Grant) -> bool:
+        """Grant and offer; false if the plan must be made anew, since the client stopped or a GPU was claimed meanwhile."""
+        arbiter = self._arbiter
+        job = arbiter.store.live[grant.job_id]
+        seat = arbiter.seats[job.id]
+        stat = processes.read_stat(job.identity.pid)
+        if stat is not None and stat.state in "Tt":
+            for each in arbiter.sweeps.seats_like(seat):
+                each.stopped = True
+            return False
+        if job.parent_id is None and not self._claim(grant.shares):
+            return False
+        view = arbiter.deciding.views.get(job.parent_id) if arbiter.sampling.somebody_is_paused() else None
+        seat.to_tell = notice(grant, view) if view is not None else None
+        if job.request.gpus and not grant.shares and arbiter.deciding.look is not None:
+            seat.to_tell = f"runs without a GPU: {arbiter.deciding.look.fault}"
+        job = arbiter.store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
+        self.offer(job)
+        return True
+
+    def _claim(self, shares: tuple[Share, ...]) -> bool:
+        claims = self._arbiter.claims
+        before = claims.held
+        for share in shares:
+            if not claims.take(share.uuid):
+                for uuid in claims.held - before:
+                    claims.release(uuid)
+                return False
+        return True
+
+    def offer(self, job: Job) -> None:
+        """Offer a grant to its client, which has `OFFER_SECONDS` to take it."""
+        seat = self._arbiter.seats[job.id]
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+        if seat.sweep is not None and not self._arbiter.sweeps.may_offer(job.id, seat.sweep):
+            return
+        seat.offered_mono = time.monotonic()
+        if seat.sweep is not None or not (
+            self._arbiter.ahead.was_asked(seat) or self._arbiter.bell.send_ahead(seat.connection, "offer")
+        ):
+            self._say(job.id, seat, "offer")
+        seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self.withdraw(job.id))
+
+    def _say(self, job_id: int, seat: Seat, kind: str, /, **values: object) -> None:
+        """Tell a client something about its job; the process of a sweep, about which row."""
+        if seat.sweep is not None:
+            self._arbiter.bell.queue_rows(seat.connection, kind, job_id, **values)
+        else:
+            self._arbiter.bell.queue(seat.connection, kind, **values)
+
+    def withdraw(self, job_id: int) -> None:
+        """Take an offer back that was not taken, and pass its client over until that says a word."""
+        job = self._arbiter.store.live.get(job_id)
+        if job is None or job.state is not JobState.GRANTED:
+            return
+        seat = self._arbiter.seats[job_id]
+        stat = processes.read_stat(job.identity.pid)
+        for each in self._arbiter.sweeps.seats_like(seat):
+            each.stopped = stat is not None and stat.state in "Tt"
+            each.mute = not each.stopped  # frozen, or stuck in a disk that hangs: passed over until it answers
+        self.take_back(job)
+        if seat.sweep is not None:
+            self._arbiter.sweeps.not_taken(job_id, seat.sweep)
+
+    def take_back(self, job: Job) -> None:
+        """Take an offer back; the job keeps its place."""
+        seat = self._arbiter.seats[job.id]
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+            seat.offer_timer = None
+        self.release(job)
+        self._arbiter.store.move(self._arbiter.store.live[job.id], Event.WITHDRAW, "the offer was not taken", shares=())
+        self._say(job.id, seat, "again")
+
+    def take(self, job: Job) -> None:
+        """The client takes its offer: from now on it is the program.
+
+        An offer that lay for a while is made anew instead: a stranger may have come to the GPU meanwhile.
+        """
+        arbiter = self._arbiter
+        seat = arbiter.seats[job.id]
+        if seat.offered_mono + STALE_SECONDS < time.monotonic():
+            self.withdraw(job.id)
+            return
+        if not arbiter.hold_leader(seat):
+            self.take_back(job)  # it asks again at once; those that start give their connections back meanwhile
+            return
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+            seat.offer_timer = None
+        job = arbiter.store.move(job, Event.TAKE, "taken", started_at=wall_at(), started_mono=time.monotonic())
+        arbiter.left_behind.take_over(job)
+        arbiter.limits.watch(job)
+        if not seat.reapers:
+            arbiter.descent.remember_ancestors(job)
+        arbiter.afterwards(lambda: arbiter.watch_leader(job.id))
+        arbiter.afterwards(lambda: arbiter.descent.started(job.id))
+        arbiter.afterwards(lambda: arbiter.scarcity.watch(job))
+        self.send_off(job)
+
+    def send_off(self, job: Job) -> None:
+        """Tell a client that has taken its grant what the program shall see."""
+        arbiter = self._arbiter
+        variables = {
+            "CUDA_VISIBLE_DEVICES": ",".join(
+                [share.uuid if share.uuid.startswith("MIG") else str(share.index) for share in job.shares]
+            ),
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "GPURUN_GPU_UUIDS": ",".join([share.uuid for share in job.shares]),
+            "GPURUN_JOB": str(job.id),
+            "GPURUN_GRANTED": ",".join([str(share.bytes) for share in job.shares]),
+            "GPURUN_ATTEMPT": str(job.attempt),
+        }
+        if job.row is not None:
+            variables["GPURUN_INDEX"] = str(job.row.index)
+        if arbiter.sim_root is not None:
+            variables["GPURUN_SIM_DIR"] = arbiter.sim_root
+        seat = arbiter.seats[job.id]
+        told = f"job {job.id} {seat.to_tell}" if seat.to_tell else None
+        preempt = arbiter.reruns.preempt_file(job)
+        if preempt is not None:
+            variables["GPURUN_PREEMPT_FILE"] = preempt
+        note = f"job {job.id} on {gpu_words(job.shares)}" if job.shares else f"job {job.id}, no GPU"
+        if not job.request.gpus:
+            note += " asked for"
+        if job.request.shares and job.shares:
+            note += f", shared: {self._portion(job)}"
+        arbiter.bell.queue(arbiter.seats[job.id].connection, "go", note=note, told=told, **variables)
+
+    def _portion(self, job: Job) -> str:
+        share = job.shares[0]
+        total = self._arbiter.total_bytes(share.uuid)
+        return format_of(share.bytes, total) if total else format_size(share.bytes)
+
+    def flush_now(self) -> None:
+        """Carry out what waits for a commit, outside the loop."""
+        actions, self.after_commit = self.after_commit, []
+        for action in actions:
+            action()
+
+    def not_runnable(self, job: Job, status: int, cause: str) -> None:
+        """The exec failed: the program never ran, and the grant goes back."""
+        result = Result(ResultKind.EXIT, code=status, text=f"cannot run: {cause}")
+        self._end(job, result, f"exec failed: {cause}")
+
+    # --- ending -------------------------------------------------------------------------------------------------
+
+    def leader_ended(self, job_id: int, told: int | None = None) -> None:
+        """The leader's pidfd says that it has ended, or its parent, with the wait(2) status."""
+        job = self._arbiter.store.live.get(job_id)
+        seat = self._arbiter.seats.get(job_id)
+        if job is None or seat is None or job.state is JobState.ENDED:
+            self._arbiter.unwatch_leader(job_id)  # a stub goes when its job has ended, and what that left may stay
+            return
+        if told is None and seat.pidfd is not None:
+            told = processes.exit_status(seat.pidfd, job.identity)
+        status = told
+        for inner in self._arbiter.store.inside(job_id):
+            if inner.identity == job.identity:  # a gpurun that a gpurun exec'd: they end together, the inner one first
+                self.leader_ended(inner.id, status)
+        if job.state in STARTED:
+            result = _result(status, seat.ended_by)
+            if job.stub:
+                self._arbiter.reruns.stub_died(job, status)
+            self._end(job, result, "ended")
+        else:
+            self.waiting_ended(job_id, status)
+
+    def waiting_ended(self, job_id: int, status: int | None) -> None:
+        """The process in whose name a job waits has ended."""
+        job = self._arbiter.store.live.get(job_id)
+        if job is not None and job.state not in STARTED and job.state is not JobState.ENDED:
+            result = Result(ResultKind.CANCELLED, signal=_signal_of(status), text="its gpurun ended while it waited")
+            self._end(job, result, "ended")
+
+    def ended_with(self, job: Job, status: int) -> None:
+        """The program of a stub ended, with a wait(2) status, for good."""
+        self._end(job, _result(status, self._arbiter.seats[job.id].ended_by), "ended")
+
+    def block_ended(self, job: Job, status: int) -> int:
+        """End a job whose process lives on (a block of a Python program); returns what that still holds, in bytes.
+
+        The grant shrinks to that: a CUDA context stays until its process ends.
+        """
+        arbiter = self._arbiter
+        kept = arbiter.left_behind.kept(job)
+        arbiter.seats[job.id].kin[job.identity.pid] = job.identity
+        job = arbiter.store.shrink(job, kept)
+        self._end(job, Result(ResultKind.EXIT, code=status, text="block of a program"), "block ended")
+        return sum(share.bytes for share in kept)
+
+    def cancel(self, job: Job, kind: ResultKind, text: str, status: int | None = None) -> None:
+        """Take a job out of the line, and tell its client, with the status it shall end with if that is not by a signal."""
+        seat = self._arbiter.seats.get(job.id)
+        if seat is not None:
+            self._say(job.id, seat, "end", kind=kind.value, text=text, status=status)
+        self._end(job, Result(kind, code=status, text=text), text)
+
+    def lose(self, job: Job, text: str) -> None:
+        """A job of another boot: nobody knows how it ended, only that it cannot be running."""
+        self._end(job, Result(ResultKind.LOST, text=text), text, ended_mono=None)
+
+    def _end(self, job: Job, result: Result, why: str, **changes: object) -> None:
+        self._arbiter.pausing.ended(job)
+        result = self._arbiter.scarcity.judge(job, self._arbiter.shutdown.judge(result))
+        changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
+        job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
+        self._arbiter.afterwards(lambda: _log_end(job, result))
+        self._arbiter.afterwards(lambda: self._arbiter.scarcity.forget(job))
+        self._arbiter.shutdown.ended(job)
+        seat = self._arbiter.seats.get(job.id)
+        if seat is not None:
+            self._settle_seat(job, started=job.started_at is not None)
+        self._arbiter.memory.learn(job)
+        self._arbiter.astray.forget(job)
+        self._arbiter.afterwards(lambda: self._arbiter.reruns.clean_up(job))
+        self._arbiter.job_ended(job)
+        self.after_commit.append(lambda: self._arbiter.answers.verbs.job_ended(job))
+        self.release_if_let_go(job)
+
+    def _settle_seat(self, job: Job, *, started: bool) -> None:
+        seat = self._arbiter.seats[job.id]
+        if seat.offer_timer is not None:
+            seat.offer_timer.cancel()
+        self._arbiter.unwatch_leader(job.id)  # now: it stays readable, and would cut short the wait for an answer
+        if not started:
+            return
+        seat.kin = {survivor.pid: survivor for survivor in self._arbiter.descent.survivors(job)}
+        if seat.kill_timer is not None and seat.kin:
+            if not job.stub:
+                self._arbiter.asking.leader_ended(job)
+                return
+            identities = self._arbiter.killing.without_others(job, seat.kin.values())
+            self.after_commit.append(lambda: signal_all(identities, signal.SIGKILL))  # a stub promises the whole tree
+
+    # --- leftovers ----------------------------------------------------------------------------------------------
+
+    def release_if_let_go(self, job: Job) -> None:
+        """End the grant of an ended job unless something of it still holds its GPUs."""
+        arbiter = self._arbiter
+        seat = arbiter.seats.get(job.id)
+        if seat is not None and job.shares and seat.kin and self._is_held(job):
+            arbiter.leftovers.add(job.id)
+            arbiter.left_behind.end_overdue(job)
+            return
+        arbiter.leftovers.discard(job.id)
+        arbiter.left_behind.forget(job.id)
+        self.release(job)
+        arbiter.afterwards(lambda: arbiter.leave_seat(job.id))
+
+    def _is_held(self, job: Job) -> bool:
+        """Whether a survivor holds a GPU of the grant: the driver names it, a device file is open, or it is young."""
+        arbiter = self._arbiter
+        seat = arbiter.seats[job.id]
+        holding = {pid for pid, _size in arbiter.holders(job)}
+        held = False
+        undecided = seat.kill_timer is not None or arbiter.deciding.look is None
+        for pid, kin in list(seat.kin.items()):
+            stat = processes.read_stat(pid)
+            if stat is None or stat.start_ticks != kin.start_ticks or stat.state in "ZX":
+                self._forget_survivor(job.id, pid)
+                continue
+            self._watch_survivor(job.id, kin)
+            young = pid != job.identity.pid and processes.age_seconds(stat) < YOUNG_SECONDS
+            if undecided or pid in holding or young or processes.has_device_open(pid):
+                held = True
+        return held
+
+    def _watch_survivor(self, job_id: int, kin: Identity) -> None:
+        seat = self._arbiter.seats[job_id]
+        watched = seat.survivors_watched
+        if kin.pid in watched or len(watched) >= MOST_WATCHED or not self._arbiter.room.is_for_a_job():
+            return
+        pidfd = processes.open_pidfd(kin)
+        if pidfd is not None:
+            seat.survivors_watched[kin.pid] = pidfd
+            self._arbiter.watch(pidfd, lambda _mask: self._survivor_ended(job_id, kin.pid))
+
+    def _survivor_ended(self, job_id: int, pid: int) -> None:
+        self._forget_survivor(job_id, pid)
+        job = self._arbiter.store.live.get(job_id)
+        if job is not None and job.state is JobState.ENDED:
+            self.release_if_let_go(job)
+
+    def _forget_survivor(self, job_id: int, pid: int) -> None:
+        seat = self._arbiter.seats[job_id]
+        seat.kin.pop(pid, None)
+        pidfd = seat.survivors_watched.pop(pid, None)
+        if pidfd is not None:
+            self._arbiter.unwatch(pidfd)
+            os.close(pidfd)
+
+    def release(self, job: Job) -> None:
+        """Give a job's GPUs back, and let go of claims that no grant needs any more."""
+        self._arbiter.ahead.freed(job)
+        self._arbiter.store.release(job)
+        self._arbiter.deciding.touch()
+        self._arbiter.afterwards(self._arbiter.let_go_of_claims)
+
+    def look_for_leftovers(self, job: Job) -> None:
+        """After a restart: find again what an ended job left behind."""
+        self._arbiter.left_behind.search(job)
+        self._arbiter.seats[job.id].kin = {kin.pid: kin for kin in self._arbiter.descent.survivors(job)}
+        self.release_if_let_go(job)
+
+
+def _log_end(job: Job, result: Result) -> None:
+    log("ended", f"job {job.id}: {result.kind.value} {result.code if result.signal is None else result.signal}")
+
+
+def _result(status: int | None, ended_by: str | None) -> Result:
+    if status is None:
+        return Result(ResultKind.UNKNOWN, text=ended_by or "nobody saw how it ended")
+    number = _signal_of(status)
+    if number is not None:
+        return Result(ResultKind.SIGNAL, signal=number, text=ended_by)
+    return Result(ResultKind.EXIT, code=os.WEXITSTATUS(status), text=ended_by)
+
+
+def _signal_of(status: int | None) -> int | None:
+    return os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+
+
+def gpu_words(shares: tuple[Share, ...]) -> str:
+    """Name the GPUs of a grant."""
+    if not shares:
+        return "no GPU"
+    return ("GPU " if len(shares) == 1 else "GPUs ") + ", ".join([str(share.index) for share in shares])

@@ -1,0 +1,182 @@
+"""Killing: a job, what it left behind, and what lost its way.
+
+1. Asking to end is a sequence: the polite signal, SIGCONT, a deadline, SIGKILL to all that is known of the job, SIGCONT.
+   Who is asked beside the leader: see `asking`.
+2. A job that runs on a terminal kept by what another left behind (its tmux server) is no part of that, and would be hung
+   up: such a server is left alone, unless it holds the other's GPUs, which would never be free else.
+3. Signals go out after the batch that recorded why is committed, and only through a pidfd of the recorded identity.
+"""
+
+import signal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ...host import processes
+from ...lifecycle import STARTED, Event, JobState
+from ...model import Identity, Job, ResultKind
+from ..kin.containers import beyond
+from ..kin.kinship import is_inside
+from ..log import log
+from ..seeing.frozen import and_frozen
+
+if TYPE_CHECKING:
+    from ..loop import Arbiter
+
+KILL_SECONDS = 10.0
+SPARED = "had ended; what it left behind has other jobs on its terminals and is left alone"
+
+
+class Killing:
+    """Ends jobs by signals."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+
+    def kill(self, job: Job, number: int | None, by: str) -> str:
+        """End a job, or send it a signal; returns what was done, for the one who asked."""
+        seat = self._arbiter.seats[job.id]
+        if job.state is JobState.ENDED:
+            return self._kill_leftovers(job, number)
+        if job.state not in STARTED:
+            self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, f"cancelled by {by}")
+            return "cancelled while waiting"
+        if number is not None and number not in (signal.SIGTERM, signal.SIGKILL):
+            self._arbiter.enforcer.after_commit.append(lambda: signal_all([job.identity], number))
+            return f"sent {signal.Signals(number).name.removeprefix('SIG')}{beyond(self._arbiter, job)}"
+        left = beyond(self._arbiter, job)
+        seat.ended_by = f"killed by {by}{and_frozen(job)}"
+        if job.requeue:
+            job = self._arbiter.reruns.forget_eviction(job)
+        if job.state is JobState.PAUSED:
+            self._arbiter.pausing.let_go(job)
+        if job.state is not JobState.STOPPING:
+            job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
+        if number == signal.SIGKILL:
+            self._arbiter.enforcer.after_commit.append(lambda: self._kill_all(job.id))
+            return f"killed (KILL){left}"
+        self.ask_to_end(job)
+        return f"asked to end (TERM), KILL in {KILL_SECONDS:.0f} s{left}"
+
+    def ask_to_end(self, job: Job) -> None:
+        """Start the sequence that ends a running job, or start it again after a restart."""
+        self.kill_within(job.id, self._arbiter.asking.begin(job, ((signal.SIGTERM, KILL_SECONDS),)))
+
+    def send(self, job: Job, number: int) -> None:
+        """Signal a job's leader once the batch is committed."""
+        self._arbiter.enforcer.after_commit.append(lambda: signal_all([job.identity], number))
+
+    def kill_within(self, job_id: int, seconds: float) -> None:
+        """See that everything of a job is killed after so long, unless that is due earlier already."""
+        seat = self._arbiter.seats[job_id]
+        if seat.kill_timer is not None and seat.kill_timer.is_later_than(seconds):
+            seat.kill_timer.cancel()
+            seat.kill_timer = None
+        if seat.kill_timer is None:
+            seat.kill_timer = self._arbiter.timers.after(seconds, lambda: self._kill_all(job_id))
+
+    def undone(self) -> None:
+        """A batch was not committed: who was to be ended in it is not, and runs on up to its limit."""
+        for job in self._arbiter.store.live.values():
+            seat = self._arbiter.seats.get(job.id)
+            if seat is None or job.state not in STARTED or job.state is JobState.STOPPING:
+                continue
+            seat.ended_by = seat.ask = None
+            if seat.kill_timer is not None:
+                seat.kill_timer.cancel()
+                seat.kill_timer = None
+            self._arbiter.limits.watch(job)
+
+    def _kill_leftovers(self, job: Job, number: int | None) -> str:
+        seat = self._arbiter.seats[job.id]
+        identities = self.without_others(job, seat.kin.values())
+        if not identities:
+            return SPARED
+        if number is not None and number != signal.SIGTERM:
+            self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, number))
+            return _sent(number, identities) + beyond(self._arbiter, job)
+        self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, signal.SIGTERM))
+        if seat.kill_timer is None:
+            seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
+        pids = ", ".join(str(identity.pid) for identity in identities if processes.may_signal(identity.pid))
+        asked = f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s" if pids else "had ended"
+        return asked + beyond(self._arbiter, job)
+
+    def kill_strays(self, job: Job, number: int | None) -> str | None:
+        """End what a job that let go of its GPUs left running (an ssh-agent, a tmux); None if there is nothing.
+
+        Its marker in their environment is all that still links them to it, so this reads every process once.
+        """
+        marker = self._arbiter.markers.of(job)
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        strays = [
+            Identity(boot, namespace, stat.pid, stat.start_ticks)
+            for stat in processes.everybody()
+            if stat.start_ticks >= job.identity.start_ticks
+            and stat.state not in "ZX"
+            and stat.pid not in self._arbiter.leaders
+            and marker.is_on(stat.pid)
+        ]
+        if not strays or boot != processes.boot_id():
+            return None
+        strays = self.without_others(job, strays)
+        if not strays:
+            return SPARED
+        first = number if number is not None else signal.SIGTERM
+        self._arbiter.enforcer.after_commit.append(lambda: signal_all(strays, first))
+        if number is None:
+            self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(self.without_others(job, strays), signal.SIGKILL))
+        return _sent(first, strays)
+
+    def _kill_all(self, job_id: int) -> None:
+        """SIGKILL the leader and everything known to be the job's."""
+        job = self._arbiter.store.live.get(job_id)
+        seat = self._arbiter.seats.get(job_id)
+        if job is None or seat is None:
+            return
+        if job.stub and job.state is not JobState.ENDED:
+            self._arbiter.reruns.kill_tree(job_id, 1)
+            return
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        roots = [job.identity.pid] if job.state is not JobState.ENDED else []
+        kin = dict(seat.kin)
+        for stat in processes.descendants([*roots, *kin]):
+            kin[stat.pid] = Identity(boot, namespace, stat.pid, stat.start_ticks)
+        seat.kin.update(kin)
+        leader = [job.identity] if job.state is not JobState.ENDED else []
+        signal_all([*leader, *self.without_others(job, kin.values())], signal.SIGKILL)
+
+    def without_others(self, job: Job, found: Iterable[Identity]) -> list[Identity]:
+        """Leave out, of what was found of a job, what keeps the terminals of other jobs, and who has become an arbiter.
+
+        The first is what lives above the leader of another job's session, or is it, and all between that and the other job.
+        """
+        kin = {identity.pid: identity for identity in found if not processes.is_arbiter(identity.pid)}
+        computing = {pid for pid, _size in self._arbiter.holders(job)}
+        for pid, other_id in list(self._arbiter.leaders.items()) if kin else ():
+            line = self._arbiter.lineages.of(pid)
+            pids = [stat.pid for stat in line]
+            if is_inside(self._arbiter, other_id, job.id) or not line or line[0].session not in pids:
+                continue
+            if kin.keys().isdisjoint(pids[max(1, pids.index(line[0].session)) :]):
+                continue
+            if job.state is not JobState.ENDED and job.identity.pid in pids:
+                continue
+            for each in [*pids, *(stat.pid for stat in processes.descendants([pid]))]:
+                if each not in computing:
+                    kin.pop(each, None)
+        return list(kin.values())
+
+
+def _sent(number: int, left: Iterable[Identity]) -> str:
+    pids = ", ".join(str(identity.pid) for identity in left)
+    return f"had ended; sent {signal.Signals(number).name.removeprefix('SIG')} to what it left behind (pid {pids})"
+
+
+def signal_all(identities: list[Identity], number: int) -> None:
+    """Signal processes; ask a stopped one to go on, or it would keep the signal for later."""
+    for identity in identities:
+        try:
+            if processes.send_signal(identity, number) and number != signal.SIGSTOP and number != signal.SIGTSTP:
+                processes.send_signal(identity, signal.SIGCONT)
+        except PermissionError:
+            log("signal", f"not permitted to signal pid {identity.pid}")

@@ -1,0 +1,115 @@
+"""What running jobs use, against what they asked for.
+
+1. Peaks are kept of every job, per GPU the most that its processes hold together.
+2. Who uses more than its share is told on its terminal, once in each attempt, and stands so in `ls` while it does. With the
+   setting `over_memory = "evict"` one that may be restarted is ended, and asks for what it was seen to need; nobody else
+   is ever ended for it.
+"""
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...lifecycle import JobState
+from ...model import Job, Result, ResultKind, Share
+from ...units import format_size
+from ..log import log
+from ..telling.notices import tell
+from .learning import is_success, learned_from, needed_bytes
+from .rerunning import may_be_evicted
+
+if TYPE_CHECKING:
+    from ..loop import Arbiter
+
+TOLD = "told-over"
+
+
+class Memory:
+    """Watches what jobs use."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+        self._over: dict[int, str] = {}
+        self._told: dict[int, str] = arbiter.store.settings_of(TOLD)
+        """The attempt in which a job was told that it uses too much; written down, so that no successor says it again."""
+
+    def note(self, used: dict[int, dict[str, int | None]]) -> None:
+        """Take in what a look has shown: bytes by job and GPU."""
+        over: dict[int, str] = {}
+        for job_id, per_gpu in used.items():
+            job = self._arbiter.store.live[job_id]
+            most = max((size for size in per_gpu.values() if size is not None), default=0)
+            if most > (job.peak_bytes or 0):
+                job = self._arbiter.store.change(job, peak_bytes=most)
+            share = _exceeded(job, per_gpu)
+            if share is not None:
+                over[job_id] = _words(share, per_gpu[share.uuid] or 0)
+                if job_id not in self._over:
+                    self._warn(job, over[job_id], most)
+        self._over = over
+        self._arbiter.if_lost(self.judge_again)
+
+    def judge_again(self) -> None:
+        """Who uses too much already is judged anew: the setting `over_memory` has changed, or what was done was undone."""
+        self._over = {}
+
+    def words(self, job: Job) -> str | None:
+        """Say that a job uses more than it asked for; None if it does not."""
+        return self._over.get(job.id)
+
+    def retried(self, job: Job) -> None:
+        """A run has failed and there is another: what it died of for want of memory it is given next time (`-m auto`)."""
+        known = self._arbiter.store.learned_peak(job.fingerprint or "")
+        learned = self.learn(replace(job, result=Result(ResultKind.EXIT, code=1), ended_mono=time.monotonic()))
+        if learned is None or learned <= (known or 0):
+            return
+        if job.request.memory_bytes is not None and job.request.memory_bytes == job.learned_bytes:
+            self._arbiter.store.change(job, request=self._raised(job, learned), learned_bytes=needed_bytes(learned))
+
+    def learn(self, job: Job) -> int | None:
+        """Remember what a run has taught of its command; returns the peak that is remembered now, None if it taught nothing."""
+        if self._told.pop(job.id, None) is not None:
+            self._arbiter.store.unset(f"{TOLD} {job.id}")
+        if not job.peak_bytes and job.learned_bytes is None:
+            return None
+        store, known_as = self._arbiter.store, job.fingerprint or ""
+        known, doubt = store.learned_peak(known_as), f"peak before {known_as}"
+        before = store.setting(doubt)
+        if is_success(job) and before:
+            known = int(before)
+        learned = learned_from(job, known)
+        if learned is None:
+            return None
+        if is_success(job) and before:
+            store.unset(doubt)
+        elif not is_success(job) and not before and known is not None and learned > known:
+            store.set(doubt, str(known))
+        store.learn_peak(known_as, learned)
+        return learned
+
+    def _warn(self, job: Job, text: str, most: int) -> None:
+        log("memory", f"job {job.id} {text}")
+        if self._told.get(job.id) != str(job.attempt):
+            self._told[job.id] = str(job.attempt)
+            self._arbiter.store.set(f"{TOLD} {job.id}", str(job.attempt))
+            tell(job, f"job {job.id} {text}")
+        if self._arbiter.settings["over_memory"] == "evict" and job.state is JobState.RUNNING and may_be_evicted(job):
+            self._arbiter.store.change(job, request=self._raised(job, most))
+            self._arbiter.reruns.evict(self._arbiter.store.live[job.id], None, f"{text} (over_memory)")
+
+    def _raised(self, job: Job, most: int) -> object:
+        """Return its request with what it was seen to need; whole GPUs if none has that much."""
+        totals = [self._arbiter.total_bytes(share.uuid) or 0 for share in job.shares]
+        need = needed_bytes(most)
+        return replace(job.request, memory_bytes=need if need < min(totals) else None, memory_percent=None)
+
+
+def _exceeded(job: Job, per_gpu: dict[str, int | None]) -> Share | None:
+    """Return the share that a job uses more than all of; a whole GPU cannot be exceeded."""
+    if job.state not in (JobState.RUNNING, JobState.PAUSED) or not job.request.shares:
+        return None
+    return next((share for share in job.shares if not share.whole and (per_gpu.get(share.uuid) or 0) > share.bytes), None)
+
+
+def _words(share: Share, size: int) -> str:
+    return f"uses {format_size(size)} on GPU {share.index}, more than its -m {format_size(share.bytes)}"

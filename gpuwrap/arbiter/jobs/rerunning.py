@@ -1,0 +1,381 @@
+"""Jobs behind a stub: evicting them, judging each end of their program, and running them again.
+
+1. The stub asks the program to end and owns its pid; here stands the deadline, as a net: if the program is still there
+   `NET_SECONDS` after its last delay, all below the stub is killed, never the stub first.
+2. A run is over when its stub says so (`ended`), or when the stub is dead. Before the job waits again, nothing of the run
+   is left: what the program left behind is killed, and only then the grant goes back.
+3. Each message names its attempt, so it may come twice, and to another arbiter than the first time.
+4. A stub that dies without a word promised the whole tree: all of it that can be found is killed.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...host import processes
+from ...lifecycle import STARTED, Event, JobState
+from ...model import GiveWay, Identity, Job
+from ...policy.words import signal_name
+from ...restarts import GAVE_WAY, MOST_RERUNS, RERUN_CODES, SHORT_RUN_SECONDS, stored_signals, wait_before
+from ...state import preempt
+from ...units import PRIORITY_WORDS
+from ..answers.table import Values
+from ..bell.socket import Connection
+from ..log import log
+
+if TYPE_CHECKING:
+    from ..loop import Arbiter
+
+# How the end of a program that ended with 0 when it was to give way is told, and what its owner may not have known.
+DONE = "asked to make room: taken as done"
+HOW_TO_RUN_AGAIN = "to be run again it must end with another status, 75 say"
+NET_SECONDS = 5.0
+NET_AGAIN_SECONDS = 2.0
+# So often everything below a stub was killed and the stub did not report it: then the stub is killed.
+NETS_BORNE = 3
+SETTLE_SECONDS = 0.05
+# When what a dead stub left behind is looked for again: it may have been forking.
+LOOK_AGAIN_SECONDS = (0.1, 0.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended, as its stub tells it; the counts are of runs before this one."""
+
+    attempt: int
+    status: int
+    seconds: float = 60.0
+    asked: bool = False
+    """The stub had sent a signal of the eviction before the end."""
+    interrupted: bool = False
+    """Somebody else wanted it to end for good: Ctrl-C, a hang-up, a kill."""
+    failures: int = 0
+    reruns: int = 0
+    short: int = 0
+    """How many runs in a row ended too soon."""
+
+    @property
+    def code(self) -> int | None:
+        """The exit status, None if a signal ended it."""
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The verdict that it is to be run again: why, after how many seconds, and the counts from now on."""
+
+    why: str
+    after: float = 0.0
+    failures: int = 0
+    reruns: int = 0
+    short: int = 0
+    gave_way: bool = False
+
+
+def judge(job: Job, ending: Ending) -> Again | None:
+    """Say whether a job is to be run again. Pure.
+
+    After a request to give way anything but 0 means that it is not done. What fails by itself before it was asked is
+    a failure, also if it was about to be evicted: else one that fails early would be run for ever. How often it may be
+    evicted by rule is a bound on asking (`Reruns.why_not_evict`): what was asked of it is never held against it.
+    """
+    if ending.status == 0 or ending.interrupted or (job.state is JobState.STOPPING and not job.requeue):
+        return None
+    if job.requeue and ending.asked:
+        return Again(GAVE_WAY, 0.0, ending.failures, ending.reruns, 0, True)
+    short = ending.short + 1 if ending.seconds < SHORT_RUN_SECONDS else 0
+    after = wait_before(short) if short else 0.0
+    if ending.code in RERUN_CODES and ending.reruns < MOST_RERUNS:
+        return Again(f"exit {ending.code}: asks to be run again", after, ending.failures, ending.reruns + 1, short)
+    if ending.failures < job.retries:
+        tried = ending.failures + 1
+        why = f"failed, {tried} of {job.retries} retries"
+        return Again(why, wait_before(tried), tried, ending.reruns, short)
+    return None
+
+
+class Reruns:
+    """Follows the jobs that have a stub."""
+
+    def __init__(self, arbiter: "Arbiter") -> None:
+        self._arbiter = arbiter
+
+    # --- evicting -----------------------------------------------------------------------------------------------
+
+    def evict(self, job: Job, newcomer_id: int | None, why: str) -> bool:
+        """Ask a running or paused job to end so that it can be run again; false if it cannot be evicted.
+
+        The batch must commit before anything is sent; a connection that is away is told when it comes back.
+        """
+        if not may_be_evicted(job) or job.state not in (JobState.RUNNING, JobState.PAUSED, JobState.SUSPENDED):
+            return False
+        if job.state is not JobState.RUNNING:
+            self._arbiter.pausing.let_go(job)
+        job = self._arbiter.store.move(
+            job, Event.ASK_TO_END, why, yields_to=newcomer_id, requeue=True, paused_mono=None
+        )
+        log("evict", f"job {job.id}: {why}")
+        self._ask(job)
+        self._arbiter.deciding.touch()
+        return True
+
+    def why_not_evict(self, job: Job) -> str | None:
+        """Say why a job is never evicted by rule; None if it may be."""
+        if not may_be_evicted(job):
+            return "may not be restarted (-r)"
+        most = self._arbiter.settings["eviction_limit"]
+        if job.attempt > most > 0 and self._arbiter.store.evictions(job.id) >= most:
+            times = "once" if most == 1 else f"{most} times"
+            return f"was restarted {times} for others (setting eviction_limit)"
+        return None
+
+    def evict_by_hand(self, job: Job, by: str) -> tuple[bool, str]:
+        """`gpurun kill --requeue`: whether it was done, and what to say."""
+        if job.state is JobState.ENDED:
+            return False, "has already ended"
+        if not may_be_evicted(job):
+            return False, "cannot be run again: it was not started with -r"
+        if job.state is JobState.STOPPING:
+            return job.requeue, "is being asked to end already"
+        if job.state not in STARTED:
+            return False, "is not running: it waits already"
+        self.evict(job, None, f"made to give way by {by}")
+        steps = stored_signals(job.signals)
+        names = ", ".join(f"{signal_name(number)}, {seconds:g} s" for number, seconds in steps)
+        return True, f"asked to end ({names}, KILL), waits to run again"
+
+    def resume_eviction(self, job: Job) -> None:
+        """After a restart of the arbiter: the net hangs again; the stub is told when it comes back."""
+        self._hang_net(job)
+
+    def forget_eviction(self, job: Job) -> Job:
+        """It is to end for good instead: somebody killed it while it gave way."""
+        seat = self._arbiter.seats[job.id]
+        if seat.kill_timer is not None:
+            seat.kill_timer.cancel()
+            seat.kill_timer = None
+        return self._arbiter.store.change(job, requeue=False, yields_to=None)
+
+    def ask_again(self, job: Job) -> None:
+        """Its stub lost the connection before the program was started: it hears both again."""
+        self._ask(job)
+
+    def _ask(self, job: Job) -> None:
+        seat = self._arbiter.seats[job.id]
+        signals = ",".join(f"{number}:{seconds:g}" for number, seconds in stored_signals(job.signals))
+        self._arbiter.bell.queue(seat.connection, "give-way", attempt=job.attempt, signals=signals)
+        self._arbiter.enforcer.after_commit.append(lambda: self._wake(job))
+        self._arbiter.asking.begin(job, stored_signals(job.signals), by_stub=True)
+        self._hang_net(job)
+
+    def _wake(self, job: Job) -> None:
+        """A stub stopped at its terminal could not ask."""
+        stat = processes.read_stat(job.identity.pid)
+        if stat is not None and stat.state == "T":
+            processes.send_signal(job.identity, signal.SIGCONT)
+
+    def _hang_net(self, job: Job) -> None:
+        seat = self._arbiter.seats[job.id]
+        if seat.kill_timer is None:
+            seconds = sum(delay for _number, delay in stored_signals(job.signals)) + NET_SECONDS
+            seat.kill_timer = self._arbiter.timers.after(seconds, lambda: self.kill_tree(job.id, 1))
+
+    def kill_tree(self, job_id: int, nets: int) -> None:
+        """Kill all below a stub; later the stub too, if it does not report that."""
+        job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+        if job is None or seat is None or job.state is not JobState.STOPPING:
+            return
+        log("net", f"job {job_id}: killing all below its stub")
+        self._kill(self._identities(job, self.tree(job)))
+        processes.send_signal(job.identity, signal.SIGCONT)
+        if nets > NETS_BORNE:
+            self._kill([job.identity])
+        seat.kill_timer = self._arbiter.timers.after(NET_AGAIN_SECONDS, lambda: self.kill_tree(job_id, nets + 1))
+
+    # --- the tree -----------------------------------------------------------------------------------------------
+
+    def tree(self, job: Job) -> list[processes.Stat]:
+        """Return all living processes below a stub, which is a subreaper."""
+        found = processes.descendants([job.identity.pid])
+        return [stat for stat in found if stat.state not in "ZX"]
+
+    def look_after(self) -> None:
+        """With each sample: remember what is below the stubs, in case one is killed."""
+        for job in self._arbiter.store.holding.values():
+            seat = self._arbiter.seats.get(job.id)
+            if job.stub and seat is not None and job.state in STARTED:
+                seat.kin = {kin.pid: kin for kin in self._identities(job, self.tree(job))}
+
+    def _identities(self, job: Job, stats: Iterable[processes.Stat]) -> list[Identity]:
+        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
+        return [Identity(boot, namespace, stat.pid, stat.start_ticks) for stat in stats]
+
+    def _kill(self, identities: Iterable[Identity]) -> None:
+        for identity in identities:
+            try:
+                processes.send_signal(identity, signal.SIGKILL)
+            except PermissionError:
+                log("signal", f"not permitted to kill pid {identity.pid}")
+
+    # --- what stubs say -----------------------------------------------------------------------------------------
+
+    def connected(self, connection: Connection, job: Job | None, values: Values) -> None:
+        """A stub whose program runs, or has just ended, reached us."""
+        bell = self._arbiter.bell
+        if job is None or job.state is JobState.ENDED:
+            bell.queue(connection, "unknown" if job is None else "job", id=job.id if job else None)
+            return
+        self._arbiter.adopt(job, connection)
+        bell.queue(connection, "job", id=job.id)
+        if job.state not in STARTED:
+            return
+        self._arbiter.seats[job.id].attempt_begun = values.get("attempt", 0)
+        self._arbiter.watch_leader(job.id)
+        bell.queue(connection, "on")
+        if job.requeue:
+            self._ask(job)
+        if values.get("held") and job.state is not JobState.PAUSED:
+            self._arbiter.pausing.let_go(job)  # stopped by an arbiter that died before it had written so
+        self._arbiter.pausing.look_again(job.id)
+
+    def started(self, job: Job, values: Values) -> None:
+        """The program runs."""
+        log("started", f"job {job.id}: attempt {values['attempt']}, pid {values.get('child')}")
+        self._arbiter.seats[job.id].attempt_begun = values["attempt"]
+        self._arbiter.pausing.look_again(job.id)
+
+    def ended(self, connection: Connection, job: Job | None, values: Values) -> None:
+        """A run is over: say whether there is another."""
+        if job is None or job.state is JobState.ENDED:
+            self._arbiter.bell.queue(connection, "exit")
+            return
+        ending = Ending(
+            values["attempt"], values["status"], values.get("seconds", 60.0), values.get("asked", False),
+            values.get("interrupted", False), values.get("failures", 0), values.get("reruns", 0), values.get("short", 0),
+        )  # fmt: skip
+        if job.state not in STARTED or ending.attempt < job.attempt:
+            # Judged already; the answer was lost.
+            self._arbiter.bell.queue(connection, "rerun")
+            if job.state is JobState.GRANTED:
+                self._arbiter.enforcer.offer(job)
+            return
+        self._settle(job.id, ending)
+
+    def _end(self, job: Job, ending: Ending) -> None:
+        seat = self._arbiter.seats[job.id]
+        seat.kin = {kin.pid: kin for kin in self._identities(job, self.tree(job))}
+        self._arbiter.enforcer.ended_with(job, ending.status)
+
+    def _settle(self, job_id: int, ending: Ending, until_mono: float | None = None) -> None:
+        """End what the run left behind, then let the job wait again, or end. Who was asked to end has time for it."""
+        job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+        if job is None or seat is None or job.state not in STARTED or job.attempt != ending.attempt:
+            return
+        again, is_asked = judge(job, ending), job.state is JobState.STOPPING
+        left = self._identities(job, self.tree(job)) if again is not None or is_asked else []
+        if again is None:
+            left = self._arbiter.killing.without_others(job.changed(state=JobState.ENDED), left)
+        if left:
+            if until_mono is None:
+                self._arbiter.bell.queue(seat.connection, "settling")
+                until_mono = time.monotonic() + (self._arbiter.asking.leader_ended(job) if is_asked else 0.0)
+            if time.monotonic() >= until_mono:
+                self._arbiter.enforcer.after_commit.append(lambda: self._kill(left))
+            self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, ending, until_mono))
+        elif again is None:
+            is_done = job.requeue and ending.asked and ending.status == 0
+            seat.ended_by = DONE if is_done else seat.ended_by
+            self._end(job, ending)
+            text = f"job {job.id}: exit 0, {DONE}\n{HOW_TO_RUN_AGAIN}" if is_done else None
+            self._arbiter.bell.queue(seat.connection, "exit", text=text)
+        else:
+            self._requeue(job, ending, again)
+
+    def _requeue(self, job: Job, ending: Ending, again: Again) -> None:
+        arbiter = self._arbiter
+        if again.failures > ending.failures:
+            arbiter.memory.retried(job)
+            job = arbiter.store.live[job.id]  # it may ask for more now
+        seat = arbiter.seats[job.id]
+        text = self._told(job, again)
+        over = job
+        arbiter.enforcer.after_commit.append(lambda: self.clean_up(over))
+        arbiter.pausing.run_over(job)
+        if job.state in (JobState.PAUSED, JobState.SUSPENDED):
+            job = arbiter.store.move(job, Event.RESUME, "its program ended", paused_mono=None)
+        arbiter.enforcer.release(job)
+        job = arbiter.store.move(
+            arbiter.store.live[job.id], Event.REQUEUE, again.why, shares=(), attempt=job.attempt + 1, started_at=None,
+            started_mono=None, times_given_way=job.times_given_way + again.gave_way, yields_to=None, requeue=False,
+        )  # fmt: skip
+        log("requeue", f"job {job.id}: {again.why}, attempt {job.attempt}")
+        seat.cancel_timers()
+        seat.kin = {}
+        seat.told, seat.background, seat.limit_mono = None, False, None
+        seat.ended_by = seat.ask = None
+        seat.mute = again.after > 0  # passed over until the stub says that it has waited
+        seat.rests_until_mono = time.monotonic() + again.after if again.after else None
+        arbiter.bell.queue(
+            seat.connection, "rerun", text=text, after=f"{again.after:g}", failures=again.failures, reruns=again.reruns,
+            short=again.short,
+        )  # fmt: skip
+        arbiter.deciding.touch()
+
+    def _told(self, job: Job, again: Again) -> str:
+        if not again.gave_way:
+            wait = f" in {again.after:g} s" if again.after else ""
+            return f"job {job.id}: {again.why}, runs again{wait}"
+        newcomer = self._arbiter.store.find(job.yields_to) if job.yields_to is not None else None
+        if newcomer is None:
+            return f"job {job.id} gave way, waits to run again"
+        words = {number: word for word, number in PRIORITY_WORDS.items()}
+        rank = words.get(newcomer.priority, f"priority {newcomer.priority}")
+        return f"job {job.id} gave way to job {newcomer.id} ({newcomer.user}, {rank}), waits to run again"
+
+    # --- the end of a stub --------------------------------------------------------------------------------------
+
+    def stub_died(self, job: Job, status: int | None) -> None:
+        """A stub ended without a word while its program may run: by a signal, so kill all that it promised."""
+        if status is not None and os.WIFEXITED(status):
+            return  # it could not reach us, and its program ended first
+        seat = self._arbiter.seats[job.id]
+        known = list(seat.kin.values())
+        self._arbiter.enforcer.after_commit.append(lambda: self._kill_strays(job, known, LOOK_AGAIN_SECONDS))
+
+    def _kill_strays(self, job: Job, known: list[Identity], again: tuple[float, ...]) -> None:
+        alive = [identity for identity in known if processes.is_same_process(identity)]
+        found = {identity.pid: identity for identity in alive if not processes.is_arbiter(identity.pid)}
+        marker = self._arbiter.markers.of(job)
+        for stat in processes.everybody():
+            mine = stat.start_ticks >= job.identity.start_ticks and stat.state not in "ZX"
+            if mine and stat.pid not in self._arbiter.leaders and marker.is_on(stat.pid):
+                found.setdefault(stat.pid, *self._identities(job, [stat]))
+        below = processes.descendants(list(found))
+        for identity in self._identities(job, below):
+            found.setdefault(identity.pid, identity)
+        self._kill(found.values())
+        if again:
+            seconds, *rest = again
+            left = list(found.values())
+            self._arbiter.timers.after(seconds, lambda: self._kill_strays(job, left, tuple(rest)))
+
+    # --- the file that the program is told ------------------------------------------------------------------------
+
+    def preempt_file(self, job: Job) -> str | None:
+        """Return the path of the file by which a run is told that it shall give way, None if it never will."""
+        if not may_be_evicted(job):
+            return None
+        return os.path.join(self._arbiter.folder.path, preempt.file_name(job.id, job.attempt))
+
+    def clean_up(self, job: Job) -> None:
+        """Remove the file of a run whose stub could not."""
+        if may_be_evicted(job):
+            preempt.remove(self._arbiter.folder.fd, preempt.file_name(job.id, job.attempt))
+
+
+def may_be_evicted(job: Job) -> bool:
+    """Whether its owner said that it may be ended and run again."""
+    return job.stub and job.request.give_way is GiveWay.REQUEUE

@@ -1,0 +1,1 @@
+"""Jobs that stand still, and go on."""

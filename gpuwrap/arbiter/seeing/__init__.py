@@ -1,0 +1,1 @@
+"""What is seen of GPUs and processes, and when it is planned from."""

@@ -1,0 +1,84 @@
+"""The view of one queue, as a plan is made from it."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...host.devices import Look
+from ...lifecycle import STARTED, JobState
+from ...model import Bounds, Job, View, Yielding
+from ...state.settings import Settings
+from ...units import PRIORITY_STEP
+
+if TYPE_CHECKING:
+    from ..loop import Arbiter
+
+DRIVER_OPENING = "the NVIDIA driver is being opened"
+_PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
+
+
+def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job | None = None) -> View | None:
+    """Build the view of one queue: the outer one (None), or the one inside a job; None if nothing may start there.
+
+    `asking` is a job of a rehearsal: it is not in line, but what others could be made to do for it is found out too.
+    """
+    after, own = arbiter.order.blocked(), arbiter.left_behind.own()
+    if parent_id is None:
+        return arbiter.observer.outer_view(
+            look,
+            arbiter.claims.others,
+            arbiter.drained,
+            arbiter.bounds,
+            fault=DRIVER_OPENING if look.pending else look.fault,
+            without_gpu=runs_without(arbiter.settings, look),
+            yielding=_yielding(arbiter, asking),
+            after=after,
+            own=own,
+            patience=arbiter.patience.left(),
+        )
+    parent = arbiter.store.live.get(parent_id)
+    if parent is None or parent.state not in STARTED or parent.state in _PAUSED:
+        return None  # requests inside a paused job are passed over
+    return replace(arbiter.observer.inner_view(parent, look, arbiter.bounds), after=after, own=own)
+
+
+def runs_without(settings: Settings, look: Look | None) -> bool:
+    """Whether there is no driver, and the setting `without_gpu` has what asks for GPUs run all the same."""
+    lacks = look is not None and look.fault is not None and not look.pending and not look.samples
+    return lacks and settings["without_gpu"] == "run"
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """Return the limits that the policy keeps."""
+    return Bounds(
+        keep_free_bytes=settings["keep_free"],
+        jobs_per_gpu=settings["jobs_per_gpu"] or None,
+        min_run_seconds=settings["min_run"],
+        min_return_seconds=settings["min_return"],
+        # For less than it must run afterwards a pause is not worth it, unless so little is allowed anyway.
+        least_pause_seconds=min(settings["min_return"], settings["pause_limit"] / 2),
+    )
+
+
+def _yielding(arbiter: "Arbiter", asking: Job | None) -> dict[int, Yielding]:
+    """Find out what jobs could be made to do, where one that waits outranks them by a step, and for the paused ones."""
+    holding = [job for job in arbiter.store.holding.values() if job.parent_id is None]
+    if not holding:
+        return {}
+    waiting = [
+        job.priority for job in arbiter.store.in_line.values() if job.parent_id is None and job.state is JobState.WAITING
+    ]
+    highest = max([*waiting, *([asking.priority] if asking else [])], default=None)
+    back = [job for job in holding if job.state in _PAUSED and job.yields_to is not None]
+
+    def is_outranked(job: Job) -> bool:
+        if highest is not None and highest >= job.priority + PRIORITY_STEP:
+            return True
+        mine = {share.uuid for share in job.shares}
+        above = (each for each in back if each.priority >= job.priority + PRIORITY_STEP)
+        return any(share.uuid in mine for each in above for share in each.shares)
+
+    return {
+        job.id: arbiter.pausing.yielding(job)
+        for job in holding
+        if job.state in _PAUSED or (job.state is JobState.RUNNING and is_outranked(job))
+    }

@@ -1,0 +1,1 @@
+"""What those who wait, and those who ask, are told."""

@@ -1,0 +1,1 @@
+"""Other worlds: GPUs held against them."""
