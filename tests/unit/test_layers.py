@@ -1,6 +1,7 @@
 """Imports only run downwards, each outside library has one importer, and a launch loads next to nothing."""
 
 import ast
+import graphlib
 import os
 import sys
 from collections import Counter
@@ -74,7 +75,8 @@ def imports(name: str, tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - (node.level - 1)]
             target = [*base, *(node.module.split(".") if node.module else [])]
-            found |= {"." + ".".join([*target, alias.name] if not node.module else target) for alias in node.names}
+            found |= {"." + ".".join([*target, alias.name]) for alias in node.names}  # a module, or a name of one
+            found |= {"." + ".".join(target)} if node.module else set()
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
     return found
@@ -96,6 +98,135 @@ def test_imports_only_run_downwards() -> None:
             if layer in PURE and other not in PURE and RANK[other] >= 0:
                 wrong.append(f"{name} is pure, and imports {target[1:]}")
     assert not wrong, "\n".join(wrong)
+
+
+# Imports that close a circle, those for type checkers counted. None may come to it; what is mended is struck off.
+HOLD_EVERYBODY = {
+    name: "arbiter.loop"
+    for name in (
+        "arbiter.answers.admission",
+        "arbiter.answers.answers",
+        "arbiter.answers.changing",
+        "arbiter.answers.dry_run",
+        "arbiter.answers.verbs",
+        "arbiter.bell.ahead",
+        "arbiter.birth",
+        "arbiter.farewell",
+        "arbiter.jobs.after",
+        "arbiter.jobs.asking",
+        "arbiter.jobs.enforce",
+        "arbiter.jobs.killing",
+        "arbiter.jobs.limits",
+        "arbiter.jobs.memory",
+        "arbiter.jobs.patience",
+        "arbiter.jobs.rerunning",
+        "arbiter.jobs.sweeps",
+        "arbiter.kin.containers",
+        "arbiter.kin.descent",
+        "arbiter.kin.kinship",
+        "arbiter.kin.leftovers",
+        "arbiter.lodging",
+        "arbiter.mending",
+        "arbiter.pausing.marks",
+        "arbiter.pausing.pausing",
+        "arbiter.pausing.stopping",
+        "arbiter.pruning",
+        "arbiter.seeing.astray",
+        "arbiter.seeing.deciding",
+        "arbiter.seeing.sampling",
+        "arbiter.seeing.views",
+        "arbiter.shutdown",
+        "arbiter.telling.gpus",
+        "arbiter.telling.wait_line",
+        "arbiter.tuning",
+    )
+}
+KNOWN_EDGES = {
+    *HOLD_EVERYBODY.items(),
+    ("arbiter.answers.dry_run", "arbiter.answers.answers"),
+    ("arbiter.answers.verbs", "arbiter.answers.answers"),
+    ("arbiter.bell.seat", "arbiter.jobs.sweeps"),
+    ("launch.background", "launch.run"),
+    ("launch.detach", "launch.run"),
+    ("launch.rowlaunch", "launch.run"),
+    ("launch.rowlaunch", "launch.sweep"),
+    ("launch.stub", "launch.run"),
+    ("launch.sweep", "launch.run"),
+    ("units", "options"),
+}
+# The folders of the arbiter, from below; what stands in none of them is above them all, but for GROUND.
+FOLDERS = ["bell", "kin", "worlds", "seeing", "pausing", "telling", "jobs", "answers"]
+GROUND = {"log", "timers", "turn", "errands"}
+KNOWN_UPWARDS = {
+    ("arbiter.answers.answers", "arbiter.birth"),
+    ("arbiter.bell.seat", "arbiter.jobs.asking"),
+    ("arbiter.bell.seat", "arbiter.jobs.sweeps"),
+    ("arbiter.errands", "arbiter.bell.socket"),
+    ("arbiter.jobs.rerunning", "arbiter.answers.table"),
+    ("arbiter.jobs.sweeps", "arbiter.answers.table"),
+    ("arbiter.pausing.pausing", "arbiter.telling.notices"),
+    ("arbiter.seeing.astray", "arbiter.telling.notices"),
+    ("arbiter.telling.gpus", "arbiter.answers.admission"),
+}
+# Calls through a collaborator's collaborator, `self._a.b.c()`, in the arbiter.
+MOST_REACHES = 586
+
+
+def our_imports() -> dict[str, set[str]]:
+    """Which of our modules each imports, also for type checkers only: who needs a name to say what it takes depends on it."""
+    trees = modules()
+    found: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        targets = {target[1:] for target in imports(name, tree) if target.startswith(".")}
+        found[name] = {target for target in targets if target in trees and target != name}
+    return found
+
+
+def test_imports_have_no_circle() -> None:
+    edges = our_imports()
+    assert not [edge for edge in sorted(KNOWN_EDGES) if edge[1] not in edges.get(edge[0], ())], "mended: strike it off"
+    graph = {name: {each for each in targets if (name, each) not in KNOWN_EDGES} for name, targets in edges.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # names the circle, if there is one
+
+
+def rank_in_arbiter(name: str) -> int:
+    """How high a module of the arbiter stands: what is in no folder above all that are, but for the ground."""
+    room = name.split(".")[1]
+    return FOLDERS.index(room) if room in FOLDERS else -1 if room in GROUND else len(FOLDERS)
+
+
+def test_the_folders_of_the_arbiter_import_downwards() -> None:
+    wrong = {
+        (name, target)
+        for name, targets in our_imports().items()
+        for target in targets
+        if name.startswith("arbiter.") and target.startswith("arbiter.") and rank_in_arbiter(target) > rank_in_arbiter(name)
+    }
+    wrong -= {edge for edge in KNOWN_EDGES if edge[1] == "arbiter.loop"}
+    assert sorted(wrong - KNOWN_UPWARDS) == []
+    assert sorted(KNOWN_UPWARDS - wrong) == [], "mended: strike it off"
+
+
+def reaches(tree: ast.Module) -> int:
+    """How many calls go through a collaborator's collaborator; `arbiter` is one wherever it stands."""
+    count = 0
+    for node in ast.walk(tree):
+        at, steps = node.func if isinstance(node, ast.Call) else None, 0
+        while isinstance(at, ast.Attribute):
+            at, steps = at.value, steps + 1
+        through_itself = isinstance(at, ast.Name) and at.id == "self" and steps > 2
+        count += through_itself or (isinstance(at, ast.Name) and at.id == "arbiter" and steps > 1)
+    return count
+
+
+def test_nobody_reaches_through_a_collaborator_more_than_before() -> None:
+    found = {name: reaches(tree) for name, tree in modules().items() if name.startswith("arbiter.")}
+    assert sum(found.values()) <= MOST_REACHES, Counter(found).most_common(10)
+
+
+def test_a_reach_is_seen() -> None:
+    assert reaches(ast.parse("self._arbiter.store.find(1); arbiter.store.find(1)")) == 2
+    assert reaches(ast.parse("self._store.find(1); store.find(1); arbiter.adopt(1)")) == 0
 
 
 def test_each_outside_library_has_exactly_one_importer() -> None:
