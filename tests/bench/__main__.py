@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .world import BenchWorld
+from .benchworld import BenchWorld
 
 Row = tuple[str, str, str, str]
 

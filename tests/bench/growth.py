@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from .__main__ import timed
+from .benchworld import BenchWorld
 from .plan import best_of, view
-from .world import BenchWorld
 
 QUEUES = (1, 10, 100, 1000, 2000)
 GPUS = (1, 2, 4, 8, 16)

@@ -15,7 +15,7 @@ from pauses import stands
 from standin import GIB, Gpu
 from truth import Machine
 from waiting import wait_until
-from world import World, clean_environment
+from world import SUPPORT, World, clean_environment
 
 MARKER = ["-e", "GPURUN_JOB", "-e", "GPURUN_GPU_UUIDS"]
 HOLD = """
@@ -31,7 +31,7 @@ class Docker(Machine):
 
     def __init__(self, folder: Path, make_world: Callable[..., World]) -> None:
         super().__init__(folder, make_world, Gpu(total=80 * GIB))
-        source = Path(__file__).with_name("daemon.py").read_text()
+        source = (SUPPORT / "daemon.py").read_text()
         client = folder / "docker"
         client.write_text(f"#!{sys.executable}\n{source}")
         client.chmod(0o755)

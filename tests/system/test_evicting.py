@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from pauses import GIB, PROMISED_SECONDS, Line, Stage, groups_go_with_their_world
 from waiting import let_pass, wait_until
-from world import World
+from world import SUPPORT, World
 
 __all__ = ["groups_go_with_their_world"]
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("sklearn"), reason="scikit-learn is not installed")
 
-TRAIN = Path(__file__).with_name("train_resuming.py")
+TRAIN = SUPPORT / "train_resuming.py"
 # How often the arbiter looks at those who wait for nothing that it is told of, such as the age of a job.
 LOOK_SECONDS = 1.0
 CHECKPOINT_EVERY = 10

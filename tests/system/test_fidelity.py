@@ -33,10 +33,9 @@ from typing import Any
 import psutil
 import pytest
 from waiting import wait_until
-from world import OTHER_COMMAND, World, clean_environment
+from world import OTHER_COMMAND, SUPPORT, World, clean_environment
 
-HERE = Path(__file__).parent
-PROBE = str(HERE / "probe.py")
+PROBE = str(SUPPORT / "probe.py")
 PYTHON = [sys.executable, "-I", "-S"]
 SIMULATED = "4x24G"
 WORKERS = 4
@@ -133,7 +132,7 @@ def launch(
     }
     launcher = world.adopt(
         subprocess.Popen(
-            [*wrapper, *PYTHON, str(HERE / "launch.py")],
+            [*wrapper, *PYTHON, str(SUPPORT / "launch.py")],
             env=world.env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

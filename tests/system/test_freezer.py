@@ -30,12 +30,12 @@ from pauses import (
 )
 from test_crash import fill, kill_everything, small_disk
 from waiting import wait_until
-from world import World
+from world import SUPPORT, World
 
 __all__ = ["groups_go_with_their_world", "small_disk"]
 pytestmark = pytest.mark.skipif(not may_freeze(), reason="no cgroup v2 tree that may be written here")
 
-SOURCE = Path(__file__).with_name("tree.c")
+SOURCE = SUPPORT / "tree.c"
 # How long a frozen job with a signal pending is left so, at most: it is looked at each half second.
 THAW_SECONDS = 1.0
 

@@ -22,11 +22,11 @@ import pytest
 from crowd import Crowd
 from proof import GIB, Asked, build_work, processes_of, rows_left
 from waiting import wait_until
-from world import World, clean_environment, installed_command
+from world import SUPPORT, World, clean_environment, installed_command
 
 MakeWorld = Callable[..., World]
 
-TRAIN = Path(__file__).with_name("train_digits.py")
+TRAIN = SUPPORT / "train_digits.py"
 # What cron gives to a job [crontab(5) of Debian].
 CRON_PATH = "/usr/bin:/bin"
 

@@ -14,7 +14,7 @@ from pauses import Stage
 from standin import Gpu, NoCompiler, build
 from test_two_worlds import OtherUsersWorld
 from waiting import let_pass, wait_until
-from world import OTHER_UID, World
+from world import OTHER_UID, SUPPORT, World
 
 from gpuwrap.arbiter.worlds.crowding import MOST_IN_ALL, MOST_OF_A_USER
 
@@ -32,7 +32,7 @@ class Squatter:
 
     def __init__(self, folder: Path, kind: str, uuid: str, count: int = 0) -> None:
         program = folder / "squatter.py"
-        program.write_text(Path(__file__).with_name("squatter.py").read_text())
+        program.write_text((SUPPORT / "squatter.py").read_text())
         program.chmod(0o644)
         uid = 0 if kind == "many" else OTHER_UID
         self.process = subprocess.Popen(

@@ -293,7 +293,9 @@ def test_the_test_sees_what_a_verb_loads(world: World) -> None:
 
 
 def test_no_two_test_modules_have_one_name() -> None:
-    """None is in a package, so the second of two would be taken for the first, and no test would run at all."""
-    modules = [path for path in Path(__file__).parents[1].rglob("*.py") if not (path.parent / "__init__.py").exists()]
+    """Each is imported by its name alone, so the second of two would be taken for the first, and no test would run at all."""
+    tests = Path(__file__).parents[1]
+    packages = {path.parent for path in tests.rglob("__init__.py")} - {tests / "support"}
+    modules = [path for path in tests.rglob("*.py") if path.parent not in packages]
     names = Counter(path.name for path in modules)
     assert [name for name, count in names.items() if count > 1] == []

@@ -24,6 +24,9 @@ from typing import Any
 import psutil
 from waiting import wait_until
 
+# Here lie the programs that tests run.
+SUPPORT = Path(__file__).parent
+
 # Who else there is on the machine: nobody.
 OTHER_UID = 65534
 

@@ -18,11 +18,10 @@ import psutil
 import pytest
 from test_fidelity import PYTHON, Terminal
 from waiting import wait_until
-from world import OTHER_UID, World
+from world import OTHER_UID, SUPPORT, World
 
 GIB = 2**30
-HERE = Path(__file__).parent
-BEAT = str(HERE / "beat.py")
+BEAT = str(SUPPORT / "beat.py")
 # No step of a program that steps each 10 ms for so long: it stands still.
 STILL_SECONDS = 0.25
 # What is promised of an urgent job's first instruction after its submit, and of its victim after its end. Measured: 0.1 to

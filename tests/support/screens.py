@@ -1,4 +1,4 @@
-"""What people see, compared whole with the files in `expected/`.
+"""What people see, compared whole with the files in `tests/system/expected/`.
 
 `GPURUN_WRITE_EXPECTED=1 pytest tests/system/test_screens.py` writes the files anew; look at them before they are committed.
 What differs from run to run (durations, pids, the user, folders, hours) is replaced.
@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-EXPECTED = Path(__file__).parent / "expected"
+EXPECTED = Path(__file__).parents[1] / "system" / "expected"
 USER = pwd.getpwuid(os.getuid()).pw_name
 
 REPLACED = [
