@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from views import NOW, running, share
 
-from gpuwrap.arbiter.jobs.learning import fingerprint, learned_from, needed_bytes, ran_out_of_memory, recall
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import Job, Result, ResultKind
+from gpuwrap.policy.learning import fingerprint, learned_from, needed_bytes, ran_out_of_memory, recall
 from gpuwrap.units import GIB, MIB
 
 HOME = b"/home/anna"

@@ -15,12 +15,12 @@ from ...host import processes
 from ...lifecycle import JobState
 from ...model import GiveWay, GpuSample, Job, Request
 from ...outputs import escaped
+from ...policy.learning import fingerprint, needed_bytes, recall
 from ...policy.words import safe
 from ...turns import turn
 from ...units import GIB, format_size
 from ...wire import NO_DEVICES
 from ..bell.socket import Connection
-from ..jobs.learning import fingerprint, needed_bytes, recall
 from ..kin.descent import can_give
 from ..seeing.views import runs_without
 from .table import Refused, Values

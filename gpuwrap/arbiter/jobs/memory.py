@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from ...lifecycle import JobState
 from ...model import Job, Result, ResultKind, Share
+from ...policy.learning import is_success, learned_from, needed_bytes
 from ...units import format_size
 from ..log import log
 from ..telling.notices import tell
-from .learning import is_success, learned_from, needed_bytes
 from .rerunning import may_be_evicted
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import signal
 from collections.abc import Callable
 from math import log
 
-from ...model import Job, ResultKind
-from ...units import MIB
+from ..model import Job, ResultKind
+from ..units import MIB
 
 MARGIN_FACTOR = 1.2
 MARGIN_BYTES = 512 * MIB
