@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from gpuwrap.arbiter.jobs.rerunning import Ending, judge
 from gpuwrap.errors import UsageError
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import GiveWay, Identity, Job, Request
+from gpuwrap.policy.rerunning import Ending, judge
 from gpuwrap.restarts import (
     MOST_RERUNS,
     asks_everybody,
