@@ -7,7 +7,7 @@ import pytest
 from gpuwrap.errors import UsageError
 from gpuwrap.lifecycle import JobState
 from gpuwrap.model import GiveWay, Identity, Job, Request
-from gpuwrap.policy.rerunning import Ending, judge
+from gpuwrap.policy.rerunning import Run, judge
 from gpuwrap.restarts import (
     MOST_RERUNS,
     asks_everybody,
@@ -26,8 +26,8 @@ EVICTED = replace(RUNNING, state=JobState.STOPPING, requeue=True)
 KILLED = replace(RUNNING, state=JobState.STOPPING)
 
 
-def exit(code: int, **more: object) -> Ending:
-    return Ending(1, code << 8, **more)  # type: ignore[arg-type]
+def exit(code: int, **more: object) -> Run:
+    return Run(1, code << 8, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_success_and_kills_are_final() -> None:
 
 
 def test_an_evicted_run_that_did_not_succeed_comes_back() -> None:
-    for ending in (exit(1, asked=True), Ending(1, 15, asked=True), Ending(1, 9, asked=True, seconds=0.1)):
-        again = judge(EVICTED, ending)
+    for run in (exit(1, asked=True), Run(1, 15, asked=True), Run(1, 9, asked=True, seconds=0.1)):
+        again = judge(EVICTED, run)
         assert again is not None
         assert again.gave_way
         assert again.after == 0
@@ -105,12 +105,12 @@ def test_evictions_reruns_and_retries_are_bounded_apart() -> None:
     assert judge(replace(EVICTED, times_given_way=10**6, attempt=10**6), exit(1, asked=True)) is not None
     assert judge(RUNNING, exit(75, reruns=MOST_RERUNS)) is None
     job, runs, waits = replace(RUNNING, retries=3), 0, []
-    ending = exit(1)
-    while (again := judge(job, ending)) is not None:
+    run = exit(1)
+    while (again := judge(job, run)) is not None:
         runs += 1
         waits.append(again.after)
-        ending = exit(1, failures=again.failures, reruns=again.reruns, short=again.short)
-        evicted = judge(replace(job, state=JobState.STOPPING, requeue=True), replace(ending, asked=True))
+        run = exit(1, failures=again.failures, reruns=again.reruns, short=again.short)
+        evicted = judge(replace(job, state=JobState.STOPPING, requeue=True), replace(run, asked=True))
         assert evicted is not None
         assert evicted.failures == again.failures
     assert (runs, waits) == (3, [1, 2, 4])
@@ -118,14 +118,14 @@ def test_evictions_reruns_and_retries_are_bounded_apart() -> None:
 
 @pytest.mark.parametrize("code", [75, 99])
 def test_asking_to_be_run_again_waits_longer_each_time_it_comes_soon(code: int) -> None:
-    waits, ending = [], exit(code, seconds=0.5)
+    waits, run = [], exit(code, seconds=0.5)
     for _ in range(8):
-        again = judge(RUNNING, ending)
+        again = judge(RUNNING, run)
         assert again is not None
         waits.append(again.after)
-        ending = exit(code, seconds=0.5, reruns=again.reruns, short=again.short)
+        run = exit(code, seconds=0.5, reruns=again.reruns, short=again.short)
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-    late = judge(RUNNING, replace(ending, seconds=1000.0))
+    late = judge(RUNNING, replace(run, seconds=1000.0))
     assert late is not None
     assert (late.after, late.short) == (0, 0)
 

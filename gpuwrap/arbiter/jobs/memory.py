@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from ...lifecycle import JobState
 from ...model import Job, Result, ResultKind, Share
 from ...policy.learning import is_success, learned_from, needed_bytes
+from ...policy.rerunning import may_be_evicted
 from ...units import format_size
 from ..log import log
 from ..telling.notices import tell
-from .rerunning import may_be_evicted
 
 if TYPE_CHECKING:
     from ..loop import Arbiter

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from ...host import processes
 from ...lifecycle import STARTED, Event, JobState
-from ...model import GiveWay, Identity, Job
-from ...policy.rerunning import Again, Ending, judge
+from ...model import Identity, Job
+from ...policy.rerunning import Again, Run, judge, may_be_evicted
 from ...policy.words import signal_name
 from ...restarts import stored_signals
 from ...state import preempt
@@ -196,29 +196,29 @@ class Reruns:
         if job is None or job.state is JobState.ENDED:
             self._arbiter.bell.queue(connection, "exit")
             return
-        ending = Ending(
+        run = Run(
             values["attempt"], values["status"], values.get("seconds", 60.0), values.get("asked", False),
             values.get("interrupted", False), values.get("failures", 0), values.get("reruns", 0), values.get("short", 0),
         )  # fmt: skip
-        if job.state not in STARTED or ending.attempt < job.attempt:
+        if job.state not in STARTED or run.attempt < job.attempt:
             # Judged already; the answer was lost.
             self._arbiter.bell.queue(connection, "rerun")
             if job.state is JobState.GRANTED:
                 self._arbiter.enforcer.offer(job)
             return
-        self._settle(job.id, ending)
+        self._settle(job.id, run)
 
-    def _end(self, job: Job, ending: Ending) -> None:
+    def _end(self, job: Job, run: Run) -> None:
         seat = self._arbiter.seats[job.id]
         seat.kin = {kin.pid: kin for kin in self._identities(job, self.tree(job))}
-        self._arbiter.enforcer.ended_with(job, ending.status)
+        self._arbiter.enforcer.ended_with(job, run.status)
 
-    def _settle(self, job_id: int, ending: Ending, until_mono: float | None = None) -> None:
+    def _settle(self, job_id: int, run: Run, until_mono: float | None = None) -> None:
         """End what the run left behind, then let the job wait again, or end. Who was asked to end has time for it."""
         job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
-        if job is None or seat is None or job.state not in STARTED or job.attempt != ending.attempt:
+        if job is None or seat is None or job.state not in STARTED or job.attempt != run.attempt:
             return
-        again, is_asked = judge(job, ending), job.state is JobState.STOPPING
+        again, is_asked = judge(job, run), job.state is JobState.STOPPING
         left = self._identities(job, self.tree(job)) if again is not None or is_asked else []
         if again is None:
             left = self._arbiter.killing.without_others(job.changed(state=JobState.ENDED), left)
@@ -228,19 +228,19 @@ class Reruns:
                 until_mono = time.monotonic() + (self._arbiter.asking.leader_ended(job) if is_asked else 0.0)
             if time.monotonic() >= until_mono:
                 self._arbiter.enforcer.after_commit.append(lambda: self._kill(left))
-            self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, ending, until_mono))
+            self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, run, until_mono))
         elif again is None:
-            is_done = job.requeue and ending.asked and ending.status == 0
+            is_done = job.requeue and run.asked and run.status == 0
             seat.ended_by = DONE if is_done else seat.ended_by
-            self._end(job, ending)
+            self._end(job, run)
             text = f"job {job.id}: exit 0, {DONE}\n{HOW_TO_RUN_AGAIN}" if is_done else None
             self._arbiter.bell.queue(seat.connection, "exit", text=text)
         else:
-            self._requeue(job, ending, again)
+            self._requeue(job, run, again)
 
-    def _requeue(self, job: Job, ending: Ending, again: Again) -> None:
+    def _requeue(self, job: Job, run: Run, again: Again) -> None:
         arbiter = self._arbiter
-        if again.failures > ending.failures:
+        if again.failures > run.failures:
             arbiter.memory.retried(job)
             job = arbiter.store.live[job.id]  # it may ask for more now
         seat = arbiter.seats[job.id]
@@ -318,8 +318,3 @@ class Reruns:
         """Remove the file of a run whose stub could not."""
         if may_be_evicted(job):
             preempt.remove(self._arbiter.folder.fd, preempt.file_name(job.id, job.attempt))
-
-
-def may_be_evicted(job: Job) -> bool:
-    """Whether its owner said that it may be ended and run again."""
-    return job.stub and job.request.give_way is GiveWay.REQUEUE
