@@ -166,7 +166,6 @@ KNOWN_UPWARDS = {
     ("arbiter.jobs.sweeps", "arbiter.answers.table"),
     ("arbiter.pausing.pausing", "arbiter.telling.notices"),
     ("arbiter.seeing.astray", "arbiter.telling.notices"),
-    ("arbiter.telling.gpus", "arbiter.answers.admission"),
 }
 # Calls through a collaborator's collaborator, `self._a.b.c()`, in the arbiter.
 MOST_REACHES = 586

@@ -14,15 +14,17 @@ from ...errors import FAILED, GpurunError, StoreError
 from ...host import processes
 from ...lifecycle import IN_LINE, STARTED, JobState
 from ...model import Identity, Job, ResultKind
+from ...policy.naming import depends_on_machine
+from ...policy.refused import Refused
 from ...wire import PROTOCOL
 from ..bell.room import is_lack_of_room
 from ..bell.socket import Connection
 from ..birth import Birth
 from ..log import log
 from ..seeing.views import DRIVER_OPENING
-from .admission import Admission, depends_on_machine
+from .admission import Admission
 from .dry_run import Rehearsals
-from .table import KINDS, Lost, Refused, Values, read, version_of
+from .table import KINDS, Lost, Values, read, version_of
 from .verbs import Verbs
 
 if TYPE_CHECKING:

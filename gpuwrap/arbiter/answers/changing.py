@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from ...lifecycle import IN_LINE, JobState
 from ...model import GpuSample, Job, Request
+from ...policy.naming import choose_devices, count_all, first_seen, fitting_auto
+from ...policy.refused import Refused
 from ...units import format_limit, format_size
-from .admission import Admission, choose_devices, count_all, first_seen, fitting_auto
-from .table import Refused, Values
+from .admission import Admission
+from .table import Values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

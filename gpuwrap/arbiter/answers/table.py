@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from ...errors import GpurunError, printable
+from ...errors import printable
 from ...model import GiveWay
+from ...policy.refused import Refused
 from ...restarts import EVERYBODY, MOST_RETRIES, MOST_SIGNALS, NOT_TO_BE_CAUGHT, stored_signals
 from ...sweeps import MOST_INDEX, MOST_ROWS, argv_of, from_words
 from ...units import PRIORITY_HIGHEST, PRIORITY_LOWEST
@@ -27,14 +28,6 @@ MOST_SIGNAL = 64
 MOST_SECONDS = 2.0**31
 # So much of what is wrong is repeated to who sent it.
 MOST_SHOWN = 40
-
-
-class Refused(Exception):
-    """A request that is not done, ever: `error` says why."""
-
-    def __init__(self, text: str, *, hint: str | None = None) -> None:
-        self.error = GpurunError(text, hint=hint)
-        super().__init__(text)
 
 
 class Lost(Enum):

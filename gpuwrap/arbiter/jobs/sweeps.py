@@ -21,8 +21,9 @@ from ...host import processes
 from ...lifecycle import IN_LINE, JobState
 from ...model import Identity, Job, ResultKind, Row
 from ...outputs import with_index
+from ...policy.refused import Refused
 from ...sweeps import MOST_ROWS, in_words
-from ..answers.table import Refused, Values
+from ..answers.table import Values
 from ..bell.seat import Seat
 from ..bell.socket import Connection
 from ..log import log

@@ -11,10 +11,10 @@ from ...host.connections import NVLINK
 from ...lifecycle import JobState
 from ...model import Claim, ComputeMode, ForeignProcess, Gpu, GpuSample, Job, Load
 from ...policy import astray
+from ...policy.naming import named_gpus
 from ...policy.placement import unexplained_allowance, unexplained_bytes
 from ...policy.words import PROHIBITS, command, gpu_list, how_to_permit, program, safe
 from ...units import format_duration, format_size
-from ..answers.admission import named_gpus
 from ..kin.leftovers import leftover_words
 from ..seeing.views import view_of
 
