@@ -7,9 +7,7 @@
 """
 
 import contextlib
-import ctypes
 import faulthandler
-import functools
 import os
 import re
 import shutil
@@ -24,6 +22,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from equipment import find_tool, missing_gpu
 from world import OTHER_UID, World, installed_command
 
 BY_HAND = ("long", "machine")
@@ -33,9 +32,6 @@ hypothesis.settings.load_profile("noisy")
 
 LIMIT_SECONDS = 120
 LONG_LIMIT_SECONDS = 900
-
-# Where Debian keeps daemons and tools for root; not on every user's PATH.
-EXTRA_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,26 +49,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if late:
         config.hook.pytest_deselected(items=late)
         items[:] = [item for item in items if item not in late]
-
-
-def find_tool(tool: str) -> str | None:
-    """The absolute path of a command, looked for in the system folders too."""
-    return shutil.which(tool) or shutil.which(tool, path=EXTRA_PATH)
-
-
-@functools.cache
-def missing_gpu() -> str | None:
-    """Why `gpu` tests cannot run here; None if they can."""
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return "no NVIDIA driver (libnvidia-ml.so.1)"
-    if nvml.nvmlInit_v2() != 0:
-        return "the NVIDIA driver does not answer (nvmlInit)"
-    count = ctypes.c_uint(0)
-    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    nvml.nvmlShutdown()
-    return None if count.value else "no NVIDIA GPU"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,8 +7,11 @@ For all tests:
     screens     Compares what people see, whole, with the files in `tests/system/expected/`.
     views       Jobs, GPUs and views for the tests of the policy, in few words.
     earlier     Databases as earlier versions have left them.
+    equipment   What this machine has of what some tests need.
 For some of them:
     truth       A world over a stand-in driver (`tests/standin`) of its own.
+    fidelity    Compares what a program finds and does bare and with gpurun in front.
+    shells      Interactive shells on a terminal of their own, and what people do there.
     proof       Judges the log that a crowd of jobs leaves behind.
     crowd       Starts many gpuruns at once, disturbs them, and proves what came of it.
     pauses      Reads the log of beat.py; groups of the freezer; an ordinary user at a desk.

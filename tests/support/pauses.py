@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
-from test_fidelity import PYTHON, Terminal
+from fidelity import PYTHON
+from shells import Terminal
 from waiting import wait_until
 from world import OTHER_UID, SUPPORT, World
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import missing_gpu
+from equipment import missing_gpu
 from screens import expect
 from waiting import wait_until
 from world import World

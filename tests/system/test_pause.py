@@ -29,7 +29,7 @@ from pauses import (
     nobody_left_standing,
     stands,
 )
-from test_fidelity import SHELLS
+from shells import SHELLS
 from waiting import wait_until
 from world import World
 

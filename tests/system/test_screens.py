@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import find_tool, missing_gpu
+from equipment import find_tool, missing_gpu
 from screens import USER, expect, said, shown
 from terminal import Terminal
 from waiting import wait_until

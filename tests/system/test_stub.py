@@ -1,6 +1,6 @@
 """The stub: a program behind it is as the program alone, and can be ended and run again.
 
-What is compared with a bare start is compared as in test_fidelity; only what a parent in between must change is left out.
+What is compared with a bare start is compared as in `fidelity`; only what a parent in between must change is left out.
 """
 
 import contextlib
@@ -17,30 +17,10 @@ from typing import Any
 
 import psutil
 import pytest
-from test_fidelity import (
-    OURS,
-    SCENARIOS,
-    SHELLS,
-    Case,
-    Counted,
-    Run,
-    Terminal,
-    check,
-    counted,
-    environment,
-    fresh,
-    launch,
-    outcome,
-    probe,
-    probe_all,
-    shared_world,
-    warm,
-)
+from fidelity import OURS, Case, Counted, Run, check, environment, launch, outcome, probe, probe_all
+from shells import SCENARIOS, SHELLS, Terminal
 from waiting import let_pass, wait_until
 from world import World
-
-# Fixtures of another file are used by importing them.
-__all__ = ["counted", "fresh", "shared_world", "warm"]
 
 MakeWorld = Callable[..., World]
 OPTIONS = ["-r"]
@@ -814,7 +794,6 @@ def test_json_tells_of_it(world: World) -> None:
     world.start("-r", "sleep", "600")
     wait_until(lambda: world.state(1) == "running", "the job to run")
     assert json.loads(world.run("ls", "--json").stdout)["jobs"][0]["give_way"] == "requeue"
-
 
 
 @pytest.mark.parametrize("who", ["arbiter", "keeper", "both"])

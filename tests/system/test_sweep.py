@@ -14,14 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+from fidelity import Counted, WarmWorld, check, environment, outcome, probe, probe_all
 from terminal import Terminal
 from test_bad_input import assert_nothing_left, assert_one_line
-from test_fidelity import Counted, WarmWorld, check, counted, environment, outcome, probe, probe_all, shared_world, warm
 from waiting import wait_until
 from world import World
-
-# Fixtures of another file are used by importing them.
-__all__ = ["counted", "shared_world", "warm"]
 
 MakeWorld = Callable[..., World]
 UNDER_WAY = ("granted", "running", "paused", "suspended", "stopping")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import missing_gpu
+from equipment import missing_gpu
 from screens import expect
 from standin import LIB_RM_VERSION_MISMATCH, Gpu
 from terminal import Terminal
