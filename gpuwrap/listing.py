@@ -44,11 +44,12 @@ _COLOURS = {
 
 
 def jobs_as_table(
-    rows: "Sequence[list[Listed]]", fetch_why: "Callable[[], Mapping[int, Why]]", now: Now, screen: Screen
+    rows: "Sequence[list[Listed]]", fetch_why: "Callable[[], Mapping[int, Why]]", now: Now, screen: Screen,
+    progress: "Mapping[int, str] | None" = None,
 ) -> list[str]:
     """Lines of `ls`: a header and each row, alike jobs in one; reasons beside them or below.
 
-    The reasons are fetched when the rest is made: who tells them may need as long.
+    The reasons are fetched when the rest is made: who tells them may need as long. `progress` says how far sweeps are.
     """
     several = len({row[0].user for row in rows}) > 1 or len({job.user for row in rows for job in row}) > 1
     cells = [_cells(row, now, several_users=several) for row in rows]
@@ -56,7 +57,20 @@ def jobs_as_table(
     colours = [colour_of(row[0]) for row in rows]
     why = fetch_why()
     spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU")
-    return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, [_reason(row, why, now) for row in rows]), screen)
+    notes = [_reason(row, why, now) for row in rows]
+    _add_progress(rows, notes, progress or {})
+    return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, notes), screen)
+
+
+def _add_progress(rows: "Sequence[list[Listed]]", notes: list[str], progress: "Mapping[int, str]") -> None:
+    """Say once of each sweep how far it is: with its first row that has no reason, or else with its first."""
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row[0].sweep in progress and row[0].sweep is not None:
+            places.setdefault(row[0].sweep, []).append(place)
+    for sweep, its in places.items():
+        place = next((each for each in its if not notes[each]), its[0])
+        notes[place] = "; ".join(filter(None, [progress[sweep], notes[place]]))
 
 
 def fold(jobs: "Iterable[Listed]") -> list[list[Listed]]:

@@ -124,7 +124,9 @@ VERBS = {
         *[option for option in LAUNCH if option.key in CHANGEABLE],
         ALL,
     ),
-    "again": Verb("JOB...", "run ended jobs' commands again from here"),
+    "again": Verb(
+        "JOB...", "run ended jobs' commands again from here", Option("--failed", None, "only those that failed, of a sweep say")
+    ),
     "logs": Verb(
         "JOB...",
         "show and follow output",

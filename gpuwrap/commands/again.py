@@ -10,13 +10,14 @@ import os
 import sys
 from typing import NoReturn
 
+from ..accounts.sums import has_failed
 from ..errors import SOME_FAILED, GpurunError
 from ..launch.output import default_output
 from ..launch.program import ignored_by_caller, restore_python_signals, set_environment
 from ..model import GiveWay, Job
 from .asking import Given, World, require_jobs
 
-USAGE = "again JOB..."
+USAGE = "again [--failed] JOB..."
 
 
 def main(given: Given, operands: list[str]) -> int:
@@ -29,6 +30,11 @@ def main(given: Given, operands: list[str]) -> int:
     world.repair()
     jobs, missing = world.select(operands, ended=True)
     faults: list[GpurunError] = [*missing]
+    if "failed" in given:
+        jobs = [job for job in jobs if has_failed(job)]
+        if not jobs and not faults:
+            sys.stderr.write("gpurun: again: none of these has failed\n")
+            return 0
     faults += [GpurunError(f"job {job.id}: has not ended: it is {job.state.value}") for job in jobs if not job.has_ended]
     jobs = [job for job in jobs if job.has_ended]
     if len(jobs) + len(faults) == 1:

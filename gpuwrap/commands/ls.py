@@ -17,6 +17,8 @@ from .asking import Given, World
 
 TYPE_CHECKING = False  # as type checkers read it
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..model import Job
 
 
@@ -58,7 +60,15 @@ def table(world: World, jobs: list[Listed], named: bool, screen: Screen) -> list
         return [] if named else [_no_jobs(world)]
     rows = [[job] for job in jobs] if named else fold(jobs)
     reasons = world.explain([row[0] for row in rows], listed=not named)
-    return jobs_as_table(rows, reasons, Now.here(), screen)
+    return jobs_as_table(rows, reasons, Now.here(), screen, how_far(world, jobs))
+
+
+def how_far(world: World, jobs: "Sequence[Listed]") -> dict[int, str]:
+    """Say how far the sweeps are of which rows have not ended, by the number of their first row."""
+    sweeps = {job.sweep: None for job in jobs if job.sweep is not None and not job.has_ended}
+    if not sweeps or world.reader is None:
+        return {}
+    return {sweep: progress.words() for sweep, progress in world.reader.progress(sweeps).items()}
 
 
 def _no_jobs(world: World) -> str:

@@ -29,6 +29,7 @@ def main(given: Given, operands: list[str]) -> int:
         if place:
             print()
         _explain(world, job)
+        _tell_progress(world, job)
     sys.stdout.flush()
     for err in missing:
         sys.stderr.write(f"gpurun: why: {err.text}\n")
@@ -54,6 +55,14 @@ def _explain(world: World, job: Job) -> None:
         print("What would help:")
         for text in helps:
             print(_wrapped("  " + text, width))
+
+
+def _tell_progress(world: World, job: Job) -> None:
+    """Of a row of a sweep, say how far the sweep is."""
+    if job.row is None or world.reader is None:
+        return
+    for progress in world.reader.progress([job.row.sweep]).values():
+        print(_wrapped(f"{safe(progress.name, 30)}: {progress.words()}.", terminal_width()))
 
 
 def _wrapped(text: str, width: int | None) -> str:

@@ -10,12 +10,14 @@ import os
 from ..errors import StoreError
 from ..listed import FIELDS, Listed
 from .paths import DATABASE, Folder
-from .schema import JOB_COLUMNS, LATEST_NAMED, LIVE, VERSION
+from .schema import JOB_COLUMNS, LATEST_NAMED, LIVE, ROWS_OF_SWEEP, VERSION
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
+    from ..accounts.progress import Progress
     from ..model import Job
 
 Connection = _sqlite3.Connection
@@ -101,6 +103,24 @@ class Reader:
     def rows_named(self, sweep: int, name: str) -> "list[Job]":
         """Return the rows of a sweep that have a name, ended or not."""
         return self._jobs(f"SELECT * FROM {self._every_column()} WHERE sweep = ? AND name = ? ORDER BY id", (sweep, name))
+
+    def progress(self, sweeps: "Iterable[int]") -> "dict[int, Progress]":
+        """Return how far sweeps are, by the number of their first row."""
+        from time import monotonic
+
+        from ..accounts.progress import Progress
+        from ..clocks import boot_id
+        from ..sweeps import MOST_ROWS
+
+        if self._version < VERSION:  # no arbiter has brought the database up to date yet
+            return {}
+        found = {}
+        for sweep in sweeps:
+            values = (boot_id(), monotonic(), sweep, sweep + MOST_ROWS, sweep)
+            rows = self._fetch(ROWS_OF_SWEEP, values)
+            if rows:
+                found[sweep] = Progress(rows[0][0] or f"sweep-{sweep}", [row[1:] for row in rows])
+        return found
 
     def _every_column(self) -> str:
         return f"(SELECT {self._known(JOB_COLUMNS)} FROM job) AS known"

@@ -36,6 +36,20 @@ LATEST_NAMED = (
     " WHERE id = latest OR (sweep = its_sweep AND name = ?) ORDER BY id"
 )
 
+# Of the rows of one sweep, whose numbers follow each other: name, state, whether they started, whether they failed, how many,
+# for how many seconds they ran together; those that run one by one, so far.
+ROWS_OF_SWEEP = """
+SELECT min(name), state, started_at IS NOT NULL AS started,
+    state = 'ended' AND result_kind IN ('exit', 'signal', 'lost', 'unknown') AND NOT (result_kind = 'exit' AND result_code = 0)
+        AND (started_at IS NOT NULL OR result_kind = 'lost') AS failed,
+    count(*), total(max(0, CASE
+        WHEN started_at IS NULL THEN 0
+        WHEN state != 'ended' THEN CASE WHEN boot_id = ? THEN ? - started_mono ELSE 0 END
+        ELSE coalesce(ended_mono - started_mono, ended_at - started_at) END))
+FROM job WHERE id >= ? AND id < ? AND sweep = ?
+GROUP BY state, started, failed, CASE WHEN state IN ('ended', 'waiting', 'held') THEN 0 ELSE id END ORDER BY min(id)
+"""
+
 TABLES = """
 CREATE TABLE IF NOT EXISTS job (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -146,7 +146,7 @@ def test_a_free_gpu_is_told_with_all_its_figures(make_box: MakeBox, watch: Watch
             "is_mig": False,
             "numa_node": 1,
             "links": {},
-        "load": {"temperature_celsius": 40, "power_watts": 30.0, "power_limit_watts": 450.0, "fan_percent": 30},
+            "load": {"temperature_celsius": 40, "power_watts": 30.0, "power_limit_watts": 450.0, "fan_percent": 30},
         }
     ]
 

@@ -548,7 +548,7 @@ def test_gpus_tells_claims_jobs_and_the_frozen_keys(make_world: MakeWorld) -> No
     world = make_world("3x24G")
     running(world, "-i", "0", "-m", "8G", "sleep", "600")
     first = json.loads(world.run("gpus", "--json").stdout)["gpus"]
-    keys = ["index", "uuid", "name", "total_bytes", "free_bytes", "state", "jobs", "foreign", "claim"]
+    keys = ["index", "uuid", "name", "total_bytes", "free_bytes", "state", "jobs", "foreign", "claim", "load"]
     assert [list(gpu) for gpu in first] == [keys] * 3
     assert [gpu["state"] for gpu in first] == ["used", "free", "free"]
     assert first[0]["jobs"] == [1]

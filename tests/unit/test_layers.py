@@ -21,6 +21,7 @@ LAYERS = [
     {"options", "model", "restarts", "outputs", "sweeps"},
     {"listed", "turns"},
     {"policy"},
+    {"accounts"},
     {"state", "host"},
     {"client"},
     {"arbiter"},
@@ -35,7 +36,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names} | {"__init__": -1}
 PURE = {
     "errors", "units", "wire", "lifecycle", "widths", "options", "model", "restarts", "outputs", "sweeps", "turns", "listed",
-    "policy",
+    "policy", "accounts",
 }  # fmt: skip
 # What may be imported upwards, and why.
 ALLOWED = {

@@ -1,0 +1,1 @@
+"""What jobs have used, how long they waited, how far sweeps are: worked out from records and moves. Pure."""
