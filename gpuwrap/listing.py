@@ -84,7 +84,7 @@ def fold(jobs: "Iterable[Listed]") -> list[list[Listed]]:
             how = (job.result_kind, job.result_code, job.result_signal, job.result_text)
             where = () if job.state in _NOWHERE else tuple(job.devices)
             who = job.user, job.parent_id
-            key = job.state, job.priority, job.asked, where, how, who, _stem(job.name), _head(job.words)
+            key = job.state, job.priority, job.asked, where, how, who, _stem(job.name), head_of(job.words)
         alike.setdefault(key, []).append(job)
     rows = [row for group in alike.values() for row in _rows_of(group)]
     return sorted(rows, key=lambda row: row[0].id)
@@ -122,7 +122,7 @@ def _stem(name: str | None) -> str:
     return name or ""
 
 
-def _head(words: list[str]) -> tuple[str, ...]:
+def head_of(words: list[str]) -> tuple[str, ...]:
     """A command up to its arguments: the program, and what an interpreter is given to run."""
     if words[0].rpartition("/")[2].rstrip("0123456789.") in INTERPRETERS:
         for at, word in enumerate(words):

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from .stretches import Stretch
+from .stretches import Present, Stretch
+
+DAY_SECONDS = 86400.0
 
 
 class Bar(NamedTuple):
@@ -55,6 +57,11 @@ def busy_seconds(stretches: Sequence[Stretch]) -> float:
         total += max(0.0, stretch.ended_at - max(stretch.begun_at, until))
         until = max(until, stretch.ended_at)
     return total
+
+
+def a_day_before(now: Present) -> float:
+    """Return the date a day before."""
+    return now.at - DAY_SECONDS
 
 
 def day_of(at: float) -> str:

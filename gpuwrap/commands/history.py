@@ -16,12 +16,15 @@ from ..render import history_as_json, history_as_table
 from ..tables import Screen
 from ..units import parse_duration, parse_run, split_jobs
 from .asking import Given, World, read_lines
+from .lookback import look_back, looks_back
 
 
 def main(given: Given, operands: list[str]) -> int:
     """List ended jobs, the latest last; exit 1 if a job was named that is none."""
     since = since_when(str(given["since"]), datetime.fromtimestamp(wall_at())) if "since" in given else None
     most = read_lines(given)
+    if looks_back(given):
+        return look_back(given, operands, since)
     world = World(given)
     with contextlib.suppress(GpurunError):  # what has ended is told anyway
         world.repair()

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
-from ..accounts.stretches import Move
+from ..accounts.stretches import COMPUTING, Move, Present, Stretch, stretches_of
+from ..clocks import boot_id, span, suspended_seconds, wall_at
 from ..model import Job
 from .paths import DATABASE, Folder
 from .reading import Reader, columns_in
@@ -12,6 +14,19 @@ from .schema import JOB_COLUMNS
 
 # Numbers in one statement [SQLite, SQLITE_MAX_VARIABLE_NUMBER: 999 before 3.32].
 AT_ONCE = 900
+
+
+class Past(NamedTuple):
+    """Jobs, by number, with the stretches in which they had GPUs, and for how long they waited for their first start."""
+
+    jobs: list[Job]
+    stretches: dict[int, list[Stretch]]
+    waits: dict[int, float]
+
+
+def present() -> Present:
+    """Return this moment."""
+    return Present(wall_at(), monotonic(), suspended_seconds())
 
 
 class Chronicle(Reader):
@@ -61,6 +76,21 @@ class Chronicle(Reader):
             " AND (? IS NULL OR user = ?) ORDER BY id",
             (since_at, since_at, user, user),
         )
+
+    def past(self, jobs: list[Job], now: Present, since_at: float | None = None) -> Past:
+        """Return what jobs had, as far as it lies between a date and now."""
+        here, moves = boot_id(), self.moves([job.id for job in jobs])
+        stretches: dict[int, list[Stretch]] = {}
+        waits: dict[int, float] = {}
+        for job in jobs:
+            its = moves[job.id]
+            found = stretches_of(its, now, of_this_boot=job.identity.boot_id == here)
+            clipped = found if since_at is None else (each.within(since_at, now.at + 1) for each in found)
+            stretches[job.id] = [each for each in clipped if each is not None]
+            first = next((move for move in its if move.state in COMPUTING), None)
+            if first is not None:
+                waits[job.id] = span((job.submitted_at, job.submitted_mono), (first.at, first.mono))
+        return Past(jobs, stretches, waits)
 
     def latest_ended(self, most: int) -> list[Job]:
         """Return the jobs that ended last, the latest first."""

@@ -26,8 +26,9 @@ LAYERS = [
     {"client"},
     {"arbiter"},
     {"tables"},
-    {"listing"},
+    {"listing", "charts"},
     {"render"},
+    {"exports"},
     {"launch"},
     {"commands"},
     {"cli", "block"},
@@ -55,6 +56,8 @@ ONE_IMPORTER = {
     # the C half alone: a Tab waits for it
     "_sqlite3": {"state.reading"},
     "tomllib": {"state.settings"},
+    # extras: only what they are for loads them
+    "matplotlib": {"exports.picture"},
 }
 STANDARD = set(sys.stdlib_module_names)
 
