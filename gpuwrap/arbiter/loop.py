@@ -43,6 +43,7 @@ from .keeper import Keeper
 from .kin.descent import Descent
 from .kin.leftovers import Leftovers
 from .kin.marker import Markers
+from .kin.walk import Walk
 from .lodging import Lodging
 from .log import log
 from .mending import Mending
@@ -96,6 +97,7 @@ class Arbiter:
         self.leaders: dict[int, int] = {}
         """Jobs by the pid of their leader or waiting client: no such process is a leftover of another job."""
         self.leftovers: set[int] = set()
+        self.walk = Walk(self.leaders)
         self.lineages = processes.Lineages()
         self.markers = Markers(sim_root)
         self.bounds = bounds_of(settings)

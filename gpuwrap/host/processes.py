@@ -11,7 +11,7 @@ import os
 import pwd
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -77,7 +77,12 @@ def pid_namespace() -> int:
 def identify(pid: int) -> Identity | None:
     """Return the identity of a living process."""
     stat = read_stat(pid)
-    return Identity(boot_id(), pid_namespace(), pid, stat.start_ticks) if stat else None
+    return identity_of(stat) if stat else None
+
+
+def identity_of(stat: Stat) -> Identity:
+    """Return the identity of a process that was read here and now."""
+    return Identity(boot_id(), pid_namespace(), stat.pid, stat.start_ticks)
 
 
 def is_same_process(seen: Identity) -> bool:
@@ -273,25 +278,6 @@ def every_child(pid: int) -> Iterator[int]:
         return
     for thread in threads:
         yield from map(int, read_file(f"/proc/{pid}/task/{thread}/children").split())
-
-
-def descendants(pids: Iterable[int], skip: Callable[[int], bool] = lambda _pid: False) -> Iterator[Stat]:
-    """Yield all living descendants of some processes, the children of every thread included; never an arbiter, nor its keeper.
-
-    With `skip` those for which it is true are left out too, with all that is below them.
-    """
-    pending = list(pids)
-    seen = set(pending)
-    while pending:
-        pid = pending.pop()
-        if is_arbiter(pid):
-            continue
-        for child in every_child(pid):
-            stat = read_stat(child) if child not in seen else None
-            if stat is not None and not skip(child) and not is_arbiter(child):
-                seen.add(child)
-                pending.append(child)
-                yield stat
 
 
 def environment(pid: int) -> bytes:

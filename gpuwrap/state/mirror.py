@@ -4,7 +4,7 @@ What a batch changes is remembered as it was before: a batch that cannot be comm
 which may be what fails.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -115,11 +115,37 @@ class Mirror:
         """Return the live jobs directly inside a job."""
         return list(self.nested.get(job_id, {}).values())
 
+    def family(self, job: Job) -> dict[int, Job]:
+        """Return a job and the live ones inside it, however deep, by number; the outer ones first."""
+        found, pending = {job.id: job}, [job.id]
+        for outer_id in pending:  # which grows
+            inner = self.nested.get(outer_id, {})
+            found |= inner
+            pending += inner
+        return found
+
+    def around(self, job: Job) -> Iterator[Job]:
+        """Yield the live jobs inside which a job is, the nearest first."""
+        return around(self.live, job)
+
+    def is_inside(self, job_id: int, outer_id: int) -> bool:
+        """Whether a live job is another, or inside it."""
+        job = self.live.get(job_id)
+        return job_id == outer_id or (job is not None and any(outer.id == outer_id for outer in self.around(job)))
+
     def _keep_nested(self, job: Job, parent_id: int, *, belongs: bool) -> None:
         jobs = self.nested.setdefault(parent_id, {})
         _keep(jobs, job, belongs)
         if not jobs:
             del self.nested[parent_id]
+
+
+def around(live: Mapping[int, Job], job: Job) -> Iterator[Job]:
+    """Yield those of some jobs inside which a job is, the nearest first."""
+    outer = live.get(job.parent_id) if job.parent_id is not None else None
+    while outer is not None:
+        yield outer
+        outer = live.get(outer.parent_id) if outer.parent_id is not None else None
 
 
 @lru_cache(maxsize=1024)

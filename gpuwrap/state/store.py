@@ -47,6 +47,7 @@ class Store:
         self.has_written = False
         """Whether there was anything to write in the batch that was committed last."""
         self.nested, self.inside = self._mirror.nested, self._mirror.inside
+        self.family, self.around, self.is_inside = self._mirror.family, self._mirror.around, self._mirror.is_inside
         self._disk = Disk(folder)
         self._db = self._disk.open()
         self.is_adrift = False

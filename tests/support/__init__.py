@@ -15,6 +15,7 @@ For some of them:
     proof       Judges the log that a crowd of jobs leaves behind.
     crowd       Starts many gpuruns at once, disturbs them, and proves what came of it.
     pauses      Reads the log of beat.py; groups of the freezer; an ordinary user at a desk.
+    family      A small tree of real processes, made to order.
     manager     A login session without systemd, and a stand-in for its user's manager.
     steps       Kills gpurun between any two of its steps.
 Programs, which tests run:

@@ -232,6 +232,19 @@ def test_a_reach_is_seen() -> None:
     assert reaches(ast.parse("self._store.find(1); store.find(1); arbiter.adopt(1)")) == 0
 
 
+# Who makes an identity of a pid and a start time; the last has jobs without processes.
+IDENTITIES = {"arbiter.kin.walk", "host.processes", "state.rows", "policy.replaying"}
+
+
+def names_called(tree: ast.Module) -> set[str]:
+    """What a module calls by a bare name."""
+    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def test_identities_are_made_in_few_places() -> None:
+    assert {name for name, tree in modules().items() if "Identity" in names_called(tree)} == IDENTITIES
+
+
 def test_each_outside_library_has_exactly_one_importer() -> None:
     importers: dict[str, set[str]] = {}
     for name, tree in modules().items():

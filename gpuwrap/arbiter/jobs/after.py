@@ -54,7 +54,7 @@ class Order:
 
     def _goes_in_circles(self, after: str, parent: Job | None) -> str | None:
         """Say which of some jobs is one around `parent`, or waits for such a one, however far along."""
-        inside = {job.id for job in self._around(parent)}
+        inside = {parent.id, *(outer.id for outer in self._arbiter.store.around(parent))} if parent is not None else set()
         seen: set[Awaited] = set()
         for job_id, _ in from_row(after) if inside else ():
             if job_id in inside:
@@ -164,13 +164,6 @@ class Order:
         if first.startswith("job "):  # it was itself cancelled for another's sake: the first cause is told, not all between
             cause = first
         return f"job {job_id}{_CANCELLED}{cause})"
-
-    def _around(self, parent: Job | None) -> list[Job]:
-        found = []
-        while parent is not None:
-            found.append(parent)
-            parent = self._arbiter.store.find(parent.parent_id) if parent.parent_id is not None else None
-        return found
 
     def _named(self, word: str) -> list[int]:
         """Find jobs as `wait` does: number, range, name or glob. What it is does not depend on who has ended by now."""

@@ -21,7 +21,7 @@ from ...policy.asking import LATE_PART, Asked, Round, Standing, next_look
 from ...policy.words import signal_name
 from ...restarts import Steps, asks_everybody
 from ...state import preempt
-from ..kin.kinship import identity_of, is_inside
+from ..kin.walk import identity_of
 from ..log import log
 from .killing import signal_all
 
@@ -57,12 +57,13 @@ class Asking:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._walk = arbiter.walk
+        self._store = arbiter.store
 
     def begin(self, job: Job, steps: Steps, *, by_stub: bool = False) -> float:
         """Ask a job to end, in place of how it was asked before; returns after how many seconds KILL is due."""
         seconds = sum(delay for _number, delay in steps)
-        first_below = (stat.pid for stat in processes.descendants([job.identity.pid]))
-        root = next(first_below, 0) if job.stub else job.identity.pid
+        root = next(processes.every_child(job.identity.pid), 0) if job.stub else job.identity.pid
         ask = Ask(job.id, job.attempt, by_stub, root, steps, time.monotonic() + seconds)
         self._arbiter.seats[job.id].ask = ask
         self._step(ask, 0)
@@ -86,7 +87,8 @@ class Asking:
         if not ask.by_stub and (program is not None or not ask.root):
             self._arbiter.killing.send(job, number)
         if asks_everybody(job.signals):
-            below = [self._read(job, stat.pid) for stat in processes.descendants([ask.root])]
+            found = self._walk.below([ask.root], self._store.family(job))
+            below = [self._read(job, stat.pid) for stat in found]
             self._ask(job, ask, [each for each in below if each is not None])
         self._look_later(ask, number, delay, 0.0)
 
@@ -141,7 +143,7 @@ class Asking:
 
     def _current(self, ask: Ask) -> Job | None:
         """Return the job if it is still asked in this way."""
-        job, seat = self._arbiter.store.live.get(ask.job_id), self._arbiter.seats.get(ask.job_id)
+        job, seat = self._store.live.get(ask.job_id), self._arbiter.seats.get(ask.job_id)
         if job is None or seat is None or seat.ask is not ask or job.attempt != ask.attempt:
             return None
         return job if job.state in (JobState.STOPPING, JobState.ENDED) else None
@@ -152,6 +154,6 @@ class Asking:
 
     def _read(self, job: Job, pid: int) -> Standing | None:
         """Look at a process of the job; None if it has ended, or is none."""
-        if not is_inside(self._arbiter, self._arbiter.leaders.get(pid, job.id), job.id) or processes.is_arbiter(pid):
-            return None
-        return standing(pid)
+        other = pid != job.identity.pid and self._walk.is_other(pid, self._store.family(job))
+        return None if other else standing(pid)
+

@@ -15,7 +15,7 @@ from ...host import processes
 from ...lifecycle import STARTED, Event, JobState
 from ...model import Identity, Job, ResultKind
 from ..kin.containers import beyond
-from ..kin.kinship import is_inside
+from ..kin.walk import by_pid, identity_of, is_alive
 from ..log import log
 from ..seeing.frozen import and_frozen
 
@@ -31,6 +31,8 @@ class Killing:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._walk = arbiter.walk
+        self._store = arbiter.store
 
     def kill(self, job: Job, number: int | None, by: str) -> str:
         """End a job, or send it a signal; returns what was done, for the one who asked."""
@@ -50,7 +52,7 @@ class Killing:
         if job.state is JobState.PAUSED:
             self._arbiter.pausing.let_go(job)
         if job.state is not JobState.STOPPING:
-            job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
+            job = self._store.move(job, Event.ASK_TO_END, seat.ended_by)
         if number == signal.SIGKILL:
             self._arbiter.enforcer.after_commit.append(lambda: self._kill_all(job.id))
             return f"killed (KILL){left}"
@@ -76,7 +78,7 @@ class Killing:
 
     def undone(self) -> None:
         """A batch was not committed: who was to be ended in it is not, and runs on up to its limit."""
-        for job in self._arbiter.store.live.values():
+        for job in self._store.live.values():
             seat = self._arbiter.seats.get(job.id)
             if seat is None or job.state not in STARTED or job.state is JobState.STOPPING:
                 continue
@@ -107,16 +109,15 @@ class Killing:
         Its marker in their environment is all that still links them to it, so this reads every process once.
         """
         marker = self._arbiter.markers.of(job)
-        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
         strays = [
-            Identity(boot, namespace, stat.pid, stat.start_ticks)
+            identity_of(job, stat)
             for stat in processes.everybody()
             if stat.start_ticks >= job.identity.start_ticks
-            and stat.state not in "ZX"
-            and stat.pid not in self._arbiter.leaders
+            and is_alive(stat)
             and marker.is_on(stat.pid)
+            and not self._walk.is_other(stat.pid)
         ]
-        if not strays or boot != processes.boot_id():
+        if not strays or job.identity.boot_id != processes.boot_id():
             return None
         strays = self.without_others(job, strays)
         if not strays:
@@ -129,18 +130,16 @@ class Killing:
 
     def _kill_all(self, job_id: int) -> None:
         """SIGKILL the leader and everything known to be the job's."""
-        job = self._arbiter.store.live.get(job_id)
+        job = self._store.live.get(job_id)
         seat = self._arbiter.seats.get(job_id)
         if job is None or seat is None:
             return
         if job.stub and job.state is not JobState.ENDED:
             self._arbiter.reruns.kill_tree(job_id, 1)
             return
-        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
         roots = [job.identity.pid] if job.state is not JobState.ENDED else []
-        kin = dict(seat.kin)
-        for stat in processes.descendants([*roots, *kin]):
-            kin[stat.pid] = Identity(boot, namespace, stat.pid, stat.start_ticks)
+        inside = self._store.family(job)
+        kin = seat.kin | by_pid(job, self._walk.below([*roots, *seat.kin], inside))
         seat.kin.update(kin)
         leader = [job.identity] if job.state is not JobState.ENDED else []
         signal_all([*leader, *self.without_others(job, kin.values())], signal.SIGKILL)
@@ -155,13 +154,13 @@ class Killing:
         for pid, other_id in list(self._arbiter.leaders.items()) if kin else ():
             line = self._arbiter.lineages.of(pid)
             pids = [stat.pid for stat in line]
-            if is_inside(self._arbiter, other_id, job.id) or not line or line[0].session not in pids:
+            if self._store.is_inside(other_id, job.id) or not line or line[0].session not in pids:
                 continue
             if kin.keys().isdisjoint(pids[max(1, pids.index(line[0].session)) :]):
                 continue
             if job.state is not JobState.ENDED and job.identity.pid in pids:
                 continue
-            for each in [*pids, *(stat.pid for stat in processes.descendants([pid]))]:
+            for each in [*pids, *(stat.pid for stat in self._walk.below([pid], {other_id}))]:
                 if each not in computing:
                     kin.pop(each, None)
         return list(kin.values())

@@ -59,10 +59,7 @@ class Limits:
 
     def _around(self, job: Job) -> list[Job]:
         """Return a job and those inside which it runs."""
-        found = [job]
-        while (outer := self._arbiter.store.live.get(found[-1].parent_id or 0)) is not None:
-            found.append(outer)
-        return found
+        return [job, *self._arbiter.store.around(job)]
 
     def job_ended(self, job: Job) -> None:
         """Remember of a job that has ended how long it stood still, for those inside that outlive it."""

@@ -24,6 +24,7 @@ from ...state import preempt
 from ...units import PRIORITY_WORDS
 from ..answers.table import Values
 from ..bell.socket import Connection
+from ..kin.walk import by_pid, identity_of, is_alive
 from ..log import log
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Reruns:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._walk = arbiter.walk
+        self._store = arbiter.store
 
     # --- evicting -----------------------------------------------------------------------------------------------
 
@@ -58,7 +61,7 @@ class Reruns:
             return False
         if job.state is not JobState.RUNNING:
             self._arbiter.pausing.let_go(job)
-        job = self._arbiter.store.move(
+        job = self._store.move(
             job, Event.ASK_TO_END, why, yields_to=newcomer_id, requeue=True, paused_mono=None
         )
         log("evict", f"job {job.id}: {why}")
@@ -71,7 +74,7 @@ class Reruns:
         if not may_be_evicted(job):
             return "may not be restarted (-r)"
         most = self._arbiter.settings["eviction_limit"]
-        if job.attempt > most > 0 and self._arbiter.store.evictions(job.id) >= most:
+        if job.attempt > most > 0 and self._store.evictions(job.id) >= most:
             times = "once" if most == 1 else f"{most} times"
             return f"was restarted {times} for others (setting eviction_limit)"
         return None
@@ -101,7 +104,7 @@ class Reruns:
         if seat.kill_timer is not None:
             seat.kill_timer.cancel()
             seat.kill_timer = None
-        return self._arbiter.store.change(job, requeue=False, yields_to=None)
+        return self._store.change(job, requeue=False, yields_to=None)
 
     def ask_again(self, job: Job) -> None:
         """Its stub lost the connection before the program was started: it hears both again."""
@@ -129,11 +132,11 @@ class Reruns:
 
     def kill_tree(self, job_id: int, nets: int) -> None:
         """Kill all below a stub; later the stub too, if it does not report that."""
-        job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+        job, seat = self._store.live.get(job_id), self._arbiter.seats.get(job_id)
         if job is None or seat is None or job.state is not JobState.STOPPING:
             return
         log("net", f"job {job_id}: killing all below its stub")
-        self._kill(self._identities(job, self.tree(job)))
+        self._kill(identity_of(job, stat) for stat in self.tree(job))
         processes.send_signal(job.identity, signal.SIGCONT)
         if nets > NETS_BORNE:
             self._kill([job.identity])
@@ -142,20 +145,16 @@ class Reruns:
     # --- the tree -----------------------------------------------------------------------------------------------
 
     def tree(self, job: Job) -> list[processes.Stat]:
-        """Return all living processes below a stub, which is a subreaper."""
-        found = processes.descendants([job.identity.pid])
-        return [stat for stat in found if stat.state not in "ZX"]
+        """Return all living processes below a stub, which is a subreaper, with those of the jobs inside it."""
+        inside = self._store.family(job)
+        return list(self._walk.below([job.identity.pid], inside))
 
     def look_after(self) -> None:
         """With each sample: remember what is below the stubs, in case one is killed."""
-        for job in self._arbiter.store.holding.values():
+        for job in self._store.holding.values():
             seat = self._arbiter.seats.get(job.id)
             if job.stub and seat is not None and job.state in STARTED:
-                seat.kin = {kin.pid: kin for kin in self._identities(job, self.tree(job))}
-
-    def _identities(self, job: Job, stats: Iterable[processes.Stat]) -> list[Identity]:
-        boot, namespace = job.identity.boot_id, job.identity.pid_namespace
-        return [Identity(boot, namespace, stat.pid, stat.start_ticks) for stat in stats]
+                seat.kin = by_pid(job, self.tree(job))
 
     def _kill(self, identities: Iterable[Identity]) -> None:
         for identity in identities:
@@ -210,16 +209,16 @@ class Reruns:
 
     def _end(self, job: Job, run: Run) -> None:
         seat = self._arbiter.seats[job.id]
-        seat.kin = {kin.pid: kin for kin in self._identities(job, self.tree(job))}
+        seat.kin = by_pid(job, self.tree(job))
         self._arbiter.enforcer.ended_with(job, run.status)
 
     def _settle(self, job_id: int, run: Run, until_mono: float | None = None) -> None:
         """End what the run left behind, then let the job wait again, or end. Who was asked to end has time for it."""
-        job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+        job, seat = self._store.live.get(job_id), self._arbiter.seats.get(job_id)
         if job is None or seat is None or job.state not in STARTED or job.attempt != run.attempt:
             return
         again, is_asked = judge(job, run), job.state is JobState.STOPPING
-        left = self._identities(job, self.tree(job)) if again is not None or is_asked else []
+        left = [identity_of(job, stat) for stat in self.tree(job)] if again is not None or is_asked else []
         if again is None:
             left = self._arbiter.killing.without_others(job.changed(state=JobState.ENDED), left)
         if left:
@@ -272,7 +271,7 @@ class Reruns:
         if not again.gave_way:
             wait = f" in {again.after:g} s" if again.after else ""
             return f"job {job.id}: {again.why}, runs again{wait}"
-        newcomer = self._arbiter.store.find(job.yields_to) if job.yields_to is not None else None
+        newcomer = self._store.find(job.yields_to) if job.yields_to is not None else None
         if newcomer is None:
             return f"job {job.id} gave way, waits to run again"
         words = {number: word for word, number in PRIORITY_WORDS.items()}
@@ -287,24 +286,23 @@ class Reruns:
             return  # it could not reach us, and its program ended first
         seat = self._arbiter.seats[job.id]
         known = list(seat.kin.values())
-        self._arbiter.enforcer.after_commit.append(lambda: self._kill_strays(job, known, LOOK_AGAIN_SECONDS))
+        inside = set(self._store.family(job))  # as long as it has not ended
+        self._arbiter.enforcer.after_commit.append(lambda: self._kill_strays(job, known, inside, LOOK_AGAIN_SECONDS))
 
-    def _kill_strays(self, job: Job, known: list[Identity], again: tuple[float, ...]) -> None:
+    def _kill_strays(self, job: Job, known: list[Identity], inside: set[int], again: tuple[float, ...]) -> None:
         alive = [identity for identity in known if processes.is_same_process(identity)]
-        found = {identity.pid: identity for identity in alive if not processes.is_arbiter(identity.pid)}
+        found = {identity.pid: identity for identity in alive if not self._walk.is_other(identity.pid, inside)}
         marker = self._arbiter.markers.of(job)
         for stat in processes.everybody():
-            mine = stat.start_ticks >= job.identity.start_ticks and stat.state not in "ZX"
-            if mine and stat.pid not in self._arbiter.leaders and marker.is_on(stat.pid):
-                found.setdefault(stat.pid, *self._identities(job, [stat]))
-        below = processes.descendants(list(found))
-        for identity in self._identities(job, below):
-            found.setdefault(identity.pid, identity)
+            mine = stat.start_ticks >= job.identity.start_ticks and is_alive(stat)
+            if mine and marker.is_on(stat.pid) and not self._walk.is_other(stat.pid):
+                found.setdefault(stat.pid, identity_of(job, stat))
+        found |= by_pid(job, self._walk.below(list(found), inside))
         self._kill(found.values())
         if again:
             seconds, *rest = again
             left = list(found.values())
-            self._arbiter.timers.after(seconds, lambda: self._kill_strays(job, left, tuple(rest)))
+            self._arbiter.timers.after(seconds, lambda: self._kill_strays(job, left, inside, tuple(rest)))
 
     # --- the file that the program is told ------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ def unlinked(arbiter: "Arbiter", job: Job) -> str | None:
     client = next((stat for stat in tree(arbiter, job) if _runs_one(stat.pid)), None)
     if client is None:
         return None
-    below = {job.identity.pid, *(stat.pid for stat in processes.descendants([job.identity.pid]))}
+    below = {job.identity.pid, *(stat.pid for stat in arbiter.walk.below([job.identity.pid], arbiter.store.family(job)))}
     if any(pid not in below for pid, _size in arbiter.holders(job)) or _is_marked_elsewhere(arbiter, job, below):
         return None
     return f"{processes.name(client.pid).decode()}, pid {client.pid}"

@@ -17,7 +17,7 @@ from ...host.processes import Stat
 from ...lifecycle import STARTED
 from ...model import Identity, Job
 from ..bell.seat import Seat
-from .kinship import identity_of
+from .walk import by_pid, identity_of, is_alive, living
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -34,6 +34,8 @@ class Descent:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._walk = arbiter.walk
+        self._store = arbiter.store
         self._rests_until_mono = 0.0
         self.adopters = Adopters()
 
@@ -49,23 +51,22 @@ class Descent:
         begun = time.monotonic()
         if begun < self._rests_until_mono:
             return
-        for job_id in list(self._arbiter.store.holding):
+        for job_id in list(self._store.holding):
             self._look_below(job_id)
         ended = time.monotonic()
         self._rests_until_mono = ended + max(BETWEEN_LOOKS * 0.75, 100 * (ended - begun))
 
     def _look_below(self, job_id: int) -> None:
-        job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+        job, seat = self._store.live.get(job_id), self._arbiter.seats.get(job_id)
         if job is None or seat is None or job.stub or job.state not in STARTED:
             return  # `rerun` looks below stubs
         leader = processes.read_stat(job.identity.pid)
-        if leader is None or leader.start_ticks != job.identity.start_ticks or leader.state in "ZX":
+        if leader is None or leader.start_ticks != job.identity.start_ticks or not is_alive(leader):
             return  # its end is on its way to us: what was seen last is what there is
         seen = self._living_kin(job, seat)
-        for stat in processes.descendants([leader.pid, *seen], skip=self._is_another_job):
-            if stat.state not in "ZX":
-                seen[stat.pid] = stat
-        seat.kin = {stat.pid: identity_of(job, stat) for stat in seen.values()}
+        for stat in self._walk.below([leader.pid, *seen]):
+            seen[stat.pid] = stat
+        seat.kin = by_pid(job, seen.values())
         for stat in seen.values():
             if stat.session not in (0, leader.session):
                 self._note_head(seat, stat.session, stat)
@@ -80,18 +81,12 @@ class Descent:
         else:
             seat.heads.setdefault(head, 0)
 
-    def _is_another_job(self, pid: int) -> bool:
-        """Whether a process is the leader of another job, or waits to be one."""
-        return pid in self._arbiter.leaders
-
     def _living_kin(self, job: Job, seat: Seat) -> dict[int, Stat]:
         found = {}
         for kin in seat.kin.values():
-            stat = processes.read_stat(kin.pid)
-            if stat is None or stat.start_ticks != kin.start_ticks or stat.state in "ZX":
-                continue
+            stat = living(kin)
             # A gpurun that was seen before it registered is a job of its own now, and one that was becoming an arbiter is one.
-            if kin.pid == job.identity.pid or not (kin.pid in self._arbiter.leaders or processes.is_arbiter(kin.pid)):
+            if stat is not None and (kin.pid == job.identity.pid or not self._walk.is_other(kin.pid)):
                 found[kin.pid] = stat
         return found
 
@@ -115,11 +110,12 @@ class Descent:
         parent = seat.reapers[0].pid if seat.reapers else 0
         for reaper in self.adopters.among(seat.reapers):
             for stat in self.adopters.young(reaper, job.identity.start_ticks, others):
-                known = stat.pid in linked or stat.pid == job.identity.pid
-                if not known and self._is_linked(stat, job, seat, reaper == parent):
+                if stat.pid in linked or stat.pid == job.identity.pid:
+                    continue
+                if self._is_linked(stat, job, seat, reaper == parent) and not self._walk.is_other(stat.pid):
                     linked[stat.pid] = stat
         if linked:
-            for stat in processes.descendants(list(linked), skip=self._is_another_job):
+            for stat in self._walk.below(list(linked)):
                 linked.setdefault(stat.pid, stat)
         return [identity_of(job, stat) for stat in linked.values()]
 
@@ -137,7 +133,7 @@ class Descent:
                 return job if found is None or self._is_inside(job, found) else found
             if found is None:
                 if jobs is None:
-                    jobs = [job for _, job in sorted(self._arbiter.store.holding.items(), reverse=True) if can_give(job)]
+                    jobs = [job for _, job in sorted(self._store.holding.items(), reverse=True) if can_give(job)]
                 found = self._job_of(stat, jobs)
         return found
 
@@ -146,16 +142,16 @@ class Descent:
         job_id = self._arbiter.leaders.get(pid)
         if job_id is None:
             return None
-        latest = self._arbiter.store.live.get(job_id)
+        latest = self._store.live.get(job_id)
         if latest is not None and can_give(latest):
             return latest
-        led = [job for job in self._arbiter.store.holding.values() if job.identity.pid == pid and can_give(job)]
+        led = [job for job in self._store.holding.values() if job.identity.pid == pid and can_give(job)]
         return max(led, key=lambda job: job.id, default=None)
 
     def _is_inside(self, job: Job, outer: Job) -> bool:
         """Whether one running job is inside another, however deep."""
         while job.parent_id is not None and job.parent_id != outer.id:
-            around = self._arbiter.store.live.get(job.parent_id)
+            around = self._store.live.get(job.parent_id)
             if around is None:
                 return False
             job = around
@@ -183,7 +179,7 @@ class Descent:
 
         Its group proves nothing below the leader's own parent: the rest of a shell's pipeline is in the same group.
         """
-        if stat.state in "ZX":
+        if not is_alive(stat):
             return False
         leader = job.identity.pid
         if stat.session == leader or (stat.group == leader and not of_parent) or _is_below_head(seat, stat):

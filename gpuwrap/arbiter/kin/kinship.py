@@ -6,14 +6,14 @@
    (a tmux server) is left alone with all that is below it; where that is no daemon the job cannot be paused.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ...host import processes
 from ...host.census import Census
 from ...model import Identity, Job
-from ...policy.asking import Standing
 from .marker import Marker
+from .walk import identity_of, is_alive, living
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -32,7 +32,7 @@ class Kinship:
         self._owners: dict[int, int] = {}
         self._linkable: list[tuple[Job, int, Marker]] = []
         for job in self._jobs.values():
-            for each in family(arbiter, job):
+            for each in arbiter.store.family(job).values():
                 for identity in roots(arbiter, each):
                     stat = census.stats.get(identity.pid)
                     if stat is not None and stat.start_ticks == identity.start_ticks:
@@ -41,7 +41,7 @@ class Kinship:
                 parent = seat.reapers[0].pid if seat is not None and seat.reapers else 0
                 self._linkable.append((job, parent, arbiter.markers.of(each)))
         for pid, other_id in arbiter.leaders.items():
-            if not is_inside(arbiter, other_id, self._owners.get(pid, NOBODY)):
+            if not arbiter.store.is_inside(other_id, self._owners.get(pid, NOBODY)):
                 self._owners[pid] = OTHERS
         self._oldest = min(job.identity.start_ticks for job in self._jobs.values())
         self.spared: dict[int, set[int]] = {}
@@ -64,7 +64,7 @@ class Kinship:
         found: dict[int, list[processes.Stat]] = {}
         for stat in sorted(stats, key=lambda stat: (stat.start_ticks, stat.pid)):
             owner = self._owner(stat)
-            if owner in self._jobs and stat.state not in "ZX":
+            if owner in self._jobs and is_alive(stat):
                 found.setdefault(owner, []).append(stat)
         return found
 
@@ -86,7 +86,7 @@ class Kinship:
 
     def _linked(self, stat: processes.Stat) -> int:
         """Return the job that a process without known parents came from."""
-        if stat.start_ticks < self._oldest or stat.state in "ZX":
+        if stat.start_ticks < self._oldest or not is_alive(stat):
             return NOBODY
         environment: bytes | None = None
         for job, parent, marker in self._linkable:
@@ -116,7 +116,7 @@ class Kinship:
             # What is above those that are no part of any job here need be seen only once.
             for above in self._above(pid, seen if self._owners[pid] == OTHERS else set()):
                 job = self._jobs.get(self._owners.get(above, NOBODY))
-                if job is None or is_inside(self._arbiter, other_id, job.id):
+                if job is None or self._arbiter.store.is_inside(other_id, job.id):
                     continue
                 if self._is_leader(above, job):
                     self._refusals[job.id] = f"has job {other_id} below it, which is no part of it"
@@ -134,7 +134,7 @@ class Kinship:
             at = self.census.stats.get(at.parent)
 
     def _is_leader(self, pid: int, job: Job) -> bool:
-        return any(each.identity.pid == pid for each in family(self._arbiter, job))
+        return any(each.identity.pid == pid for each in self._arbiter.store.family(job).values())
 
     def _leave_alone(self, job: Job, daemons: set[int]) -> None:
         computing = {pid for pid, _size in self._arbiter.holders(job)}
@@ -155,39 +155,13 @@ def roots(arbiter: "Arbiter", job: Job) -> list[Identity]:
     return [job.identity, *(seat.kin.values() if seat is not None else ())]
 
 
-def family(arbiter: "Arbiter", job: Job) -> list[Job]:
-    """Return a job and those nested in it."""
-    found = [job]
-    for outer in found:
-        found += arbiter.store.inside(outer.id)
-    return found
-
-
-def is_inside(arbiter: "Arbiter", job_id: int | None, outer_id: int) -> bool:
-    """Whether a job is another, or nested in it."""
-    while job_id is not None and job_id != outer_id:
-        job = arbiter.store.live.get(job_id)
-        job_id = job.parent_id if job is not None else None
-    return job_id is not None
-
-
-def tree(arbiter: "Arbiter", job: Job, spared: Iterable[int] = ()) -> list[processes.Stat]:
+def tree(arbiter: "Arbiter", job: Job, spared: Collection[int] = ()) -> list[processes.Stat]:
     """Return the processes known to be a job's without looking at the whole machine, the leader first."""
-    left_alone = set(spared)
-
-    def is_other(pid: int) -> bool:
-        return pid in left_alone or not is_inside(arbiter, arbiter.leaders.get(pid, job.id), job.id)
-
-    found: dict[int, processes.Stat] = {}
-    for root in [root for each in family(arbiter, job) for root in roots(arbiter, each)]:
-        stat = processes.read_stat(root.pid)
-        if stat is not None and stat.start_ticks == root.start_ticks and not is_other(stat.pid):
-            found[stat.pid] = stat
-    for stat in processes.descendants(list(found), skip=is_other):
+    family = arbiter.store.family(job)
+    leaders = [each.identity for each in family.values() if each.identity.pid not in spared]
+    kin = [kin for each in family.values() for kin in roots(arbiter, each)[1:]]
+    kin = [each for each in kin if each.pid not in spared and not arbiter.walk.is_other(each.pid, family)]
+    found = {stat.pid: stat for each in (*leaders, *kin) if (stat := living(each)) is not None}
+    for stat in arbiter.walk.below(list(found), family, spared):
         found.setdefault(stat.pid, stat)
-    return [stat for stat in found.values() if stat.state not in "ZX"]
-
-
-def identity_of(job: Job, stat: processes.Stat | Standing) -> Identity:
-    """Return the identity of a process of a job."""
-    return Identity(job.identity.boot_id, job.identity.pid_namespace, stat.pid, stat.start_ticks)
+    return list(found.values())

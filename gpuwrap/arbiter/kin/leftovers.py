@@ -20,6 +20,7 @@ from ...policy.placement import unexplained_allowance
 from ...policy.words import program
 from ...units import format_duration, format_size
 from ..log import log
+from .walk import identity_at, identity_of, is_alive
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -77,7 +78,7 @@ class Leftovers:
         seat.kin_saved = self._arbiter.store.setting(_name(job.id))
         for word in seat.kin_saved.split():
             pid, _, start = word.partition(":")
-            kin = Identity(job.identity.boot_id, job.identity.pid_namespace, int(pid), int(start))
+            kin = identity_at(job, int(pid), int(start))
             if processes.is_same_process(kin):
                 seat.kin[kin.pid] = kin
 
@@ -88,12 +89,12 @@ class Leftovers:
         reused = processes.read_stat(identity.pid)
         is_reused = reused is not None and reused.start_ticks != identity.start_ticks
         for stat in processes.everybody():
-            if stat.start_ticks < identity.start_ticks or stat.state in "ZX" or stat.pid in self._arbiter.leaders:
+            if stat.start_ticks < identity.start_ticks or not is_alive(stat) or self._arbiter.walk.is_other(stat.pid):
                 continue
             # Nobody can get a number that is still a group's or a session's: but they may all have gone, and it is new.
             linked = not is_reused and identity.pid in (stat.session, stat.group)
             if linked or marker.is_on(stat.pid):
-                seat.kin[stat.pid] = Identity(identity.boot_id, identity.pid_namespace, stat.pid, stat.start_ticks)
+                seat.kin[stat.pid] = identity_of(job, stat)
 
     # --- going on -----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from ...host import processes
 from ...host.freezer import Group, folder_of, job_of_group, world_key
 from ...host.signals import resume
-from ...model import Identity
 from ...policy.words import command_line
 from ...state.paths import Folder
 from ..kin.marker import value_of
@@ -56,9 +55,8 @@ class Forgotten(NamedTuple):
         if self.group is not None:
             self.group.thaw()
             return
-        identity = Identity(processes.boot_id(), processes.pid_namespace(), self.stat.pid, self.stat.start_ticks)
         with suppress(PermissionError):
-            resume(identity)
+            resume(processes.identity_of(self.stat))
 
 
 def find(folder: Folder, sim_root: str | None, is_paused: IsPaused, is_known: IsKnown) -> list[Forgotten]:

@@ -20,7 +20,8 @@ from ...host.freezer import Group
 from ...lifecycle import STARTED, Event, JobState
 from ...model import GiveWay, Job, Yielding
 from ...units import PRIORITY_STEP, PRIORITY_WORDS, format_duration
-from ..kin.kinship import identity_of, tree
+from ..kin.kinship import tree
+from ..kin.walk import identity_of
 from ..log import log
 from ..telling.notices import tell
 from . import forgotten
@@ -199,11 +200,9 @@ class Pausing:
 
     def resume_by_hand(self, job: Job, by: str) -> tuple[bool, str]:
         """Let a paused job go on, at once only if that breaks no promise. Returns whether it does, and what to say."""
-        outer = self._arbiter.store.live.get(job.parent_id or 0)
-        while outer is not None:
+        for outer in self._arbiter.store.around(job):
             if outer.state is JobState.PAUSED:
                 return False, f"cannot go on: job {outer.id}, inside which it runs, is paused"
-            outer = self._arbiter.store.live.get(outer.parent_id or 0)
         ahead = self._in_the_way(job)
         if ahead is None:
             self.resume(job, f"resumed by {by}")

@@ -25,7 +25,8 @@ from ...host.signals import pending_signals, resume
 from ...lifecycle import JobState
 from ...model import Identity, Job
 from ..kin.containers import why_not_whole
-from ..kin.kinship import OTHERS, Kinship, family, identity_of, tree
+from ..kin.kinship import OTHERS, Kinship, tree
+from ..kin.walk import identity_at, identity_of
 from ..log import log
 from .marks import Traces
 from .user_scopes import Scopes, have_moved
@@ -73,6 +74,7 @@ class Stopping:
 
     def __init__(self, arbiter: "Arbiter", traces: Traces) -> None:
         self._arbiter = arbiter
+        self._store = arbiter.store
         self._traces = traces
         self._spared: dict[int, set[int]] = {}
         self._stuck: dict[int, dict[int, int]] = {}
@@ -191,7 +193,8 @@ class Stopping:
 
     def _quiet_groups(self, job: Job) -> set[str]:
         """Return the groups of nested jobs that are paused by themselves: they shall stay so when this one goes on."""
-        groups = (self._traces.group(each) for each in family(self._arbiter, job)[1:] if each.state is JobState.PAUSED)
+        inner = [each for each in self._store.family(job).values() if each.id != job.id]
+        groups = (self._traces.group(each) for each in inner if each.state is JobState.PAUSED)
         return {group.folder for group in groups if group is not None and group.is_frozen()}
 
     def note(self, job: Job, means: Means) -> None:
@@ -205,10 +208,10 @@ class Stopping:
         if group is not None and group.exists():
             group.thaw()
         # Nested stubs last: one that woke before its child would take our stop for its owner's, and stop too.
-        stubs = {each.identity.pid for each in family(self._arbiter, job) if each.stub}
+        stubs = {each.identity.pid for each in self._store.family(job).values() if each.stub}
         stopped = sorted(self._traces.stopped(job.id).items(), key=lambda each: (each[0] in stubs, -each[1], -each[0]))
         for pid, start in stopped:
-            self.go_on(Identity(job.identity.boot_id, job.identity.pid_namespace, pid, start))
+            self.go_on(identity_at(job, pid, start))
         self._traces.forget_stopped(job.id)
         seat = self._arbiter.seats.get(job.id)
         if job.stub and seat is not None:

@@ -15,7 +15,6 @@ from ...lifecycle import STARTED
 from ...model import Job
 from ...policy import astray
 from ...policy.astray import Stray
-from ..kin.kinship import is_inside
 from ..log import log
 from ..telling.notices import tell
 
@@ -76,7 +75,7 @@ class Astray:
         told = before.split()
         for stray in strays:
             own = f"{job.attempt}:{stray.index}"
-            is_inner = any(each != job.id and is_inside(self._arbiter, each, job.id) for each in self._on_gpu(stray.uuid))
+            is_inner = any(each != job.id and store.is_inside(each, job.id) for each in self._on_gpu(stray.uuid))
             if own not in told and not is_inner:
                 told.append(own)
                 log("astray", f"job {job.id}: {astray.there([stray])}")
@@ -94,13 +93,14 @@ class Astray:
 
     def _granted(self, stray: Stray) -> list[Job]:
         """Return the running jobs that were granted the GPU, but for those inside the stray or around it."""
+        store = self._arbiter.store
         return [
             job
-            for job in self._arbiter.store.holding.values()
+            for job in store.holding.values()
             if job.state in STARTED
             and any(share.uuid == stray.uuid for share in job.shares)
-            and not is_inside(self._arbiter, job.id, stray.job_id)
-            and not is_inside(self._arbiter, stray.job_id, job.id)
+            and not store.is_inside(job.id, stray.job_id)
+            and not store.is_inside(stray.job_id, job.id)
         ]
 
     def _on_its_terminal(self, job: Job, stray: Stray) -> Job:

@@ -22,15 +22,16 @@ from ...model import (
     Gpu,
     GpuProcess,
     GpuSample,
-    Identity,
     Job,
     Leftover,
     Share,
     View,
 )
 from ...policy.placement import unexplained_allowance, unexplained_bytes
+from ...state.mirror import around
 from ..bell.seat import Seat
 from ..kin.marker import marker_of_grant
+from ..kin.walk import identity_of
 from .strangers import Ignored, Strangers, means_nothing_here
 
 
@@ -100,12 +101,10 @@ class Observer:
         used: dict[int, dict[str, int | None]] = {}
         for sample in look.samples:
             for process in sample.processes or ():
-                job_id = self._owner_on(sample.uuid, owners.get(process.pid))
-                while job_id is not None:
+                owner = self._owner_on(sample.uuid, owners.get(process.pid))
+                for job_id in self._around(owner) if owner is not None else ():
                     per_gpu = used.setdefault(job_id, {})
                     per_gpu[sample.uuid] = _sum(per_gpu.get(sample.uuid, 0), process.bytes)
-                    job = self._jobs.get(job_id)
-                    job_id = job.parent_id if job else None
         return used
 
     def processes_on(self, look: Look, uuid: str, job_id: int) -> list[GpuProcess]:
@@ -219,8 +218,7 @@ class Observer:
     def _remember(self, stat: processes.Stat, job_id: int) -> None:
         seat, job = self._seats.get(job_id), self._jobs[job_id]
         if seat is not None and stat.pid != job.identity.pid:
-            boot, namespace = job.identity.boot_id, job.identity.pid_namespace
-            seat.kin[stat.pid] = Identity(boot, namespace, stat.pid, stat.start_ticks)
+            seat.kin[stat.pid] = identity_of(job, stat)
 
     def _gpu(
         self,
@@ -286,12 +284,7 @@ class Observer:
 
     def _lineage(self, job: Job) -> set[int]:
         """The numbers of a job and of those inside which it runs."""
-        found = {job.id}
-        outer = self._jobs.get(job.parent_id) if job.parent_id is not None else None
-        while outer is not None and outer.id not in found:
-            found.add(outer.id)
-            outer = self._jobs.get(outer.parent_id) if outer.parent_id is not None else None
-        return found
+        return {job.id, *(outer.id for outer in around(self._jobs, job))}
 
     def _inside(self, sample: GpuSample, owners: Mapping[int, int | None], inner: set[int], lineage: set[int]) -> "_Inside":
         """Tell apart what the nested jobs hold, what those around them do, and what other jobs do."""
@@ -302,10 +295,7 @@ class Observer:
             owner = self._owner_on(sample.uuid, owners.get(process.pid))
             if owner is None:
                 continue
-            branch: int | None = owner
-            while branch is not None and branch not in inner:
-                job = self._jobs.get(branch)
-                branch = job.parent_id if job is not None else None
+            branch = next((job_id for job_id in self._around(owner) if job_id in inner), None)
             if branch is not None:
                 used[branch] = _sum(used.get(branch, 0), process.bytes)
             elif owner in lineage:
@@ -316,9 +306,12 @@ class Observer:
 
     def _outermost(self, job_id: int | None) -> Job | None:
         job = self._jobs.get(job_id) if job_id is not None else None
-        while job is not None and job.parent_id is not None:
-            job = self._jobs.get(job.parent_id)
-        return job
+        return [job, *around(self._jobs, job)][-1] if job is not None else None
+
+    def _around(self, job_id: int) -> list[int]:
+        """The number of a job, and those of the jobs inside which it runs, the nearest first."""
+        job = self._jobs.get(job_id)
+        return [job_id, *(outer.id for outer in around(self._jobs, job))] if job is not None else [job_id]
 
 
 class _Inside(NamedTuple):
