@@ -1,36 +1,29 @@
-"""Tables of jobs: alike ones in one row, each with its state, what it asks for and why it waits.
+"""Tables of jobs: alike ones in one row, each with its state or its place in line, what it asks for and why it waits.
 
 1. Nothing of a user's text reaches the terminal raw.
 2. Thousands of rows are drawn while somebody waits: jobs come as `Listed`, and nothing heavy is imported.
+3. Of those in line a reason is told once: for the first, and for whoever waits for something else.
 """
 
 from time import localtime, strftime
 
 from .clocks import Now, span
+from .folding import NUMBERS_WIDTH
 from .listed import IN_LINE, Listed
-from .policy.words import command_line, safe
+from .policy.words import command_line, ordinal, safe
+from .standing import Standing
 from .sweeps import in_words
 from .tables import Screen, Table, draw
 from .units import format_duration, format_size
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .standing import Note
 
     Why = tuple[str, str, list[str]]
 
-# As many alike rows are shown as one.
-FOLDED = 3
-# A row's numbers take so many columns at most.
-NUMBERS_WIDTH = 20
-# Programs whose first script, module or code says what is run.
-INTERPRETERS = frozenset((
-    "python", "pypy", "bash", "sh", "dash", "zsh", "perl", "ruby", "node", "julia", "Rscript", "torchrun", "accelerate",
-    "deepspeed", "env", "uv", "conda", "srun", "mpirun", "nice", "timeout", "time",
-))  # fmt: skip
-# Where jobs stand that are on no GPU, or no longer.
-_NOWHERE = (*IN_LINE, "ended")
-SCRIPTS = (".py", ".sh", ".pl", ".rb", ".js", ".jl", ".R", ".r", ".pyz")
 RED, GREEN, YELLOW, CYAN = "31", "32", "33", "36"
 _COLOURS = {
     "running": GREEN,
@@ -44,22 +37,46 @@ _COLOURS = {
 
 
 def jobs_as_table(
-    rows: "Sequence[list[Listed]]", fetch_why: "Callable[[], Mapping[int, Why]]", now: Now, screen: Screen,
-    progress: "Mapping[int, str] | None" = None,
+    rows: "Sequence[list[Listed]]", standing: Standing, notes: "Sequence[str]", now: Now, screen: Screen
 ) -> list[str]:
-    """Lines of `ls`: a header and each row, alike jobs in one; reasons beside them or below.
-
-    The reasons are fetched when the rest is made: who tells them may need as long. `progress` says how far sweeps are.
-    """
-    several = len({row[0].user for row in rows}) > 1 or len({job.user for row in rows for job in row}) > 1
-    cells = [_cells(row, now, several_users=several) for row in rows]
+    """Lines of `ls`: a header and each row, alike jobs in one; `notes` beside them or below."""
+    several = len({job.user for row in rows for job in row}) > 1
+    cells = [_cells(row, standing, now, several_users=several) for row in rows]
     header = ["JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["USER"] if several else []), "COMMAND"]
     colours = [colour_of(row[0]) for row in rows]
-    why = fetch_why()
     spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU")
-    notes = [_reason(row, why, now) for row in rows]
-    _add_progress(rows, notes, progress or {})
     return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, notes), screen)
+
+
+def totals(jobs: "Iterable[Listed]") -> str:
+    """Count jobs by what they do: `61 jobs: 4 run, 1 paused, 56 wait`."""
+    counts: dict[str, int] = {}
+    for job in jobs:
+        counts[job.state] = counts.get(job.state, 0) + 1
+    kinds = (
+        (("running", "granted", "stopping"), "runs", "run"), (("paused", "suspended"), "paused", "paused"),
+        (("waiting",), "waits", "wait"), (("held",), "held", "held"), (("ended",), "has ended", "have ended"),
+    )  # fmt: skip
+    found = [(sum(counts.get(state, 0) for state in states), one, many) for states, one, many in kinds]
+    total = sum(counts.values())
+    told = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in found if count)
+    return f"{total} job{'' if total == 1 else 's'}: {told}"
+
+
+def news(rows: "Sequence[list[Listed]]", standing: Standing, progress: "Mapping[int, str]", now: Now) -> list[str]:
+    """Return what is told of each row: of those in line only what was not told before; of each sweep how far it is, once."""
+    said: set[Note] = {("", "")}
+    found = []
+    for row in rows:
+        job = row[0]
+        if job.state not in IN_LINE:
+            found.append(_of_started(job, standing.notes.get(job.id), now))
+            continue
+        reason, text = standing.reason(job.id), standing.notes.get(job.id, ("", ""))[1]
+        found.append("" if reason in said or reason[0] == "after" else text)
+        said.add(reason)
+    _add_progress(rows, found, progress)
+    return found
 
 
 def _add_progress(rows: "Sequence[list[Listed]]", notes: list[str], progress: "Mapping[int, str]") -> None:
@@ -73,81 +90,46 @@ def _add_progress(rows: "Sequence[list[Listed]]", notes: list[str], progress: "M
         notes[place] = "; ".join(filter(None, [progress[sweep], notes[place]]))
 
 
-def fold(jobs: "Iterable[Listed]") -> list[list[Listed]]:
-    """Put alike jobs together, where there are at least `FOLDED` of them; in order of the first of each row."""
-    alike: dict[object, list[Listed]] = {}
-    for job in jobs:
-        key: object
-        if job.sweep is not None:
-            key = job.sweep, state_words(job), job.priority
-        else:
-            how = (job.result_kind, job.result_code, job.result_signal, job.result_text)
-            where = () if job.state in _NOWHERE else tuple(job.devices)
-            who = job.user, job.parent_id
-            key = job.state, job.priority, job.asked, where, how, who, _stem(job.name), head_of(job.words)
-        alike.setdefault(key, []).append(job)
-    rows = [row for group in alike.values() for row in _rows_of(group)]
-    return sorted(rows, key=lambda row: row[0].id)
+def whole_reasons(
+    rows: "Sequence[list[Listed]]", why: "Mapping[int, Why]", progress: "Mapping[int, str]", now: Now
+) -> list[str]:
+    """Return what is told of jobs that were asked for by name."""
+    notes = {number: told[:2] for number, told in why.items()}
+    found = [_of_started(row[0], notes.get(row[0].id), now) for row in rows]
+    _add_progress(rows, found, progress)
+    return found
 
 
-def _rows_of(alike: list[Listed]) -> list[list[Listed]]:
-    """Put alike jobs into as many rows as it takes to name each of them; a sweep has a name."""
-    if alike[0].sweep is not None:
-        return [alike]
-    if len(alike) < FOLDED:
-        return [[job] for job in alike]
-    runs: list[list[Listed]] = []
-    for job in alike:
-        if runs and runs[-1][-1].id == job.id - 1:
-            runs[-1].append(job)
-        else:
-            runs.append([job])
-    rows: list[list[Listed]] = []
-    used = 0
-    for run in runs:
-        width = len(_numbers(run)) + 1
-        if not rows or used + width - 1 > NUMBERS_WIDTH:
-            rows.append([])
-            used = 0
-        rows[-1] += run
-        used += width
-    return [each for row in rows for each in ([row] if len(row) >= FOLDED else [[job] for job in row])]
-
-
-def _stem(name: str | None) -> str:
-    """What the names of a sweep have in common: `lr` of `lr-1e-3`."""
-    for at, letter in enumerate(name or ""):
-        if letter in "-_.=:0123456789":
-            return (name or "")[:at]
-    return name or ""
-
-
-def head_of(words: list[str]) -> tuple[str, ...]:
-    """A command up to its arguments: the program, and what an interpreter is given to run."""
-    if words[0].rpartition("/")[2].rstrip("0123456789.") in INTERPRETERS:
-        for at, word in enumerate(words):
-            if not at:
-                continue
-            if word in ("-m", "-c"):
-                return tuple(words[: at + 2])
-            if word.endswith(SCRIPTS):
-                return tuple(words[: at + 1])
-    return (words[0],)
-
-
-def _cells(row: list[Listed], now: Now, *, several_users: bool) -> list[str]:
+def _cells(row: list[Listed], standing: Standing, now: Now, *, several_users: bool) -> list[str]:
     job = row[0]
-    number = _numbers(row)
+    state = _place(row, standing) if job.state in IN_LINE else state_words(job)
     what = command_of(job) if len(row) == 1 else _command_of_all(row)
-    if several_users:
-        user = safe(job.user, 16)
-        return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now), user, what]
-    return [number, state_words(job), str(job.priority), _gpus(row), _memory(job), _time(job, now), what]
+    least = row[-1].priority
+    priority = str(job.priority) if least == job.priority else f"≤{job.priority}"
+    user = [safe(job.user, 16)] if several_users else []
+    return [_numbers(row), state, priority, _gpus(row), _memory(job), _time(job, now), *user, what]
+
+
+def _place(row: list[Listed], standing: Standing) -> str:
+    """Where jobs stand in line, `2nd-12th` (`2nd…12th` if others stand between), or what keeps them out of it."""
+    job = row[0]
+    rule, text = standing.notes.get(job.id, ("", ""))
+    if rule == "after" and text.startswith("after "):
+        return text
+    if rule in ("held", "stopped") or job.state == "held":
+        return rule or job.state
+    first, last = standing.places.get(job.id), standing.places.get(row[-1].id)
+    if first is None or last is None:
+        return job.state
+    inside = f" in {standing.queues[job.id]}" if job.id in standing.queues else ""
+    if first == last:
+        return ordinal(first) + inside
+    return f"{ordinal(first)}{'-' if last - first == len(row) - 1 else '…'}{ordinal(last)}{inside}"
 
 
 def _numbers(row: list[Listed]) -> str:
     """The jobs of a row as JOB names them, each of them; only of a sweep, which has a name, as many as there is room for."""
-    text = in_words([job.id for job in row])
+    text = in_words(sorted([job.id for job in row]))
     if len(text) <= NUMBERS_WIDTH:
         return text
     return text[: text.rindex(",", 0, NUMBERS_WIDTH)] + ",…"
@@ -202,18 +184,13 @@ def moment(at: float, now_at: float) -> str:
     return strftime("%H:%M" if same_day else "%d %b %H:%M", localtime(at))
 
 
-def _reason(row: list[Listed], why: "Mapping[int, Why]", now: Now) -> str:
-    job = row[0]
-    if job.state == "ended" and job.id in why:
-        return why[job.id][1]
-    if job.state == "ended":
-        text = job.result_text
-        at = moment(job.ended_at, now.at) + " " if job.ended_at else ""
-        return at + safe(text, 80) if text else ""
-    told = why.get(job.id)
-    if told is None:
-        return ""
-    return f"first: {told[1]}" if len(row) > 1 and told[0] not in ("held", "stopped") else told[1]
+def _of_started(job: Listed, note: "Note | None", now: Now) -> str:
+    """What is told of a job itself: of one that ended, how; else what is unusual about it, or why it waits."""
+    if note is not None:
+        return note[1]
+    text = job.result_text if job.state == "ended" else None
+    at = moment(job.ended_at, now.at) + " " if job.ended_at else ""
+    return at + safe(text, 80) if text else ""
 
 
 def colour_of(job: Listed) -> str:

@@ -23,8 +23,8 @@ LOG_WIDTH = 24
 Why = tuple[str, str, list[str]]
 
 
-def job_as_json(job: Job, why: Why | None) -> dict[str, Any]:
-    """One job of `ls --json`."""
+def job_as_json(job: Job, why: Why | None, place: int | None = None) -> dict[str, Any]:
+    """One job of `ls --json`; `place` is where it stands in its line, from 1."""
     result = job.result
     in_line = job.state in IN_LINE
     return {
@@ -52,6 +52,7 @@ def job_as_json(job: Job, why: Why | None) -> dict[str, Any]:
         else {"kind": result.kind.value, "code": result.code, "signal": result.signal, "text": result.text},
         "sweep": None if job.row is None else {"id": job.row.sweep, "index": job.row.index, "limit": job.row.limit},
         "why": None if why is None else {"rule": why[0], "text": why[1]},
+        "place": place,
     }
 
 

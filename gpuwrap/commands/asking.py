@@ -11,6 +11,7 @@ import time
 from ..client.summon import Call, WaitLimitPassed, knock
 from ..errors import GpurunError, NoSuchJob, StoreError, UsageError
 from ..launch.request import simulated
+from ..standing import Standing
 from ..state.paths import Folder, open_folder
 from ..state.reading import Reader
 from ..units import parse_integer, parse_run, split_jobs
@@ -171,13 +172,39 @@ class World:
                     found |= _read_reasons(self._ask("explain", jobs=text, listed=listed, plain=True))
             except WaitLimitPassed:
                 call.drop()
-                lacks = f"the arbiter has not answered for {ANSWER_SECONDS:g} s: why jobs wait is not known"
-                sys.stderr.write(f"gpurun: {lacks}\n")
+                self._complain()
             finally:
                 call.limit_mono = None
             return found
 
         return fetch
+
+    def ask_line(self) -> None:
+        """Send the question that `line` will be called for: it is answered while the database is read."""
+        if self.reader is not None and self.reader.has_live() and self.has_arbiter():
+            self.ask_ahead("line", bare=False)
+
+    def line(self, *, bare: bool = False) -> Standing:
+        """Ask where jobs stand in line and, unless `bare`, why they wait. As with `explain`, what nobody tells is missing."""
+        if self.reader is None or not self.reader.has_live() or not self.has_arbiter():
+            return Standing()
+        call = self._to_arbiter()
+        call.limit_mono = time.monotonic() + ANSWER_SECONDS
+        try:
+            return Standing.read(self._ask("line", bare=bare))
+        except WaitLimitPassed:
+            call.drop()
+            self._complain()
+        except GpurunError:
+            pass  # an older arbiter knows no such question: its jobs stand by rank and number
+        finally:
+            call.limit_mono = None
+        return Standing()
+
+    @staticmethod
+    def _complain() -> None:
+        lacks = f"the arbiter has not answered for {ANSWER_SECONDS:g} s: why jobs wait is not known"
+        sys.stderr.write(f"gpurun: {lacks}\n")
 
     def live(self) -> "list[Job]":
         """Return the jobs in line, running or holding."""

@@ -13,8 +13,9 @@ from ..accounts.stretches import Present, Stretch
 from ..accounts.sums import sums_by
 from ..charts import HEADS, WIDTH, day_as_lines, sums_as_table
 from ..errors import GpurunError, UsageError
+from ..folding import head_of
 from ..listed import Listed
-from ..listing import command_of, head_of
+from ..listing import command_of
 from ..model import Job
 from ..options import nearest
 from ..state.chronicle import Chronicle, Past, present

@@ -1,16 +1,22 @@
-"""ls: jobs, and why they wait.
+"""ls: jobs in the order in which they are served, and why they wait where that is news.
 
-Jobs named on the command line each have a row; otherwise alike ones share one, and only the first of them is explained.
+1. On a terminal alike jobs share a row, and a line of totals stands on top; where all of it has no room, it stands below too.
+2. In a pipe each job has one line, and nothing is folded or cut, so that grep finds it and `wc -l` counts. What a program reads
+   is --json: these columns are for people, and may change.
+3. Jobs named on the command line each have a row, and are explained in full.
+
 Two thousand rows are there before anybody wonders: what only --json and --watch need is imported for them alone.
 """
 
 import gc
+import os
 import sys
 
 from ..clocks import Now
 from ..errors import NoSuchJob, UsageError
+from ..folding import fold, in_order
 from ..listed import Listed
-from ..listing import fold, jobs_as_table
+from ..listing import jobs_as_table, news, totals, whole_reasons
 from ..tables import Screen
 from ..widths import cut
 from .asking import Given, World
@@ -32,8 +38,12 @@ def main(given: Given, operands: list[str]) -> int:
     if "json" in given:
         missing = _print_json(world, given, operands)
     else:
+        world.ask_line()
         jobs, missing = find(world, given, operands)
-        lines = table(world, jobs, bool(operands), Screen.of_stdout())
+        screen = Screen.of_stdout()
+        lines = table(world, jobs, bool(operands), screen)
+        if screen.width is not None and not operands and len(lines) >= _height():
+            lines += lines[1::-1]  # header and totals have scrolled away
         sys.stdout.write("".join(f"{line}\n" for line in lines))  # at once: a print for each is a write for each
     sys.stdout.flush()
     for err in missing:
@@ -55,12 +65,17 @@ def _is_wanted(user: str, given: Given) -> bool:
 
 
 def table(world: World, jobs: list[Listed], named: bool, screen: Screen) -> list[str]:
-    """Return the lines to show."""
+    """Return the lines to show: of several jobs on a terminal totals and a header, in a pipe the header alone; then rows."""
     if not jobs:
         return [] if named else [_no_jobs(world)]
-    rows = [[job] for job in jobs] if named else fold(jobs)
-    reasons = world.explain([row[0] for row in rows], listed=not named)
-    return jobs_as_table(rows, reasons, Now.here(), screen, how_far(world, jobs))
+    now, standing = Now.here(), world.line()
+    if named:
+        fetch = world.explain(jobs)
+        rows = [[job] for job in jobs]
+        return jobs_as_table(rows, standing, whole_reasons(rows, fetch(), how_far(world, jobs), now), now, screen)
+    rows = [[job] for job in in_order(jobs, standing)] if screen.width is None else fold(jobs, standing)
+    lines = jobs_as_table(rows, standing, news(rows, standing, how_far(world, jobs), now), now, screen)
+    return lines if screen.width is None or len(jobs) == 1 else [cut(totals(jobs), screen.width), *lines]
 
 
 def how_far(world: World, jobs: "Sequence[Listed]") -> dict[int, str]:
@@ -69,6 +84,13 @@ def how_far(world: World, jobs: "Sequence[Listed]") -> dict[int, str]:
     if not sweeps or world.reader is None:
         return {}
     return {sweep: progress.words() for sweep, progress in world.reader.progress(sweeps).items()}
+
+
+def _height() -> int:
+    try:
+        return os.get_terminal_size(1).lines or 24
+    except OSError:
+        return 24
 
 
 def _no_jobs(world: World) -> str:
@@ -90,8 +112,9 @@ def _print_json(world: World, given: Given, operands: list[str]) -> list[NoSuchJ
     elif world.reader is not None:
         jobs = world.reader.jobs(ended="all" in given)
     jobs = [job for job in jobs if _is_wanted(job.user, given)]
+    places = world.line(bare=True).places
     why = world.explain(jobs)()
-    print(json.dumps({"jobs": [job_as_json(job, why.get(job.id)) for job in jobs]}))
+    print(json.dumps({"jobs": [job_as_json(job, why.get(job.id), places.get(job.id)) for job in jobs]}))
     return missing
 
 
@@ -104,6 +127,7 @@ def _watch(world: World, given: Given, operands: list[str]) -> int:
 
     def lines(screen: Screen) -> list[str]:
         world.refresh()
+        world.ask_line()
         jobs, missing = find(world, given, operands)
         return [*table(world, jobs, bool(operands), screen), *(cut(err.text, screen.width or 80) for err in missing)]
 

@@ -12,6 +12,7 @@ from time import localtime, strftime
 
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job, Obstacle, Reason, Rule, View
+from ..sweeps import from_words
 from ..units import PRIORITY_HIGHEST, format_duration, format_of, format_size
 from .placement import Shape, unexplained_bytes
 from .plan import ends_mono
@@ -75,7 +76,7 @@ class Teller:
     def sentence(self, reason: Reason, job: Job) -> str:
         """Say why a job waits, in one line."""
         if reason.rule is Rule.HELD:
-            return f"held: gpurun resume {job.id} lets it go"
+            return self._held(job)
         if reason.rule is Rule.STOPPED:
             return "stopped at its terminal, keeps its place"
         if reason.rule is Rule.AFTER:
@@ -86,15 +87,15 @@ class Teller:
             return "its gpurun to come back, keeps its place"
         if reason.yielding:
             leaving = f"{job_list(reason.yielding)} {be(reason.yielding)} being asked to end for it"
-            return f"{_what(reason, job)}: {leaving}"
+            return self._asks(reason, job) + leaving
         places = self._places(job)
         if not self._view.gpus and self._view.fault is not None:
-            return f"{_what(reason, job)}: {safe(self._view.fault, REFUSAL_LENGTH)}"
+            return self._asks(reason, job) + safe(self._view.fault, REFUSAL_LENGTH)
         if len(places) < reason.gpus:
             there = "none" if not places else f"only {len(places)}"
             return f"{gpu_count(reason.gpus)}: {there} of those that it may use is there"
         if reason.kept and (free := self._kept_free(reason)):
-            return f"{_what(reason, job)}: " + ", ".join([free, *self._awaited(reason)])
+            return self._asks(reason, job) + ", ".join([free, *self._awaited(reason)])
         refused = reason.cannot_yield if reason.rule in _OURS and reason.rule is not Rule.BEHIND else ()
         if refused:
             parts = self._refused(refused) + self._new_parts(reason, job, {job_id for job_id, _ in refused})
@@ -104,8 +105,14 @@ class Teller:
             parts = self._parts(reason, job)
         if len(places) == reason.gpus and all(each.rule not in _OURS for each in reason.obstacles):
             return ", ".join(parts)  # no other will do, and each part says which GPU it is about
-        place = f", {ordinal(reason.place)} in line" if reason.rule in _OURS else ""
-        return f"{_what(reason, job)}{place}: " + ", ".join(parts)
+        return self._asks(reason, job, in_line=reason.rule in _OURS) + ", ".join(parts)
+
+    def _asks(self, reason: Reason, job: Job, *, in_line: bool = False) -> str:
+        """Say what is asked for, and the place in line where that matters."""
+        return _what(reason, job) + (f", {ordinal(reason.place)} in line: " if in_line else ": ")
+
+    def _held(self, job: Job) -> str:
+        return f"held: gpurun resume {job.id} lets it go"
 
     def help_lines(self, reason: Reason, job: Job) -> list[str]:
         """Say what would help, one short line each; nothing where only time does."""
@@ -128,8 +135,16 @@ class Teller:
             return "its turn"
         told = self._told_awaited.get(id(job_ids))  # of the view, which the rows of a sweep share
         if told is None:
-            holders = [self._holder(job_id) for job_id in job_ids] if len(job_ids) <= DESCRIBED else [job_list(job_ids)]
-            told = self._told_awaited[id(job_ids)] = f"{joined(holders)} to end"
+            must = must_succeed(job)
+            parts = []
+            for numbers, end in (
+                ([n for n in job_ids if n not in must], "to end"),
+                ([n for n in job_ids if n in must], "to succeed"),
+            ):
+                if numbers:
+                    holders = [self._holder(n) for n in numbers] if len(numbers) <= DESCRIBED else [job_list(numbers)]
+                    parts.append(f"{joined(holders)} {end}")
+            told = self._told_awaited[id(job_ids)] = ", and ".join(parts)
         return told
 
     def _refused(self, refused: Sequence[tuple[int, str]]) -> list[str]:
@@ -317,8 +332,12 @@ class Teller:
         words = [] if job.started_mono is None else [f"{format_duration(self._now_mono - job.started_mono)} so far"]
         if job.state is JobState.STOPPING:
             return [*words, "asked to end"]
+        return words + self._until_known(job)
+
+    def _until_known(self, job: Job) -> list[str]:
+        """Say when a job ends, if its limit tells."""
         end = ends_mono(job, self._now_mono)
-        return [*words, f"ends by {self._clock(end)}"] if inf > end > self._now_mono else words
+        return [f"ends by {self._clock(end)}"] if inf > end > self._now_mono else []
 
     def _clock(self, mono: float) -> str:
         seconds = mono - self._now_mono
@@ -385,6 +404,12 @@ class Teller:
             if obstacle.rule is Rule.BUSY and here and not frozen and not any(share.whole for share in here):
                 return True
         return False
+
+
+def must_succeed(job: Job) -> Set[int]:
+    """Return which jobs must have succeeded before it starts (`--after ok:JOB`)."""
+    words = (job.after_jobs or "").split()
+    return {number for word in words if word.startswith("ok:") for number in from_words(word.removeprefix("ok:"))}
 
 
 def _claimed(obstacle: Obstacle) -> str:

@@ -1,13 +1,16 @@
 """The long answer of `why`: which rule keeps a job waiting, who stands in the way, and when that ends at the earliest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from ..model import Job, Obstacle, Reason, Rule
+from ..sweeps import in_words
 from .plan import ends_mono
-from .reasons import Teller
+from .reasons import Teller, must_succeed
 from .words import command
 
+# What is awaited has so many columns beside a list; else it is counted.
+AFTER_WIDTH = 14
 _RULES = {
     Rule.HELD: "it is held by hand",
     Rule.STOPPED: "it is stopped at its terminal; it keeps its place and is passed over",
@@ -29,10 +32,46 @@ _RULES = {
 
 
 class Lister(Teller):
-    """Tells reasons beside a list of jobs: a number is enough, the list says the rest."""
+    """Tells reasons beside a list of jobs in the order of the line: it says the rest, and of each job what it asks for."""
+
+    def _asks(self, reason: Reason, job: Job, *, in_line: bool = False) -> str:
+        return ""
+
+    def _held(self, job: Job) -> str:
+        return f"gpurun resume {job.id} lets it go"
 
     def _holder(self, job_id: int) -> str:
-        return f"job {job_id}"
+        """A number is enough, and until when."""
+        job = self._jobs.get(job_id)
+        until = [] if job is None else self._until_known(job)
+        return f"job {job_id} ({until[0]})" if until else f"job {job_id}"
+
+    def _busy(self, obstacles: Sequence[Obstacle]) -> list[str]:
+        """Say together who has the same GPUs, but for those that say until when, or more than that they have them."""
+        told = super()._busy(obstacles)
+        if len(told) == 2 and (job_ids := sorted({job_id for each in obstacles for job_id in each.job_ids})):
+            first, second = (text.removeprefix(f"job {job_id} ") for text, job_id in zip(told, job_ids, strict=True))
+            if first == second and first.startswith("has "):
+                return [f"jobs {job_ids[0]} and {job_ids[1]} have {first.removeprefix('has ')}"]
+        return told
+
+    def _awaited_jobs(self, job: Job) -> str:
+        """Say it as `--after` does: it stands where others have their place."""
+        job_ids = self._view.after.get(job.id, ())
+        told = self._told_awaited.get(id(job_ids))
+        if told is None:
+            must = must_succeed(job)
+            kinds = in_words([n for n in job_ids if n not in must]), _ok(n for n in job_ids if n in must)
+            told = "after " + ",".join(filter(None, kinds))
+            if len(told) > AFTER_WIDTH:
+                told = f"after {len(job_ids)} jobs"
+            self._told_awaited[id(job_ids)] = told
+        return told
+
+
+def _ok(job_ids: Iterable[int]) -> str:
+    runs = in_words(list(job_ids))
+    return ",".join(f"ok:{run}" for run in runs.split(",")) if runs else ""
 
 
 class Brief(Teller):

@@ -1,8 +1,10 @@
 """A list of jobs that can be acted on as it stands."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from screens import expect
 from terminal import Terminal
 from waiting import wait_until
 from world import World
@@ -12,12 +14,56 @@ def test_a_row_of_alike_jobs_is_killed_as_it_stands_and_no_other(world: World) -
     for number, gpu in enumerate("0100", 1):
         world.start("-m", "5G", "-i", gpu, "sleep", "600")
         wait_until(lambda: world.state(number) == "running", "the job to run")  # noqa: B023
-    rows = [line.split()[:4] for line in world.run("ls").stdout.splitlines()[1:]]
+    terminal = Terminal(world, [world.command, "ls"], env={"NO_COLOR": "1"})
+    terminal.finish()
+    rows = [line.split()[:4] for line in terminal.text().splitlines()[2:]]
     assert rows == [["1,3-4", "running", "0", "0"], ["2", "running", "0", "1"]]
     assert world.run("kill", rows[0][0]).returncode == 0
     wait_until(lambda: [job["state"] for job in world.jobs()] == ["ended", "running", "ended", "ended"], "three to end")
     shown = world.run("history", "1,3-4").stdout.splitlines()
     assert [line.split()[0] for line in shown] == ["JOB", "1", "3", "4"]
+
+
+@pytest.fixture
+def sixty_one(make_world: Callable[..., World], tmp_path: Path) -> World:
+    """Situation 31: four run, one is held, one comes after another, one wants a certain GPU, and the others wait."""
+    world = make_world("2x80G")
+    for name in ("train.py", "t.py"):
+        (tmp_path / name).write_text("import time\ntime.sleep(600)\n")
+    queued = [
+        ["-t", "5h", "-N", "nightly", "python", "train.py"],
+        *[["-m", "30G", "python", name] for name in ("train.py", "t.py")],
+        ["-p", "9", "-N", "große-Änderung", "python", "train.py"],
+        *[["-m", "30G", "-N", f"sweep-lr-{number}", "python", "train.py"] for number in range(1, 12)],
+        *[["-N", f"x{number}", "bash", "-c", f"python t.py {number}"] for number in range(1, 20)],
+        *[["-p", str(-number), "python", "t.py", "--secs", str(number)] for number in range(1, 26)],
+        ["-a", "ok:5", "python", "t.py", "after"],
+        ["-i", "1", "python", "t.py", "one"],
+    ]
+    for number, words in enumerate(queued, 1):
+        assert world.run("-d", *words, cwd=tmp_path).stdout == f"{number}\n"
+        if number <= 3:
+            wait_until(lambda: world.state(number) == "running", "it to run")  # noqa: B023
+    assert world.run("pause", "20").returncode == 0
+    return world
+
+
+def listed(world: World, columns: int, lines: int = 40) -> str:
+    terminal = Terminal(world, [world.command, "ls"], columns=columns, lines=lines, env={"NO_COLOR": "1"})
+    terminal.finish()
+    return terminal.text()
+
+
+def test_a_queue_of_61_is_read_on_one_screen(sixty_one: World) -> None:
+    for columns in (60, 80, 120):
+        expect(f"glance-61-{columns}", listed(sixty_one, columns))
+    told = [line.split()[0] for line in sixty_one.run("ls").stdout.splitlines()[1:]]
+    assert len(told) == 61, "in a pipe each job has its line"
+    places = {job["id"]: job["place"] for job in sixty_one.jobs(all=False)}
+    assert [places[number] for number in (1, 4, 5, 61, 59)] == [None, 1, 2, 33, 58]
+    short = listed(sixty_one, 80, 8).splitlines()
+    assert short[-1] == "61 jobs: 3 run, 57 wait, 1 held"
+    assert short[-2].split()[:2] == ["JOB", "STATE"]
 
 
 def test_of_a_list_each_part_that_is_no_job_is_named(world: World) -> None:

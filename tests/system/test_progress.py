@@ -23,7 +23,7 @@ def test_ls_and_why_say_how_far_a_sweep_is_and_again_runs_what_failed(world: Wor
     begin(world, tmp_path)
     end(tmp_path, 1, 2, 4)
     wait_until(lambda: [world.state(number) for number in (1, 2, 4)] == ["ended"] * 3, "three rows to have ended")
-    wait_until(lambda: world.run("ls").stdout.count("running") == 1, "two others to run, in one row")
+    wait_until(lambda: world.run("ls").stdout.count("running") == 2, "two others to run")
     listed = world.run("ls").stdout
     assert listed.count("3 of 6 done, 1 failed, 2 run, about 0 s left") == 1
     told = world.run("why", "6").stdout

@@ -369,15 +369,24 @@ def test_logs_follow_a_row_that_waits(make_world: MakeWorld) -> None:
 # The whole and its rows
 
 
+def on_terminal(world: World, columns: int = 80) -> list[str]:
+    """What `ls` shows there."""
+    terminal = Terminal(world, [world.command, "ls"], columns=columns, lines=40, env={"NO_COLOR": "1"})
+    terminal.finish()
+    return terminal.text().splitlines()
+
+
 def test_ls_shows_a_line_for_each_state_and_unfolds(make_world: MakeWorld, tmp_path: Path) -> None:
     world = make_world("2x24G")
     (tmp_path / "lines").write_text("".join(f"{program} 60\n" for program in ["sleep", "env sleep", "nice sleep"] * 5))
     world.start("-N", "night", "--each", tmp_path / "lines")
     until(world, "running", 2)
-    lines = world.run("ls").stdout.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["1-2", "running"], ["3-15", "waiting"]]
-    assert "2×  night: …" in lines[1]
-    assert "13×  night: …" in lines[2]
+    lines = on_terminal(world)
+    assert lines[0] == "15 jobs: 2 run, 13 wait"
+    assert [line.split()[:2] for line in lines[2:4]] == [["1-2", "running"], ["3-15", "1st-13th"]]
+    assert "2×  night: …" in lines[2]
+    assert "13×  night: …" in lines[3]
+    assert [line.split()[0] for line in world.run("ls").stdout.splitlines()[1:]] == [str(number) for number in range(1, 16)]
     assert len(world.run("ls", "night").stdout.splitlines()) == 16
     unfolded = world.run("ls", "3-4").stdout
     assert "night[3]: nice sleep 60" in unfolded
@@ -748,7 +757,7 @@ def test_a_sweep_that_waits_is_one_process_with_one_connection(make_world: MakeW
     memory = pss_kib(sweep.pid), pss_kib(arbiter)
     cpu = psutil.Process(arbiter).cpu_times()
     listed = time.monotonic()
-    assert len(world.run("ls").stdout.splitlines()) == 3
+    assert len(world.run("ls").stdout.splitlines()) == 2 + size
     listed = time.monotonic() - listed
     begun = time.monotonic()
     blocker.kill()

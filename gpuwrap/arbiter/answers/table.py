@@ -289,6 +289,7 @@ KINDS: dict[str, Kind] = {
     # what only asks
     "watch": Kind(_JOBS, ("jobs",), Lost.REPEAT),
     "explain": Kind({**_JOBS, "listed": flag, "plain": flag}, ("jobs",), Lost.REPEAT),
+    "line": Kind({"bare": flag}, (), Lost.REPEAT),
     "why": Kind({"job": _COUNT}, ("job",), Lost.REPEAT),
     "gpus": Kind(lost=Lost.REPEAT),
     "ping": Kind(lost=Lost.REPEAT),

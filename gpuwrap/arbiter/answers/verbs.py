@@ -7,6 +7,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ...errors import FAILED, GpurunError
@@ -24,6 +25,9 @@ from .table import Values
 if TYPE_CHECKING:
     from ..loop import Arbiter
     from .answers import Answers
+
+# So many of a line are looked at for a list of it, whether they are stopped at their terminals: each costs a read of /proc.
+MOST_LOOKED_AT = 200
 
 
 class Verbs:
@@ -43,6 +47,7 @@ class Verbs:
             "resume": self._resume,
             "watch": self._watch,
             "explain": self._explain,
+            "line": self._line,
             "why": self._why,
             "gpus": self._gpus,
             "drain": self._drain,
@@ -216,6 +221,13 @@ class Verbs:
         else:
             text = json.dumps(told)
         self._arbiter.bell.queue_long(connection, text)
+
+    def _line(self, connection: Connection, values: Values) -> None:
+        bare = values.get("bare", False)
+        looked_at: set[int] = set()
+        for job_id in () if bare else islice(self._arbiter.store.in_line, MOST_LOOKED_AT):
+            self._note_stop(job_id, looked_at)
+        self._arbiter.bell.queue_long(connection, self._arbiter.lines.lined_up(bare=bare))
 
     def _why(self, connection: Connection, values: Values) -> None:
         job = self._arbiter.store.live.get(values["job"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...clocks import wall_at
 from ...host import processes
 from ...lifecycle import IN_LINE, JobState
-from ...model import Job, Rule, View
+from ...model import Job, Plan, Rule, View
 from ...policy.effects import stuck
 from ...policy.reasons import Teller
 from ...policy.story import Brief, Lister, Storyteller
@@ -22,6 +22,7 @@ from ...units import format_duration, format_size
 from ..kin.containers import PASSED_IN, unlinked
 from ..seeing.frozen import frozen_words
 from ..timers import Timer
+from .lined_up import lined_up
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -179,9 +180,20 @@ class Lines:
                 found[job_id] = words
         return found
 
+    def lined_up(self, *, bare: bool) -> str:
+        """Tell who is served when, and unless `bare` why each waits, for a list of all."""
+        store = self._arbiter.store
+        explain = None if bare else lambda job: self.explain(job, Lister, helps=False)
+        return lined_up(self._arbiter.deciding.plans, store.in_line, list(store.live.values()), explain)
+
+    def _decided(self, job: Job) -> tuple[Plan | None, View | None]:
+        """Return the last plan of a job's queue, and what it was made from."""
+        deciding = self._arbiter.deciding
+        return deciding.plans.get(job.parent_id), deciding.views.get(job.parent_id)
+
     def tell(self, job: Job) -> tuple[list[str], list[str]] | None:
         """Tell why a job waits in whole sentences, and what would help; None before the first plan."""
-        plan, view = self._arbiter.deciding.plans.get(job.parent_id), self._arbiter.deciding.views.get(job.parent_id)
+        plan, view = self._decided(job)
         seat = self._arbiter.seats.get(job.id)
         words = self.explain(job)
         if words is not None and words[0] in (UNWRITTEN, "frozen"):
@@ -241,7 +253,7 @@ class Lines:
         times = f", {job.times_given_way} times so far" if job.times_given_way > 1 else ""
         if job.yields_to is None:
             return f"paused by hand, {since}{times}: gpurun resume {job.id} lets it go on"
-        plan = self._arbiter.deciding.plans.get(job.parent_id)
+        plan, _ = self._decided(job)
         why = f": {stuck(plan, job.id)}" if plan is not None and job.id in plan.stuck else ""
         return f"paused for {job_list(self._stand_beside(job))}, {since}{times}{why}"
 
@@ -261,7 +273,7 @@ class Lines:
         """Return the rule, the sentence and what would help, as of the last plan; None before the first."""
         if job.state not in IN_LINE:
             return self._explain_started(job)
-        plan, view = self._arbiter.deciding.plans.get(job.parent_id), self._arbiter.deciding.views.get(job.parent_id)
+        plan, view = self._decided(job)
         if job.state is JobState.HELD and (plan is None or view is None):
             return "held", f"held: gpurun resume {job.id} lets it go", []
         seat = self._arbiter.seats.get(job.id)
