@@ -18,6 +18,7 @@ from ..host import processes
 from ..host.devices import Devices
 from ..lifecycle import IN_LINE, STARTED, JobState
 from ..model import Job
+from ..state.notes import Kept
 from ..state.paths import DATABASE, Folder
 from ..state.settings import Settings
 from ..state.store import Store
@@ -87,7 +88,7 @@ class Arbiter:
     ) -> None:
         self.folder = folder
         self.settings = settings
-        self.store = store
+        self.store, self.notes = store, Kept(store)
         self.devices = devices
         self.sim_root = sim_root
         self.timers = Timers()
@@ -101,7 +102,6 @@ class Arbiter:
         self.lineages = processes.Lineages()
         self.markers = Markers(sim_root)
         self.bounds = bounds_of(settings)
-        self.drained: frozenset[str] = frozenset()
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._afterwards: list[Callable[[], None]] = []
@@ -135,12 +135,11 @@ class Arbiter:
         self.observer = Observer(
             store.live, store.holding, self.seats, settings["ignore"], nested=store.nested, away=self.away
         )
-        self.observer.strangers.recall(store, time.monotonic())
+        self.observer.strangers.recall(self.notes.idle_strangers.get(), time.monotonic())
         self.answers = Answers(self)
         self.bell = Bell(folder, self, self.answers.answer, self.answers.gone, self.room)
         self.lines = Lines(self)
         self.inventory = Inventory(self)
-        self.inventory.read_drained()
         self.tuning = Tuning(self)
         self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._lacks_keeper)
         self.errands = Errands(self, self.timers)
@@ -360,9 +359,6 @@ class Arbiter:
         self.timers.undone()
         self.killing.undone()
         self.pausing.undone()
-        self.left_behind.undone()
-        self.observer.strangers.undone(self.store)
-        self.inventory.read_drained()
         self.let_go_of_claims()
 
     def job_ended(self, job: Job) -> None:

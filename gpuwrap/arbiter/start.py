@@ -24,6 +24,7 @@ from ..host.simulated import sim_root_of
 from ..lifecycle import STARTED, JobState
 from ..model import Job
 from ..state import paths
+from ..state.notes import Kept
 from ..state.store import Store
 from ..wire import pack
 from .birth import explained
@@ -84,7 +85,8 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
         raise
     devices, sim_root = _open_devices(folder, sim)
     command = [*arbiter_command(path, sim), "keeper"]
-    arbiter = Arbiter(folder, store, devices, settings_at_start(store), command, sim_root)
+    settings = settings_at_start(Kept(store), store.live.values())
+    arbiter = Arbiter(folder, store, devices, settings, command, sim_root)
     arbiter.mending.on_retire, arbiter.mending.is_alone = lock.release, lock.is_ours
     arbiter.farewell.listen()
     arbiter.descent.adopters.note_birth(summoners)

@@ -9,21 +9,22 @@
 """
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import GpurunError
 from ..host.aside import Aside
 from ..host.processes import boot_id
+from ..model import Job
+from ..state.notes import Kept
 from ..state.paths import LOCAL_FILESYSTEMS, filesystem_of
 from ..state.settings import Marks, Settings, files, marks_of, read_settings, remembered
-from ..state.store import Store
 from .log import log
 from .seeing.views import bounds_of
 
 if TYPE_CHECKING:
     from .loop import Arbiter
 
-REMEMBERED = "settings"
 CHECK_SECONDS = 2.0
 # A thread costs 0.6 ms.
 AWAY_CHECK_SECONDS = 10.0
@@ -45,6 +46,7 @@ class Tuning:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._remembered = arbiter.notes.settings
         self._files: list[str] = []
         self._aside: Aside[Found] | None = None
         self._taken = arbiter.settings.marks
@@ -73,9 +75,7 @@ class Tuning:
 
     def remember(self) -> None:
         """Write down, where that has changed, what holds. Called inside a batch."""
-        store, text = self._arbiter.store, self._arbiter.settings.text()
-        if text != store.setting(REMEMBERED):
-            store.set(REMEMBERED, text)
+        self._remembered.put(self._arbiter.settings.text())
 
     def _look(self) -> Found | None:
         """Return what the files are like; None while a thread that was asked has not found out."""
@@ -109,7 +109,7 @@ class Tuning:
         arbiter.deciding.touch()
 
 
-def settings_at_start(store: Store) -> Settings:
+def settings_at_start(notes: Kept, live: Iterable[Job]) -> Settings:
     """Read the settings. Raises GpurunError if they cannot be read, unless somebody of an earlier arbiter's is left.
 
     Then what held before goes on: a slip in a file must not cost those in line their places because an arbiter died.
@@ -118,8 +118,8 @@ def settings_at_start(store: Store) -> Settings:
     try:
         return read_settings()
     except GpurunError as err:
-        text = store.setting(REMEMBERED)
-        if not text or not any(job.identity.boot_id == boot_id() for job in store.live.values()):
+        text = notes.settings.get()
+        if not text or not any(job.identity.boot_id == boot_id() for job in live):
             raise
         log("settings", f"{err.text}; what was read before stays")
         return remembered(text, marks)

@@ -1,6 +1,6 @@
 """The database's files on the disk: opening them, seeing that they are still there, and writing them anew from memory.
 
-1. Of the live jobs and the settings memory is right: it holds exactly what was committed. Of what only the disk knew (jobs
+1. Of the live jobs and the notes memory is right: it holds exactly what was committed. Of what only the disk knew (jobs
    that have ended, moves, peaks) as much is taken over as can still be read, table by table.
 2. The new file is written aside, whole, and then renamed: there is a database at the path all the time. A write-ahead log
    must never lie beside a database that it was not written for: SQLite would put it in.
@@ -120,10 +120,10 @@ def read_known(db: Connection) -> Known:
         "SELECT job_id, uuid, gpu_index, bytes, whole FROM share ORDER BY job_id, gpu_index"
     ):
         shares.setdefault(job_id, []).append(Share(uuid, index, size, bool(whole)))
-    settings = dict(db.execute("SELECT name, value FROM setting").fetchall())
+    notes = dict(db.execute("SELECT name, value FROM setting").fetchall())
     last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchall()
     live = {row[0]: job_from_row(row, tuple(shares.get(row[0], ()))) for row in rows}
-    return Known(live, settings, int(last[0][0]) if last else 0)
+    return Known(live, notes, int(last[0][0]) if last else 0)
 
 
 def in_memory(known: Known) -> Connection:
@@ -143,7 +143,7 @@ def _reads(db: Connection, known: Known) -> bool:
 def _written(known: Known) -> tuple[object, ...]:
     """Return what of it stands in rows."""
     rows = {number: (row_from_job(job), job.shares) for number, job in known.live.items()}
-    return rows, known.settings, known.last_id
+    return rows, known.notes, known.last_id
 
 
 def _is_sound(db: Connection) -> bool:
@@ -198,7 +198,7 @@ def _fill(db: Connection, known: Known, salvaged: Mapping[str, _Found]) -> None:
     _insert(db, "job", JOB_COLUMNS, rows)
     shares = [(job.id, each.uuid, each.index, each.bytes, int(each.whole)) for job in jobs for each in job.shares]
     _insert(db, "share", "job_id, uuid, gpu_index, bytes, whole", shares)
-    _insert(db, "setting", "name, value", known.settings.items())
+    _insert(db, "setting", "name, value", known.notes.items())
     db.execute("DELETE FROM sqlite_sequence WHERE name = 'job'")
     db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('job', ?)", (known.last_id,))
     db.execute("COMMIT")

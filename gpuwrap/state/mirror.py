@@ -14,15 +14,15 @@ from .awaiting import Awaiting
 
 
 class Known(NamedTuple):
-    """What memory holds: the live jobs by number, the settings, and the highest number that a job was given."""
+    """What memory holds: the live jobs by number, the notes, and the highest number that a job was given."""
 
     live: Mapping[int, Job]
-    settings: Mapping[str, str]
+    notes: Mapping[str, str]
     last_id: int
 
 
 class Mirror:
-    """What the database says of live jobs, and its settings; the store alone changes it, with what it has written.
+    """What the database says of live jobs, and its notes; the store alone changes it, with what it has written.
 
     `in_line`, `holding` and `paused` are parts of `live` (a job without GPUs may be paused, too); `awaiting` has those in line
     with --after, and `nested` those inside a job, by that job's number, so that the end of a job costs what hangs on it and
@@ -36,20 +36,20 @@ class Mirror:
         self.paused: dict[int, Job] = {}
         self.awaiting = Awaiting()
         self.nested: dict[int, dict[int, Job]] = {}
-        self.settings: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
         self.last_id = 0
         """The highest number that a job was given, ended or not."""
         self._last_id_before = 0
         self._before: dict[int, Job | None] = {}
-        self._settings_before: dict[str, str | None] = {}
+        self._notes_before: dict[str, str | None] = {}
 
     def known(self) -> Known:
         """Return all of it."""
-        return Known(self.live, self.settings, self.last_id)
+        return Known(self.live, self.notes, self.last_id)
 
     def fill(self, known: Known) -> None:
         """Hold exactly this, as it was committed; the jobs by number."""
-        jobs, self.settings, self.last_id = list(known.live.values()), dict(known.settings), known.last_id
+        jobs, self.notes, self.last_id = list(known.live.values()), dict(known.notes), known.last_id
         for part in (self.live, self.in_line, self.holding, self.paused, self.nested):
             part.clear()
         self.awaiting.clear()
@@ -60,30 +60,30 @@ class Mirror:
     def committed(self) -> None:
         """What was changed so far stands."""
         self._before.clear()
-        self._settings_before.clear()
+        self._notes_before.clear()
         self._last_id_before = self.last_id
 
     def undo(self) -> None:
         """Put back what was changed since the last commit."""
-        if not self._before and not self._settings_before:
+        if not self._before and not self._notes_before:
             return
         jobs = {**self.live, **self._before}
-        settings = {**self.settings, **self._settings_before}
+        notes = {**self.notes, **self._notes_before}
         self.fill(
             Known(
                 {number: job for number, job in sorted(jobs.items()) if job is not None},
-                {name: value for name, value in settings.items() if value is not None},
+                {name: value for name, value in notes.items() if value is not None},
                 self._last_id_before,
             )
         )
 
-    def put_setting(self, name: str, value: str | None) -> None:
-        """Take in a setting as it is now; None if there is none any more."""
-        self._settings_before.setdefault(name, self.settings.get(name))
+    def put_note(self, name: str, value: str | None) -> None:
+        """Take in a note as it is now; None if there is none any more."""
+        self._notes_before.setdefault(name, self.notes.get(name))
         if value is None:
-            self.settings.pop(name, None)
+            self.notes.pop(name, None)
         else:
-            self.settings[name] = value
+            self.notes[name] = value
 
     def put(self, job: Job) -> None:
         """Take in a job as it is now."""

@@ -251,24 +251,22 @@ class Store:
         rows = self._read("SELECT count(*) FROM event WHERE job_id = ? AND why = ?", (job_id, GAVE_WAY))
         return int(rows[0][0])
 
-    def setting(self, name: str) -> str:
-        """Return what a verb changed for good; empty if it never did."""
-        return self._mirror.settings.get(name, "")
+    def note(self, name: str) -> str:
+        """Return the text of a note (`notes`); empty if there is none."""
+        return self._mirror.notes.get(name, "")
 
-    def settings_of(self, word: str) -> dict[int, str]:
-        """Return the settings called `word N`, by N."""
-        found = ((name.partition(" "), value) for name, value in self._mirror.settings.items())
-        return {int(number): value for (first, _, number), value in found if first == word and number.isdigit()}
+    def notes_of(self, word: str) -> dict[int, str]:
+        """Return the notes called `word N`, by N."""
+        found = ((name.rpartition(" "), text) for name, text in self._mirror.notes.items())
+        return {int(number): text for (first, _, number), text in found if first == word and number.isdigit()}
 
-    def set(self, name: str, value: str) -> None:
-        """Change something for good."""
-        self._write("INSERT OR REPLACE INTO setting (name, value) VALUES (?, ?)", (name, value))
-        self._mirror.put_setting(name, value)
-
-    def unset(self, name: str) -> None:
-        """Forget something that was changed for good."""
-        self._write("DELETE FROM setting WHERE name = ?", (name,))
-        self._mirror.put_setting(name, None)
+    def put_note(self, name: str, text: str) -> None:
+        """Write a note; without text it goes."""
+        if text:
+            self._write("INSERT OR REPLACE INTO setting (name, value) VALUES (?, ?)", (name, text))
+        else:
+            self._write("DELETE FROM setting WHERE name = ?", (name,))
+        self._mirror.put_note(name, text or None)
 
     def prune(self, kept: int, most: int, awaited: Collection[int] = ()) -> int:
         """Forget ended jobs beyond the latest `kept` but for those `awaited`, at most so many; returns how many.

@@ -18,7 +18,7 @@ from views import waiting
 from waiting import wait_until
 
 from gpuwrap.arbiter.bell.socket import Connection
-from gpuwrap.arbiter.jobs import killing
+from gpuwrap.arbiter.jobs import killing, memory
 from gpuwrap.arbiter.loop import Arbiter
 from gpuwrap.arbiter.pausing.pausing import Pausing
 from gpuwrap.arbiter.seeing.sampling import SAMPLE_SECONDS
@@ -33,6 +33,9 @@ from gpuwrap.state.settings import read_settings
 from gpuwrap.state.store import Store
 from gpuwrap.units import GIB
 from gpuwrap.wire import PACKET, pack, unpack
+
+# A claim on it holds for the whole machine, where others may run this test as well.
+GPU = f"GPU-sim-{os.getpid():x}-0"
 
 
 class SlowDevices(SimulatedDevices):
@@ -54,7 +57,7 @@ def arbiter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arbiter
     monkeypatch.setenv("GPURUN_DIR", str(tmp_path))
     fd = os.open(tmp_path, os.O_RDONLY)
     store = Store(Folder(str(tmp_path), fd))
-    devices = SlowDevices("24G", str(tmp_path), 1)
+    devices = SlowDevices("24G", str(tmp_path), os.getpid())
     made = Arbiter(Folder(str(tmp_path), fd), store, devices, read_settings(), ["true"], devices.root)
     yield made
     store.close()
@@ -75,7 +78,7 @@ def started(arbiter: Arbiter, leader: "subprocess.Popen[bytes]", **changes: Any)
     assert identity is not None
     with arbiter.store.batch():
         job = arbiter.store.register(replace(waiting(0), identity=identity, **changes))
-        granted = arbiter.store.grant(job, (Share("GPU-sim-1-0", 0, 24 * GIB, True),), "granted")
+        granted = arbiter.store.grant(job, (Share(GPU, 0, 24 * GIB, True),), "granted")
         job = arbiter.store.move(granted, Event.TAKE, "taken", started_at=time.time(), started_mono=time.monotonic())
         pidfd = processes.open_pidfd(identity)
         assert pidfd is not None
@@ -152,9 +155,29 @@ def test_processes_that_could_not_be_written_down_are_written_down_later(
 
     with full_disk(arbiter, monkeypatch):
         look()
-    assert arbiter.store.setting(f"kin {job.id}") == ""
+    assert arbiter.notes.kin.get(job.id) is None
     look()
-    assert arbiter.store.setting(f"kin {job.id}") == f"1:{long_there.start_ticks}"
+    assert arbiter.notes.kin.get(job.id) == {1: long_there.start_ticks}
+
+
+def test_who_uses_too_much_is_told_once_that_is_written_down(
+    arbiter: Arbiter, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a terminal would hear it again and again while the disk is full, or a successor's word a second time."""
+    job, _pidfd = started(arbiter, leader, request=Request(memory_bytes=GIB))
+    with arbiter.store.batch():
+        job = arbiter.store.shrink(job, (Share(GPU, 0, GIB, False),))
+    told: list[str] = []
+    monkeypatch.setattr(memory, "tell", lambda _job, text: told.append(text))
+    monkeypatch.setattr(arbiter.tuning, "check", lambda: arbiter.memory.note({job.id: {GPU: 2 * GIB}}))
+    with full_disk(arbiter, monkeypatch):
+        arbiter.step([])
+        arbiter.step([])
+    assert (told, arbiter.notes.told_over.get(job.id)) == ([], None)
+    arbiter.step([])
+    arbiter.step([])
+    assert told == [f"job {job.id} uses 2G on GPU 0, more than its -m 1G"]
+    assert arbiter.notes.told_over.get(job.id) == job.attempt
 
 
 def test_after_a_wake_that_was_lost_the_gpus_are_looked_at_again(
@@ -574,10 +597,10 @@ def test_who_uses_too_much_is_ended_although_the_batch_in_which_that_was_seen_wa
     request = Request(memory_bytes=GIB, give_way=GiveWay.REQUEUE)
     job, _pidfd = started(arbiter, leader, request=request, stub=True)
     with arbiter.store.batch():
-        arbiter.store.change(job, shares=(Share("GPU-sim-1-0", 0, GIB, False),))
+        arbiter.store.change(job, shares=(Share(GPU, 0, GIB, False),))
 
     def look() -> None:
-        arbiter.memory.note({job.id: {"GPU-sim-1-0": 2 * GIB}})
+        arbiter.memory.note({job.id: {GPU: 2 * GIB}})
 
     with monkeypatch.context() as twice:
         twice.setattr(arbiter.tuning, "check", look)
@@ -672,7 +695,7 @@ def test_a_job_goes_on_once_that_is_written_down_and_not_before(
     wait_until(lambda: not is_stopped(leader), "the job to go on")
     arbiter.step([])
     assert not list(Path(arbiter.folder.path).glob("pausing-*"))
-    assert arbiter.store.setting(f"stopped {job.id}") == ""
+    assert arbiter.notes.stopped.get(job.id) is None
 
 
 def test_a_job_that_is_paused_again_in_the_same_batch_does_not_go_on(

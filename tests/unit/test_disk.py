@@ -14,6 +14,7 @@ from gpuwrap.errors import StoreError
 from gpuwrap.lifecycle import Event
 from gpuwrap.model import Job, Result, ResultKind, Share
 from gpuwrap.state.mirror import Known
+from gpuwrap.state.notes import Kept
 from gpuwrap.state.paths import Folder
 from gpuwrap.state.reading import Reader
 from gpuwrap.state.rows import row_from_job
@@ -41,8 +42,8 @@ def store(folder: Folder) -> Iterator[Store]:
         granted(store, "runs")
         for number in range(3):
             store.register(replace(waiting(0), key=f"waits {number}"))
-        store.set("group 2", "/sys/fs/cgroup/gpurun-1.2-2")
-        store.set("drained", "GPU-1")
+        Kept(store).groups.put(2, "/sys/fs/cgroup/gpurun-1.2-2")
+        Kept(store).drained.put(frozenset({"GPU-1"}))
     assert store.is_in_place()
     yield store
     store.close()
@@ -55,11 +56,8 @@ def granted(store: Store, key: str) -> Job:
 
 
 def known(store: Store) -> Known:
-    return Known(dict(store.live), {"drained": store.setting("drained"), **settings(store)}, store.next_id() - 1)
-
-
-def settings(store: Store) -> dict[str, str]:
-    return {f"group {number}": text for number, text in store.settings_of("group").items()}
+    notes = {name: text for name in ("drained", "group 2") if (text := store.note(name))}
+    return Known(dict(store.live), notes, store.next_id() - 1)
 
 
 def remove(*names: str) -> Callable[[Path], None]:
@@ -149,7 +147,7 @@ def all_is_there(store: Store, folder: Folder, before: Known) -> None:
     another = Store(folder)
     assert list(another.live) == [2, 3, 4, 5, 6]
     assert row_from_job(another.live[2]) == row_from_job(before.live[2])
-    assert settings(another) == {"group 2": "/sys/fs/cgroup/gpurun-1.2-2"}
+    assert Kept(another).groups.all() == {2: "/sys/fs/cgroup/gpurun-1.2-2"}
     another.close()
 
 
@@ -174,8 +172,8 @@ def test_a_batch_that_fails_is_put_back_though_the_disk_cannot_be_read(store: St
             store.register(replace(waiting(0), key="lost"))
             store.change(store.live[2], priority=7)
             store.move(store.live[3], Event.HOLD, "held")
-            store.set("drained", "")
-            store.unset("group 2")
+            Kept(store).drained.put(frozenset())
+            Kept(store).groups.drop(2)
             store.learned_peak("x")
             raise StoreError("write", "state.db", "as if", is_unsound=True)
 

@@ -245,6 +245,20 @@ def test_identities_are_made_in_few_places() -> None:
     assert {name for name, tree in modules().items() if "Identity" in names_called(tree)} == IDENTITIES
 
 
+def test_what_outlives_an_arbiter_is_read_and_written_in_one_place() -> None:
+    users = {
+        name
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("note", "notes_of", "put_note") and is_store(node.value)
+    }
+    assert users == {"state.notes"}
+
+
+def is_store(node: ast.expr) -> bool:
+    return (node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")) in ("store", "_store")
+
+
 def test_each_outside_library_has_exactly_one_importer() -> None:
     importers: dict[str, set[str]] = {}
     for name, tree in modules().items():

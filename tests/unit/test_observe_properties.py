@@ -21,6 +21,7 @@ from gpuwrap.lifecycle import JobState
 from gpuwrap.model import Bounds, ComputeMode, GpuProcess, GpuSample, Grant, Job, Share, View
 from gpuwrap.policy.placement import unexplained_allowance
 from gpuwrap.policy.plan import plan
+from gpuwrap.state.notes import IdleStrangers
 from gpuwrap.units import GIB, MIB
 
 TOTAL = 24 * GIB
@@ -257,25 +258,9 @@ def test_a_stranger_is_idle_since_nothing_ran_there(pids: list[int]) -> None:
     assert idle_after(None, 9000.0) is None
 
 
-class Kept:
-    """What a store has kept."""
-
-    def __init__(self, text: str = "") -> None:
-        self.text = text
-
-    def setting(self, _name: str) -> str:
-        return self.text
-
-    def set(self, _name: str, text: str) -> None:
-        self.text = text
-
-    def unset(self, _name: str) -> None:
-        self.text = ""
-
-
 def test_who_stood_idle_still_does_under_the_next_arbiter_unless_it_worked(pids: list[int]) -> None:
     first, second, third = Observer({}, {}, {}), Observer({}, {}, {}), Observer({}, {}, {})
-    kept, now = Kept(), 10_000.0  # however long this machine has been up
+    kept, now = IdleStrangers(), 10_000.0  # however long this machine has been up
 
     def look(at: float, utilization: int = 0, *, there: bool = True) -> Look:
         named = tuple(GpuProcess(pid, 2 * GIB) for pid in (pids[0], os.getpid()))
@@ -284,19 +269,20 @@ def test_who_stood_idle_still_does_under_the_next_arbiter_unless_it_worked(pids:
 
     def idle(observer: Observer, at: Look) -> dict[int, int | None]:
         observer.strangers.note(at)
-        observer.strangers.keep(kept)  # type: ignore[arg-type]
+        nonlocal kept
+        kept = observer.strangers.idle()
         found = observer.outer_view(at, {}, frozenset(), Bounds()).gpus[0].foreign or ()
         return {each.pid: round(each.idle_seconds) if each.idle_seconds else None for each in found}
 
     idle(first, look(now - 4000.0))
     assert idle(first, look(now - 2000.0)) == {pids[0]: 2000, os.getpid(): 2000}
-    second.strangers.recall(kept, now - 2.0)  # type: ignore[arg-type]
+    second.strangers.recall(kept, now - 2.0)
     second.strangers.note(Look((), now - 1.5, pending=True))
     idle(second, look(now - 1.0, there=False))
     assert idle(second, look(now)) == {pids[0]: 4000, os.getpid(): 4000}
-    words = kept.text.split()
-    kept.text = " ".join(word.rpartition(":")[0] + ":-100" if f":{os.getpid()}:" in word else word for word in words)
-    third.strangers.recall(kept, now)  # type: ignore[arg-type]
+    worked = [each._replace(cpu_seconds=-100.0) if each.pid == os.getpid() else each for each in kept.each]
+    kept = kept._replace(each=tuple(worked))
+    third.strangers.recall(kept, now)
     assert idle(third, look(now + 1.0)) == {pids[0]: 4001, os.getpid(): None}  # it has used 100 s of the processor since
     assert idle(third, look(now + 2.0, 5)) == {pids[0]: None, os.getpid(): None}
-    assert kept.text == ""
+    assert kept.each == ()

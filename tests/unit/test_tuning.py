@@ -13,6 +13,7 @@ from waiting import let_pass, wait_until
 from gpuwrap.arbiter import tuning
 from gpuwrap.arbiter.tuning import ASLEEP_SECONDS, CHECK_SECONDS, SETTLE_SECONDS, Tuning
 from gpuwrap.state import settings
+from gpuwrap.state.notes import Kept
 from gpuwrap.state.settings import marks_of, read_settings
 
 
@@ -25,7 +26,8 @@ class Fake:
         self.planned = 0
         self.deciding = self
         self.known: dict[str, str] = {}
-        self.store = SimpleNamespace(setting=lambda name: self.known.get(name, ""), set=self.known.__setitem__)
+        store: Any = SimpleNamespace(note=lambda name: self.known.get(name, ""), put_note=self.known.__setitem__)
+        self.notes = Kept(store)
         self.looks = 0
         monkeypatch.setattr(tuning, "files", lambda: [str(self.file)])
         monkeypatch.setattr(settings, "files", lambda: [str(self.file)])

@@ -70,8 +70,6 @@ class Seat:
     """Processes known to be the job's, by pid, besides its leader; after its end the survivors."""
     heads: dict[int, int] = field(default_factory=dict)
     """Sessions and groups created below the leader, by id, with the start of the process they are named after; 0: not seen."""
-    kin_saved: str = ""
-    """What the database says of them."""
     survivors_watched: dict[int, int] = field(default_factory=dict)
     """pidfds of survivors that are watched, by pid."""
 

@@ -31,6 +31,7 @@ class Limits:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._stood = arbiter.notes.stood_still
 
     def watch(self, job: Job) -> None:
         """Have a started job end at its limit; anew if the limit was changed."""
@@ -54,7 +55,7 @@ class Limits:
     def _stood_still(self, job: Job, since_mono: float) -> float:
         """Return for how long a job stood still since a moment: it, or one inside which it runs, was paused."""
         store = self._arbiter.store
-        before = float(store.setting(_stood_key(job.id)) or 0)
+        before = self._stood.get(job.id) or 0.0
         return before + store.paused_seconds_since([each.id for each in self._around(job)], since_mono)
 
     def _around(self, job: Job) -> list[Job]:
@@ -64,8 +65,7 @@ class Limits:
     def job_ended(self, job: Job) -> None:
         """Remember of a job that has ended how long it stood still, for those inside that outlive it."""
         store = self._arbiter.store
-        if job.request.time_limit_seconds is not None:
-            store.unset(_stood_key(job.id))
+        self._stood.drop(job.id)
         if not store.nested:
             return
         for inner in [inner for inner in store.holding.values() if inner.parent_id is not None and inner.state in STARTED]:
@@ -76,7 +76,7 @@ class Limits:
             since = inner.started_mono
             stood = store.paused_seconds_since(around, since) - store.paused_seconds_since(rest, since)
             if stood > 0:
-                store.set(_stood_key(inner.id), f"{float(store.setting(_stood_key(inner.id)) or 0) + stood}")
+                self._stood.put(inner.id, (self._stood.get(inner.id) or 0.0) + stood)
 
     def has_passed(self, job: Job) -> bool:
         """Whether a job has run for as long as it may."""
@@ -113,7 +113,3 @@ class Limits:
             tell(job, text)
         elif seat is not None:
             self._arbiter.bell.send_now(seat.connection, "told", text=text)
-
-
-def _stood_key(job_id: int) -> str:
-    return f"stood still {job_id}"

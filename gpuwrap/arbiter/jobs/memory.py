@@ -21,17 +21,14 @@ from ..telling.notices import tell
 if TYPE_CHECKING:
     from ..loop import Arbiter
 
-TOLD = "told-over"
-
 
 class Memory:
     """Watches what jobs use."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._told, self._before = arbiter.notes.told_over, arbiter.notes.peak_before
         self._over: dict[int, str] = {}
-        self._told: dict[int, str] = arbiter.store.settings_of(TOLD)
-        """The attempt in which a job was told that it uses too much; written down, so that no successor says it again."""
 
     def note(self, used: dict[int, dict[str, int | None]]) -> None:
         """Take in what a look has shown: bytes by job and GPU."""
@@ -68,31 +65,28 @@ class Memory:
 
     def learn(self, job: Job) -> int | None:
         """Remember what a run has taught of its command; returns the peak that is remembered now, None if it taught nothing."""
-        if self._told.pop(job.id, None) is not None:
-            self._arbiter.store.unset(f"{TOLD} {job.id}")
+        self._told.drop(job.id)
         if not job.peak_bytes and job.learned_bytes is None:
             return None
         store, known_as = self._arbiter.store, job.fingerprint or ""
-        known, doubt = store.learned_peak(known_as), f"peak before {known_as}"
-        before = store.setting(doubt)
-        if is_success(job) and before:
-            known = int(before)
+        known, before = store.learned_peak(known_as), self._before.get(known_as)
+        if is_success(job) and before is not None:
+            known = before
         learned = learned_from(job, known)
         if learned is None:
             return None
-        if is_success(job) and before:
-            store.unset(doubt)
-        elif not is_success(job) and not before and known is not None and learned > known:
-            store.set(doubt, str(known))
+        if is_success(job):
+            self._before.drop(known_as)
+        elif before is None and known is not None and learned > known:
+            self._before.put(known_as, known)
         store.learn_peak(known_as, learned)
         return learned
 
     def _warn(self, job: Job, text: str, most: int) -> None:
         log("memory", f"job {job.id} {text}")
-        if self._told.get(job.id) != str(job.attempt):
-            self._told[job.id] = str(job.attempt)
-            self._arbiter.store.set(f"{TOLD} {job.id}", str(job.attempt))
-            tell(job, f"job {job.id} {text}")
+        if self._told.get(job.id) != job.attempt:
+            self._told.put(job.id, job.attempt)
+            self._arbiter.enforcer.after_commit.append(lambda: tell(job, f"job {job.id} {text}"))
         if self._arbiter.settings["over_memory"] == "evict" and job.state is JobState.RUNNING and may_be_evicted(job):
             self._arbiter.store.change(job, request=self._raised(job, most))
             self._arbiter.reruns.evict(self._arbiter.store.live[job.id], None, f"{text} (over_memory)")

@@ -36,14 +36,15 @@ class Leftovers:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._written = arbiter.notes.kin
 
     # --- across restarts ----------------------------------------------------------------------------------------
 
     def remember(self) -> None:
         """Write down the processes of jobs that are known beside their leaders and stay, where that has changed."""
-        store, seats = self._arbiter.store, self._arbiter.seats
-        known = [(job, seats[job.id]) for job in store.holding.values() if job.id in seats]
-        if not any([seat.kin or seat.kin_saved for _, seat in known]):
+        seats = self._arbiter.seats
+        known = [(job, seats[job.id]) for job in self._arbiter.store.holding.values() if job.id in seats]
+        if not any([seat.kin or self._written.has(job.id) for job, seat in known]):
             return
         old_ticks = (time.clock_gettime(time.CLOCK_BOOTTIME) - STAYS_SECONDS) * processes.CLOCK_TICKS
         look = self._arbiter.deciding.look
@@ -54,31 +55,17 @@ class Leftovers:
 
         for job, seat in known:
             kept = [kin for kin in seat.kin.values() if job.state is JobState.ENDED or stays(kin)]
-            text = " ".join(f"{kin.pid}:{kin.start_ticks}" for kin in sorted(kept, key=lambda kin: kin.pid))
-            if text != seat.kin_saved:
-                seat.kin_saved = text
-                store.set(_name(job.id), text)
-
-    def undone(self) -> None:
-        """A batch was not committed: what was written down in it is not."""
-        for job in self._arbiter.store.holding.values():
-            if job.id in self._arbiter.seats:
-                self._arbiter.seats[job.id].kin_saved = self._arbiter.store.setting(_name(job.id))
+            self._written.put(job.id, {kin.pid: kin.start_ticks for kin in kept})
 
     def forget(self, job_id: int) -> None:
         """The job has let go."""
-        seat = self._arbiter.seats.get(job_id)
-        if seat is not None and seat.kin_saved:
-            seat.kin_saved = ""
-            self._arbiter.store.unset(_name(job_id))
+        self._written.drop(job_id)
 
     def recall(self, job: Job) -> None:
         """After a restart: know again which processes belong to a job."""
         seat = self._arbiter.seats[job.id]
-        seat.kin_saved = self._arbiter.store.setting(_name(job.id))
-        for word in seat.kin_saved.split():
-            pid, _, start = word.partition(":")
-            kin = identity_at(job, int(pid), int(start))
+        for pid, start in (self._written.get(job.id) or {}).items():
+            kin = identity_at(job, pid, start)
             if processes.is_same_process(kin):
                 seat.kin[kin.pid] = kin
 
@@ -201,7 +188,3 @@ def leftover_words(found: Leftover) -> str:
 def _ended_ago(job: Job) -> float:
     now_mono = time.monotonic()
     return now_mono - (job.ended_mono or now_mono)
-
-
-def _name(job_id: int) -> str:
-    return f"kin {job_id}"

@@ -2,7 +2,7 @@
 
 1. A mark in the state folder says that a job is about to be stopped, before it is, and stays until it goes on: the batch may
    never be committed, and the database may be lost.
-2. Rows of the database say which group a job has (`group N`) and which processes of it we have stopped (`stopped N`).
+2. Notes say which group a job has and which processes of it we have stopped.
    They are read once; after that memory is right, also where a batch was undone: what was done stays done.
 3. The group of a job that has ended is thawed at once and removed as soon as nothing lives in it, by whichever arbiter
    lives then.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...host.freezer import Group, group_name, world_key
 from ...model import Job
+from ...state.notes import Starts
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -23,9 +24,6 @@ _MARK = "pausing-"
 # No job has such a number.
 _NO_JOBS_NUMBER = 10**15
 
-Stopped = dict[int, int]
-"""Start times by pid."""
-
 
 class Traces:
     """The marks and rows of a world's pauses."""
@@ -33,8 +31,8 @@ class Traces:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._world = world_key(arbiter.folder.fd)
-        self._groups = arbiter.store.settings_of("group")
-        self._stopped = {job_id: _read(text) for job_id, text in arbiter.store.settings_of("stopped").items()}
+        self._groups_noted, self._stopped_noted = arbiter.notes.groups, arbiter.notes.stopped
+        self._groups, self._stopped = self._groups_noted.all(), self._stopped_noted.all()
         self._empty: dict[int, Group] = {}
         self._watched: dict[int, int] = {}
 
@@ -94,7 +92,7 @@ class Traces:
     def note_group(self, job: Job, group: Group) -> None:
         """Write down which group a job has."""
         self._groups[job.id] = group.folder
-        self._arbiter.store.set(_group_key(job.id), group.folder)
+        self._groups_noted.put(job.id, group.folder)
 
     def adopt_group(self, group: Group) -> None:
         """Take over a group whose job no row knows (another may have its number by now): it is removed once it is empty."""
@@ -112,7 +110,7 @@ class Traces:
         group = self._empty.get(job_id)
         if group is None:
             return
-        self._arbiter.store.set(_group_key(job_id), group.folder)  # it may have been lost with a batch
+        self._groups_noted.put(job_id, group.folder)  # it may have been lost with a batch
         group.thaw()
         self._arbiter.timers.after(0.0, self.remove_groups)
         if job_id in self._watched:
@@ -133,7 +131,7 @@ class Traces:
         for job_id, group in sorted(self._empty.items(), key=lambda each: -len(each[1].folder)):
             if group.remove():
                 del self._empty[job_id]
-                self._arbiter.store.unset(_group_key(job_id))
+                self._groups_noted.drop(job_id)
                 events = self._watched.pop(job_id, None)
                 if events is not None:
                     self._arbiter.unwatch(events)
@@ -141,18 +139,17 @@ class Traces:
 
     # --- who was stopped ----------------------------------------------------------------------------------------
 
-    def stopped(self, job_id: int) -> Stopped:
+    def stopped(self, job_id: int) -> Starts:
         """Return which processes of a job we have stopped."""
         return self._stopped.get(job_id, {})
 
-    def remember_stopped(self, job_id: int, stopped: Stopped) -> None:
+    def remember_stopped(self, job_id: int, stopped: Starts) -> None:
         """Know whom we have stopped, before it is written down."""
         self._stopped.setdefault(job_id, {}).update(stopped)
 
     def note_stopped(self, job_id: int) -> None:
         """Write down whom we have stopped."""
-        text = " ".join(f"{pid}:{start}" for pid, start in sorted(self._stopped.get(job_id, {}).items()))
-        self._arbiter.store.set(_stopped_key(job_id), text)
+        self._stopped_noted.put(job_id, self._stopped.get(job_id, {}))
 
     def forget_stopped(self, job_id: int) -> None:
         """They go on. The row goes with a later batch: this may be none, or one that is being undone."""
@@ -161,7 +158,7 @@ class Traces:
 
     def _remove_row(self, job_id: int) -> None:
         if job_id not in self._stopped:  # nor was it stopped again meanwhile
-            self._arbiter.store.unset(_stopped_key(job_id))
+            self._stopped_noted.drop(job_id)
 
     # --- after a restart ----------------------------------------------------------------------------------------
 
@@ -176,18 +173,5 @@ class Traces:
             self.note_group(job, group)
 
 
-def _read(text: str) -> Stopped:
-    words = (word.partition(":") for word in text.split())
-    return {int(pid): int(start) for pid, _, start in words}
-
-
 def _mark_name(job_id: int) -> str:
     return f"{_MARK}{job_id}"
-
-
-def _stopped_key(job_id: int) -> str:
-    return f"stopped {job_id}"
-
-
-def _group_key(job_id: int) -> str:
-    return f"group {job_id}"

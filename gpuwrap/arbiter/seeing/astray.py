@@ -21,7 +21,6 @@ from ..telling.notices import tell
 if TYPE_CHECKING:
     from ..loop import Arbiter
 
-TOLD = "told-astray"
 _VARIABLE = astray.VARIABLE.encode()
 
 
@@ -30,9 +29,8 @@ class Astray:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._told = arbiter.notes.told_astray
         self._strays: dict[int, list[Stray]] = {}
-        self._told = set(arbiter.store.settings_of(TOLD))
-        """Jobs of which something may be written down."""
 
     def note(self, look: Look, used: dict[int, dict[str, int | None]]) -> None:
         """Take in a look, and what it shows that jobs hold."""
@@ -57,9 +55,7 @@ class Astray:
     def forget(self, job: Job) -> None:
         """A job has ended."""
         self._strays.pop(job.id, None)
-        if job.id in self._told:
-            self._told.remove(job.id)
-            self._arbiter.store.unset(f"{TOLD} {job.id}")
+        self._told.drop(job.id)
 
     def _looked_at(self, look: Look, stray: Stray) -> Stray:
         found = self._arbiter.observer.processes_on(look, stray.uuid, stray.job_id)
@@ -70,12 +66,10 @@ class Astray:
         return replace(stray, pid=pid, cause=cause)
 
     def _tell(self, job: Job, strays: list[Stray]) -> None:
-        store = self._arbiter.store
-        name, before = f"{TOLD} {job.id}", store.setting(f"{TOLD} {job.id}")
-        told = before.split()
+        told = list(self._told.get(job.id) or [])
         for stray in strays:
             own = f"{job.attempt}:{stray.index}"
-            is_inner = any(each != job.id and store.is_inside(each, job.id) for each in self._on_gpu(stray.uuid))
+            is_inner = any(each != job.id and self._arbiter.store.is_inside(each, job.id) for each in self._on_gpu(stray.uuid))
             if own not in told and not is_inner:
                 told.append(own)
                 log("astray", f"job {job.id}: {astray.there([stray])}")
@@ -84,9 +78,8 @@ class Astray:
                 if str(other.id) not in told:
                     told.append(str(other.id))
                     self._say(other, astray.notice_beside(stray, other))
-        if told != before.split():
-            self._told.add(job.id)
-            store.set(name, " ".join(told))
+        if told:
+            self._told.put(job.id, told)
 
     def _on_gpu(self, uuid: str) -> Iterable[int]:
         return [job_id for job_id in self._strays if self.on(job_id, uuid)]

@@ -98,7 +98,7 @@ class Deciding:
         """Write down what a successor could not find out."""
         if not self._look_is_noted:
             self._look_is_noted = True
-            self._arbiter.observer.strangers.keep(self._arbiter.store)
+            self._arbiter.notes.idle_strangers.put(self._arbiter.observer.strangers.idle())
             self._arbiter.left_behind.remember()
 
     def decide(self) -> None:

@@ -20,14 +20,13 @@ from ...host import processes
 from ...host.devices import Look
 from ...host.freezer import standing_still
 from ...model import ForeignProcess, GpuProcess
-from ...state.store import Store
+from ...state.notes import IdleStranger, IdleStrangers
 from ...units import GIB
 
 HOUR_SECONDS = 3600.0
 STEP_SECONDS = 60.0
 # "Idle for 3 s" says nothing.
 IDLE_SHOWN_SECONDS = 60.0
-KEPT = "idle-strangers"
 # A process that waits wakes now and then: a notebook's kernel for its heartbeat.
 IDLE_CPU_PART = 0.01
 IDLE_CPU_SECONDS = 2.0
@@ -62,43 +61,26 @@ class Strangers:
         self.ignored = ignored
         self._past: dict[_Key, _Past] = {}
         self._noted_mono = 0.0
-        self._kept = ""
 
-    def recall(self, store: Store, now_mono: float) -> None:
+    def recall(self, kept: IdleStrangers, now_mono: float) -> None:
         """Know again who stood idle under an earlier arbiter."""
-        self._kept = store.setting(KEPT)
-        boot, _, words = self._kept.partition(" ")
-        if boot != processes.boot_id():
+        if kept.boot_id != processes.boot_id():
             return
-        for word in words.split():
-            uuid, pid, start, since, used = word.rsplit(":", 4)
-            stat, cpu = processes.read_stat(int(pid)), processes.cpu_seconds(int(pid))
-            if stat is None or cpu is None or stat.start_ticks != int(start):
+        for uuid, pid, start, since, used in kept.each:
+            stat, cpu = processes.read_stat(pid), processes.cpu_seconds(pid)
+            if stat is None or cpu is None or stat.start_ticks != start:
                 continue
-            if cpu - float(used) <= max(IDLE_CPU_SECONDS, IDLE_CPU_PART * (now_mono - float(since))):
-                self._past[uuid, stat.pid, stat.start_ticks] = _Past(idle_since=float(since), cpu_seconds=float(used))
+            if cpu - used <= max(IDLE_CPU_SECONDS, IDLE_CPU_PART * (now_mono - since)):
+                self._past[uuid, pid, start] = _Past(idle_since=since, cpu_seconds=used)
 
-    def keep(self, store: Store) -> None:
-        """Write down who stands idle, where that has changed."""
-        if not self._past and not self._kept:
-            return
+    def idle(self) -> IdleStrangers:
+        """Return who has stood idle for long enough that it is shown."""
         idle = [
-            f"{uuid}:{pid}:{start}:{past.idle_since:.0f}:{past.cpu_seconds:.2f}"
+            IdleStranger(uuid, pid, start, past.idle_since, past.cpu_seconds)
             for (uuid, pid, start), past in self._past.items()
             if past.idle_since is not None and self._noted_mono - past.idle_since >= IDLE_SHOWN_SECONDS
         ]
-        text = " ".join([processes.boot_id(), *sorted(idle)]) if idle else ""
-        if text == self._kept:
-            return
-        self._kept = text
-        if text:
-            store.set(KEPT, text)
-        else:
-            store.unset(KEPT)
-
-    def undone(self, store: Store) -> None:
-        """A batch was not committed: what was written down in it is not."""
-        self._kept = store.setting(KEPT)
+        return IdleStrangers(processes.boot_id(), tuple(idle))
 
     def note(self, look: Look) -> None:
         """Take in a look, each once; one that is not over yet shows nothing."""

@@ -26,7 +26,7 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
         return arbiter.observer.outer_view(
             look,
             arbiter.claims.others,
-            arbiter.drained,
+            arbiter.notes.drained.get(),
             arbiter.bounds,
             fault=DRIVER_OPENING if look.pending else look.fault,
             without_gpu=runs_without(arbiter.settings, look),

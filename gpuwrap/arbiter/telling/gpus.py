@@ -1,7 +1,4 @@
-"""The GPUs as `gpus` tells them, and the hand that drains them.
-
-What is drained stands in the database: it outlives this arbiter.
-"""
+"""The GPUs as `gpus` tells them, and the hand that drains them."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,7 +18,6 @@ from ..seeing.views import view_of
 if TYPE_CHECKING:
     from ..loop import Arbiter
 
-DRAINED = "drained"
 # A look older than this is not shown.
 FRESH_SECONDS = 1.0
 
@@ -31,6 +27,7 @@ class Inventory:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._drained = arbiter.notes.drained
 
     def is_fresh(self) -> bool:
         """Whether the last look can be shown; a driver that has not answered yet is no reason to wait for ever."""
@@ -57,7 +54,7 @@ class Inventory:
         look = arbiter.deciding.look
         samples = list(look.samples) if look is not None else []
         done: list[list[object]] = []
-        uuids = set(arbiter.drained)
+        uuids = set(self._drained.get())
         for sample in samples if text == "all" else named_gpus(samples, text):
             if sample.uuid in uuids and not drained:
                 uuids.remove(sample.uuid)
@@ -69,14 +66,9 @@ class Inventory:
                 done.append([sample.index, True, f"drained: no job starts on it{stays}"])
             else:
                 done.append([sample.index, True, "is drained already" if drained else "was not drained"])
-        arbiter.store.set(DRAINED, " ".join(sorted(uuids)))
-        arbiter.drained = frozenset(uuids)
+        self._drained.put(frozenset(uuids))
         arbiter.deciding.touch()
         return done
-
-    def read_drained(self) -> None:
-        """Read from the database what is drained."""
-        self._arbiter.drained = frozenset(self._arbiter.store.setting(DRAINED).split())
 
     def _gpu(self, gpu: Gpu, jobs: tuple[Job, ...], indices: dict[str, int]) -> dict[str, Any]:
         here = [job for job in jobs if any(share.uuid == gpu.uuid for share in job.shares)]
