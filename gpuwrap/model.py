@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .lifecycle import JobState
+from .people import People
 
 
 class GiveWay(Enum):
@@ -391,6 +392,8 @@ class View:
     """In the order `fair`: the part of the recent use that a job's owner had, over an equal part; 1 where it is missing."""
     lost: Mapping[int, float] = field(default_factory=dict)
     """Seconds of work that a job would lose if it were ended now; where it is missing, all since its start."""
+    people: People | None = None
+    """Whose the jobs are, and how these people stand to each other; None: all are one user's."""
 
 
 class Rule(Enum):
@@ -401,6 +404,7 @@ class Rule(Enum):
     ABSENT = "absent"
     AFTER = "after"
     SWEEP = "sweep"
+    CAP = "cap"
     BUSY = "busy"
     MEMORY = "memory"
     BEHIND = "behind"

@@ -40,6 +40,9 @@ class Decided(Protocol):
     def is_sweep_full(self, job: Job) -> bool:
         """Whether no row more of a job's sweep may start."""
 
+    def is_over_cap(self, job: Job) -> bool:
+        """Whether a job's owner may have no more at this moment."""
+
     def possible(self, shape: Shape) -> list[Room]:
         """Return the GPUs that a shape could have with all our jobs gone."""
 
@@ -95,8 +98,11 @@ class Reasons(Mapping[int, Reason]):
     def _all(self) -> dict[int, InLine]:
         """Return everybody who stays, with why."""
         for job, entry in self._rest:
-            is_full = isinstance(entry, Shape) and self._pass.is_sweep_full(job)
-            self._staying[job.id] = job, Rule.SWEEP if is_full else entry
+            if isinstance(entry, Shape) and self._pass.is_sweep_full(job):
+                entry = Rule.SWEEP
+            elif isinstance(entry, Shape) and self._pass.is_over_cap(job):
+                entry = Rule.CAP
+            self._staying[job.id] = job, entry
         self._rest = ()
         return self._staying
 

@@ -36,6 +36,7 @@ class LineUp:
         if self._ranks.by_need:
             line.sort(key=self._ranks.rank)
         line.sort(key=attrgetter("priority"), reverse=True)
+        line = self._ranks.standing.line(line)
         view, shapes, sweeps, ranks = self._view, self._by_request, self._sweeps, self._ranks
         passed_over = dict.fromkeys(view.absent, Rule.ABSENT) | dict.fromkeys(view.stopped, Rule.STOPPED)
         passed_over |= dict.fromkeys(view.after, Rule.AFTER)

@@ -29,11 +29,14 @@ from .placement import Holder, Room, Shape
 from .ranks import Ranks
 from .returning import as_promised, takes_back, takes_back_above
 from .sweeps import SweepLimits
+from .users import Quotas
 from .victims import Spared, Victims, Way
 
 # For so many kinds of jobs (request and rank) one plan looks for others to give way.
 MOST_SEARCHES = 8
 _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
+# What those have in common who fail alike: their shape, priority and, where several users ask, their owner.
+Hopeless = tuple[int, int, int | None]
 
 
 def plan(view: View, now_mono: float) -> Plan:
@@ -74,18 +77,30 @@ class _Pass:
         self.victims = Victims(view, now_mono, self.ranks)
         self._searched: set[object] = set()
         self._is_anybody_paused = any(job.state in _PAUSED for job in view.jobs if job.shares)
-        self._hopeless_beside: dict[tuple[int, int], float] = {}
-        self._hopeless_above: dict[tuple[int, int], float] = {}
+        self._hopeless_beside: dict[Hopeless, float] = {}
+        self._hopeless_above: dict[Hopeless, float] = {}
         self._has_newcomer = False
         self._evicted: frozenset[int] = frozenset()
         self._sweeps = SweepLimits(view.jobs)
         # Whoever stands below this outranks nobody who could give way.
-        known = [job.priority for job in view.jobs if job.id in view.yielding] if view.yielding else []
-        self._yield_from = min(known) + PRIORITY_STEP if known else inf
+        self._yield_from = self._least_yielding() + PRIORITY_STEP
         self._line = LineUp(view, self.ranks, self._sweeps)
+        apart = self.ranks.standing.apart
+        self._highest = max((job.priority for job, _ in self._line.entries), default=-inf) if apart else -inf
         self._hopeful = len(self._line.shapes)  # those that have not failed
         self._take_shares()
         self._find_open()
+        self._quotas = Quotas(view, self._count_free())
+
+    def _least_yielding(self) -> float:
+        """Return the lowest priority of those who could give way, in whosever eyes it is the lower."""
+        standing = self.ranks.standing
+        known = (job for job in self._view.jobs if job.id in self._view.yielding) if self._view.yielding else ()
+        return min((min(job.priority, standing.shield(job)) if standing.apart else job.priority for job in known), default=inf)
+
+    def _count_free(self) -> int:
+        """Count the GPUs on which nobody computes."""
+        return sum(room.empty for room in self.rooms)
 
     def run(self) -> Plan:
         """Walk along the line once, for as long as anything can come of it."""
@@ -102,6 +117,9 @@ class _Pass:
                 pass
             elif self._sweeps.is_full(job):
                 in_line = (job, Rule.SWEEP)
+            elif self._quotas.is_full(job):
+                in_line = (job, Rule.CAP)
+                actions += self._in_place_of_own(job, entry)
             else:
                 shares = None if entry.failed else self._place(job, entry)
                 if shares is None and self.outranks_somebody(job):
@@ -112,6 +130,7 @@ class _Pass:
                     actions.append(Grant(job.id, shares))
                     entry.waiting -= 1
                     self._sweeps.start(job, entry)
+                    self._quotas.start(job, self._count_free())
                     continue
                 if not entry.failed:
                     if self.kept_for is None:
@@ -125,7 +144,7 @@ class _Pass:
 
     def _nothing_comes_of_the_rest(self, job: Job) -> bool:
         """Whether all behind a job stay in line, since every shape has failed: nobody there outranks anybody, or comes back."""
-        if self._line.comes_anybody_back or job.priority >= self._yield_from or self.leaving:
+        if self._line.comes_anybody_back or max(job.priority, self._highest) >= self._yield_from or self.leaving:
             return False
         return self.ranks.nobody_behind_precedes(job)
 
@@ -206,6 +225,10 @@ class _Pass:
         """Whether no row more of a job's sweep may start."""
         return self._sweeps.is_full(job)
 
+    def is_over_cap(self, job: Job) -> bool:
+        """Whether a job's owner may have no more at this moment."""
+        return self._quotas.is_full(job)
+
     def _place_beside(self, job: Job, shape: Shape) -> tuple[Share, ...] | None:
         """Take GPUs on which nothing stands but jobs that are paused already, together with free ones."""
         if (self.ranks.by_need and not self._is_anybody_paused) or self._is_hopeless(job, shape, self._hopeless_beside):
@@ -218,24 +241,28 @@ class _Pass:
         rooms = sorted(rooms[: shape.gpus], key=lambda room: room.gpu.index)
         return self._give(job, shape, rooms, tuple(share(job, shape, room) for room in rooms))
 
-    def _make_way(self, job: Job, shape: Shape) -> list[Action]:
+    def _make_way(self, job: Job, shape: Shape, rooms: list[Room] | None = None) -> list[Action]:
         """Choose who gives way to a job, and keep the GPUs for it; while some are leaving for it, no others are chosen.
+
+        `rooms`: the GPUs on which that may be, None wherever it can.
 
         Evictions go first, alone: a job that must be paused as well need not stand still while another takes its time
         to end.
         """
         leaving = self.leaving.get(job.id, frozenset())
-        key = (id(shape), job.priority, job.learned_bytes)
+        key = (id(shape), job.priority, job.learned_bytes, self.ranks.standing.owner(job), rooms is not None)
         if not leaving:
             if self._has_newcomer or key in self._searched or len(self._searched) >= MOST_SEARCHES:
                 return []
-            if self._is_hopeless(job, shape, self._hopeless_above):
+            if rooms is None and self._is_hopeless(job, shape, self._hopeless_above):
                 return []
             self._searched.add(key)
-        rooms = self._not_kept(job, shape)
+        is_anywhere = rooms is None
+        rooms = self._not_kept(job, shape) if rooms is None else rooms
         way = self.victims.find(job, shape, rooms, self.spared(job, shape), leaving | shape.own)
         if way is None:
-            self._note_hopeless(job, shape, self._hopeless_above)
+            if is_anywhere:
+                self._note_hopeless(job, shape, self._hopeless_above)
             return []
         self._keep(way.rooms, job)
         if leaving:
@@ -243,14 +270,28 @@ class _Pass:
         self._has_newcomer = True
         return self._asked(way, job)
 
-    def _is_hopeless(self, job: Job, shape: Shape, found: Mapping[tuple[int, int], float]) -> bool:
+    def _in_place_of_own(self, job: Job, shape: Shape) -> list[Action]:
+        """Have jobs of the same owner give way to one that he may not have beside them."""
+        if not self.outranks_somebody(job):
+            return []
+        standing = self.ranks.standing
+        owns = {
+            each.id
+            for each in self._view.jobs
+            if each.state is JobState.RUNNING and not standing.are_strangers(job, each) and self.ranks.outranks(job, each)
+        }
+        rooms = [room for room in self._not_kept(job, shape) if any(holder.job_id in owns for holder in room.holders)]
+        given_up = sum(len(each.shares) for each in self._view.jobs if each.id in owns)
+        return [] if self._quotas.is_full(job, given_up) else self._make_way(job, shape, rooms)
+
+    def _is_hopeless(self, job: Job, shape: Shape, found: Mapping[Hopeless, float]) -> bool:
         """Whether one of the same shape failed that needs no more: among equals whoever is behind makes fewer give way."""
-        least = found.get((id(shape), job.priority))
+        least = found.get((id(shape), job.priority, self.ranks.standing.owner(job)))
         return least is not None and (inf if job.learned_bytes is None else job.learned_bytes) >= least
 
-    def _note_hopeless(self, job: Job, shape: Shape, found: dict[tuple[int, int], float]) -> None:
+    def _note_hopeless(self, job: Job, shape: Shape, found: dict[Hopeless, float]) -> None:
         if self.ranks.by_need and job.priority < URGENT:
-            key = id(shape), job.priority
+            key = id(shape), job.priority, self.ranks.standing.owner(job)
             found[key] = min(found.get(key, inf), inf if job.learned_bytes is None else job.learned_bytes)
 
     def _asked(self, way: Way, job: Job) -> list[Action]:
@@ -301,6 +342,8 @@ class _Pass:
         rooms = [self._by_uuid[each.uuid] for each in job.shares if each.uuid in self._by_uuid]
         forced = self.victims.is_bound_used_up(job.id)
         if not forced:
+            if self._quotas.is_full(job):
+                return []
             newcomers = (self._freed.get(room.gpu.uuid) for room in rooms)
             if any(newcomer and self.victims.may_stay_paused(newcomer, job.id) for newcomer in newcomers):
                 return []
@@ -314,6 +357,7 @@ class _Pass:
             room.hold(Holder(job.id, mine.bytes, mine.whole, ends_mono=self._ends_mono(job)))
             room.settle()
         self._find_open()
+        self._quotas.start(job, self._count_free())
         return [Resume(job.id, forced)]
 
     def _reclaim(self, job: Job, shape: Shape, rooms: list[Room]) -> list[Action]:

@@ -15,6 +15,7 @@ from math import ceil, inf, log, sqrt
 
 from ..model import Basis, GiveWay, Job, Order, View
 from ..units import PRIORITY_STEP
+from .users import Standing
 
 DUE_FACTOR = 20
 # Who makes an equal give way needs less than this part of what that one does.
@@ -28,6 +29,7 @@ class Ranks:
 
     def __init__(self, view: View, now_mono: float) -> None:
         self.by_need = view.order is not Order.ARRIVAL
+        self.standing = Standing(view)
         self._expected, self._burden, self._now_mono = view.expected, view.burden, now_mono
         self._due_after = view.bounds.due_after_seconds
         self._is_fair = view.order is Order.FAIR
@@ -67,14 +69,26 @@ class Ranks:
 
     def precedes(self, job: Job, victim: Job) -> bool:
         """Whether a job is so much shorter than one of equal priority that that gives way, which said that it may."""
-        if not self.by_need or job.priority != victim.priority or victim.request.give_way is not GiveWay.REQUEUE:
+        if not self.by_need or not self.are_equals(job, victim) or victim.request.give_way is not GiveWay.REQUEUE:
             return False
         return self.rank(job) < GIVING_PART * self.rank(victim)
+
+    def are_equals(self, job: Job, other: Job) -> bool:
+        """Whether two jobs have the same priority and one owner: other users' are told apart by other means."""
+        return job.priority == other.priority and not self.standing.are_strangers(job, other)
+
+    def outranks(self, job: Job, victim: Job) -> bool:
+        """Whether a job may make another give way: it is a whole step above, or an equal that is so much shorter."""
+        if self.standing.are_strangers(job, victim):
+            return self.standing.may_interrupt(job, victim)
+        return job.priority >= victim.priority + PRIORITY_STEP or self.precedes(job, victim)
 
     def makes_way_for(self, first: Job, job: Job) -> bool:
         """Whether a job that takes what is kept for the first in line delays that one for no more than its least run."""
         if not self.by_need or not job.stub or job.request.give_way is not GiveWay.REQUEUE or self.is_due(first):
             return False
+        if self.standing.are_strangers(first, job):
+            return self.standing.may_interrupt(first, job)
         return job.priority == first.priority or job.priority + PRIORITY_STEP <= first.priority
 
     def precedes_somebody(self, job: Job) -> bool:
@@ -83,8 +97,8 @@ class Ranks:
 
     def nobody_behind_precedes(self, job: Job) -> bool:
         """Whether no job behind this one in line makes an equal give way."""
-        if not self._most:
-            return True
+        if not self._most or self.standing.apart:
+            return not self._most
         return max(self._most) < job.priority or (
             min(self._most) >= job.priority and not self.is_due(job) and not self.precedes_somebody(job)
         )

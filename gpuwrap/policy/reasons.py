@@ -14,8 +14,10 @@ from ..lifecycle import IN_LINE, JobState
 from ..model import Job, Obstacle, Reason, Rule, View
 from ..sweeps import from_words
 from ..units import PRIORITY_HIGHEST, format_duration, format_of, format_size
+from .between import capped, used_less
 from .placement import Shape, unexplained_bytes
 from .plan import ends_mono
+from .users import Standing
 from .words import (
     PROHIBITS,
     be,
@@ -54,7 +56,9 @@ def help_lines(reason: Reason, job: Job, view: View) -> list[str]:
 class Teller:
     """Tells reasons of one view at one moment; its date is only needed to name those of others."""
 
-    def __init__(self, view: View, now_mono: float, now_at: float) -> None:
+    def __init__(self, view: View, now_mono: float, now_at: float, asker: int | None = None) -> None:
+        """`asker`: the uid of who is told; None: each job's owner."""
+        self._asker = asker
         self._view, self._now_mono, self._now_at = view, now_mono, now_at
         self._jobs = {job.id: job for job in view.jobs}
         self._gpus = {gpu.index: gpu for gpu in view.gpus}
@@ -83,6 +87,8 @@ class Teller:
             return self._awaited_jobs(job)
         if reason.rule is Rule.SWEEP and job.row is not None:
             return f"its turn: sweep {job.row.sweep} runs {job.row.limit} at once"
+        if reason.rule is Rule.CAP:
+            return capped(self._view, job)
         if reason.rule is Rule.ABSENT:
             return "its gpurun to come back, keeps its place"
         if reason.yielding:
@@ -102,6 +108,9 @@ class Teller:
             if len(places) == reason.gpus:
                 return f"{gpu_list(places)}: " + ", ".join(parts)
         else:
+            passed = used_less(self._view, job, self._asker) if reason.rule in _OURS else None
+            if passed is not None:
+                return f"{_what(reason, job)}, {ordinal(reason.place)} in line: {passed}"
             parts = self._parts(reason, job)
         if len(places) == reason.gpus and all(each.rule not in _OURS for each in reason.obstacles):
             return ", ".join(parts)  # no other will do, and each part says which GPU it is about
@@ -389,10 +398,13 @@ class Teller:
         if reason.rule is Rule.BUSY and not job.request.shares and self._would_share(reason):
             lines.append("started with -m SIZE it would share a GPU with others that fit")
         if reason.rule in _OURS and reason.place > 1:
-            ahead = [each.priority for each in self._view.jobs if each.state in IN_LINE and each.id != job.id]
+            line = [each for each in self._view.jobs if each.state in IN_LINE and each.id != job.id]
+            standing = Standing(self._view)
+            ahead = [each.priority for each in line if not standing.are_strangers(each, job)]
             first = max(ahead, default=job.priority) + 1
             if job.priority < first <= PRIORITY_HIGHEST:
-                lines.append(f"gpurun renice {first} {job.id} puts it first in line")
+                place = "first of its owner's" if standing.apart else "first in line"
+                lines.append(f"gpurun renice {first} {job.id} puts it {place}")
         return lines
 
     def _would_share(self, reason: Reason) -> bool:

@@ -9,8 +9,8 @@
 """
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 from operator import attrgetter
@@ -33,12 +33,14 @@ from ..model import (
     View,
     Yielding,
 )
+from ..people import Between, Caps, People
 from ..units import GIB
 from .expecting import Asked, Experience, PastRun
 from .plan import plan
 from .ranks import Ranks
 from .starting import Start, expected_starts
 from .use import Use
+from .users import HALF_LIFE_SECONDS
 
 CARD_BYTES = 80 * GIB
 # Plans in a row at one event: each newcomer takes two, one that asks others to give way and one that grants.
@@ -79,6 +81,10 @@ class Rules:
     cost_seconds: float = 60.0
     quantum_seconds: float = 600.0
     due_after_seconds: float = 259200.0
+    between: Between | None = None
+    """What decides between owners; None: they are as one user."""
+    caps: Mapping[str, Caps] = field(default_factory=dict)
+    """Of owners, by name."""
 
 
 @dataclass(slots=True)
@@ -129,7 +135,8 @@ class Replay:
         )
         pauses = rules.preempt is Preempt.PAUSE
         self._way = Yielding(inf if pauses else 0.0, can_evict=rules.preempt is Preempt.REQUEUE)
-        self._use = Use()
+        self._use = Use() if rules.between is None else Use(HALF_LIFE_SECONDS)
+        self._uids = {owner: uid for uid, owner in enumerate(sorted({each.owner for each in jobs}), 1000)}
         self._counted = 0.0
         self.due: set[int] = set()
         """Who was ever due while it waited."""
@@ -175,7 +182,7 @@ class Replay:
             if job.state is _RUNNING:
                 used = passed * job.request.gpus * ((job.request.memory_bytes or CARD_BYTES) / CARD_BYTES)
                 self.busy_seconds += used
-                if self._rules.order is Order.FAIR:
+                if self._rules.order is Order.FAIR or self._rules.between is not None:
                     self._use.add(job.user, used, now)
 
     def _arrive(self, number: int) -> None:
@@ -213,8 +220,18 @@ class Replay:
             burden = {job.id: by_owner[job.user] for job in jobs}
         return View(
             self._seen(jobs), jobs, bounds=self._bounds, yielding=ways, order=self._rules.order, expected=expected,
-            burden=burden, lost=dict.fromkeys(ways, self._rules.cost_seconds),
+            burden=burden, lost=dict.fromkeys(ways, self._rules.cost_seconds), people=self._people(jobs, now),
         )  # fmt: skip
+
+    def _people(self, jobs: tuple[Job, ...], now: float) -> People | None:
+        if self._rules.between is None:
+            return None
+        return People(
+            self._rules.between,
+            {job.id: self._uids[job.user] for job in jobs},
+            {self._uids[owner]: caps for owner, caps in self._rules.caps.items()},
+            {uid: self._use.of(owner, now) for owner, uid in self._uids.items()},
+        )
 
     def _seen(self, jobs: tuple[Job, ...]) -> tuple[Gpu, ...]:
         """Return the GPUs: where pauses are replayed, with what each job holds."""

@@ -56,7 +56,10 @@ def _line(view: View, ranks: Ranks) -> list[tuple[Job, bool]]:
             rank = ranks.rank(job) * (1.0 if waits else GIVING_PART)
             found.append(((-job.priority, rank if ranks.by_need else 0.0, job.turn, job.id), job, waits))
     found.sort(key=lambda each: each[0])
-    return [(job, waits) for _, job, waits in found]
+    if not ranks.standing.apart:
+        return [(job, waits) for _, job, waits in found]
+    waits_by_id = {job.id: waits for _, job, waits in found}
+    return [(job, waits_by_id[job.id]) for job in ranks.standing.line([job for _, job, _ in found])]
 
 
 def _laid_out(view: View, line: Sequence[tuple[Job, bool]], seconds: Callable[[Expected], float]) -> dict[int, float]:

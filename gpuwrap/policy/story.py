@@ -16,6 +16,7 @@ _RULES = {
     Rule.STOPPED: "it is stopped at its terminal; it keeps its place and is passed over",
     Rule.ABSENT: "its gpurun is not connected just now; it keeps its place and is passed over",
     Rule.AFTER: "it starts after others, as it was asked to (--after)",
+    Rule.CAP: "its owner has as much as he may have at once",
     Rule.SWEEP: "it is a row of a sweep that runs only so many at once (%N)",
     Rule.BUSY: "it asks for whole GPUs, and a whole GPU is free only when no other job computes there",
     Rule.MEMORY: "a GPU is shared only where its promises leave room for one more",

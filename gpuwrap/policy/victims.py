@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..lifecycle import JobState
 from ..model import GiveWay, Job, View, Yielding
 from ..restarts import stored_signals
-from ..units import PRIORITY_STEP, format_duration, format_of
+from ..units import format_duration, format_of
 from .choosing import SETS_COMPARED
 from .needs import Need, need
 from .placement import Room, Shape
@@ -80,10 +80,14 @@ class Victims:
     def may_stay_paused(self, job: Job, victim_id: int) -> bool:
         """Whether a job may be placed beside one that is, or would be, paused."""
         victim = self._jobs.get(victim_id)
-        if victim is None or not self.outranks(job, victim) or victim.request.give_way is GiveWay.NEVER:
+        if victim is None or not self.outranks(job, victim) or self._refuses(victim, job):
             return False
         bound = self._yielding.get(victim_id, _NOTHING)
         return bound.pause_seconds > 0 and self._lasts(job, victim, bound)
+
+    def _refuses(self, victim: Job, job: Job) -> bool:
+        """Whether a job never gives way, and may refuse another."""
+        return victim.request.give_way is GiveWay.NEVER and self._ranks.standing.may_refuse(victim, job)
 
     def _lasts(self, job: Job, victim: Job, bound: Yielding) -> bool:
         """Whether a pause can last for as long as the job is known to need, or for long enough to be worth it.
@@ -104,7 +108,7 @@ class Victims:
         victim = self._jobs.get(victim_id)
         if victim is None or victim.state is not JobState.RUNNING or self._returned_ago(victim) is not None:
             return False
-        if job.priority == victim.priority:
+        if self._ranks.are_equals(job, victim):
             if self._ran(victim) < self._bounds.min_run_among_equals_seconds:
                 return False
             if job.request.gpus < victim.request.gpus or (job.request.shares and not victim.request.shares):
@@ -155,11 +159,11 @@ class Victims:
 
     def outranks(self, job: Job, victim: Job) -> bool:
         """Whether a job may make another give way: it is a whole step above, or an equal that is so much shorter."""
-        return job.priority >= victim.priority + PRIORITY_STEP or self._ranks.precedes(job, victim)
+        return self._ranks.outranks(job, victim)
 
     def _least_run(self, job: Job, victim: Job) -> float:
         """Return for how long a job must have run before it is ended for another."""
-        equals = job.priority == victim.priority
+        equals = self._ranks.are_equals(job, victim)
         return self._bounds.min_run_among_equals_seconds if equals else self._bounds.min_run_seconds
 
     def _lost_by(self, victim: Job) -> float:
@@ -363,7 +367,7 @@ class Victims:
             return "is starting"
         if victim.state is JobState.STOPPING:
             return "is being asked to end"
-        if victim.request.give_way is GiveWay.NEVER:
+        if self._refuses(victim, job):
             return "never gives way (--give-way never)"
         if victim.id in spared.wholly:
             return "has a GPU that is kept for another job"

@@ -18,7 +18,8 @@ PACKAGE = Path(gpuwrap.__file__).parent
 LAYERS = [
     {"errors"},
     {"units", "wire", "lifecycle", "widths", "stdout", "clocks"},
-    {"options", "model", "restarts", "outputs", "sweeps"},
+    {"options", "people", "restarts", "outputs", "sweeps"},
+    {"model"},
     {"listed", "turns", "standing"},
     {"policy"},
     {"accounts"},
@@ -36,8 +37,8 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names} | {"__init__": -1}
 PURE = {
-    "errors", "units", "wire", "lifecycle", "widths", "options", "model", "restarts", "outputs", "sweeps", "turns", "listed",
-    "policy", "accounts",
+    "errors", "units", "wire", "lifecycle", "widths", "options", "people", "model", "restarts", "outputs", "sweeps", "turns",
+    "listed", "policy", "accounts",
 }  # fmt: skip
 # What may be imported upwards, and why.
 ALLOWED = {
