@@ -1,7 +1,7 @@
 # Completion of gpurun(1) for bash: verbs, options, values, jobs, and the wrapped command with its own completion.
 
 # --- tables (compared with gpurun's own by a test)
-__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top doctor demo completion help'
+__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top web doctor demo completion help'
 __gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --sim -h --help -V --version'
 __gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --sim'
 __gpurun_valued_ls='-u --user --sim'
@@ -30,6 +30,8 @@ __gpurun_valued_history='--since -u --user -n --lines --by --plot --sim'
 __gpurun_options_history='--since -u --user -n --lines --by --day --plot --json --sim -h --help'
 __gpurun_valued_top='-u --user --sim'
 __gpurun_options_top='-u --user --sim -h --help'
+__gpurun_valued_web='--port --bind --token-file --sim'
+__gpurun_options_web='--port --bind --token-file --control --sim -h --help'
 __gpurun_valued_doctor='--sim'
 __gpurun_options_doctor='--sim -h --help'
 __gpurun_valued_demo='--sim'

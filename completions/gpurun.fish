@@ -80,7 +80,7 @@ function __gpurun_nth --description 'whether this is the Nth word after the verb
 end
 
 # --- tables (compared with gpurun's own by a test)
-set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top doctor demo completion help
+set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top web doctor demo completion help
 set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --sim
 complete -c gpurun -f -n __gpurun_first -a ls -d 'jobs, and why they wait'
 complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running'
@@ -95,6 +95,7 @@ complete -c gpurun -f -n __gpurun_first -a logs -d 'show and follow output'
 complete -c gpurun -f -n __gpurun_first -a wait -d 'wait for jobs, return the status'
 complete -c gpurun -f -n __gpurun_first -a history -d 'what ran: waited, ran, memory, result'
 complete -c gpurun -f -n __gpurun_first -a top -d 'live screen of GPUs and jobs; q leaves'
+complete -c gpurun -f -n __gpurun_first -a web -d 'a page for the browser: GPUs, jobs, logs'
 complete -c gpurun -f -n __gpurun_first -a doctor -d 'check the set-up'
 complete -c gpurun -f -n __gpurun_first -a demo -d 'the story on simulated GPUs, in a minute'
 complete -c gpurun -f -n __gpurun_first -a completion -d 'print the completion for bash, zsh or fish'
@@ -188,6 +189,12 @@ complete -c gpurun -n '__gpurun_verb history' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb top' -s u -l user -x -a '(__fish_complete_users)' -d 'only the jobs of USER'
 complete -c gpurun -n '__gpurun_verb top' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb top' -s h -l help -d 'print help'
+complete -c gpurun -n '__gpurun_verb web' -l port -x -d 'port (8600); 0: any that is free'
+complete -c gpurun -n '__gpurun_verb web' -l bind -x -d 'listen there (127.0.0.1); elsewhere with --token-file'
+complete -c gpurun -n '__gpurun_verb web' -l token-file -x -d 'the token to ask for; made if it is not there'
+complete -c gpurun -n '__gpurun_verb web' -l control -d 'the page may kill, pause, resume and renice my jobs'
+complete -c gpurun -n '__gpurun_verb web' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
+complete -c gpurun -n '__gpurun_verb web' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb doctor' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb doctor' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb demo' -l fast -d 'without pauses for the reader'

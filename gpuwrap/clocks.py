@@ -50,6 +50,10 @@ class Now:
         """Return the seconds since a moment of some boot; by the dates if that was another."""
         return self.at - at if mono is None or boot != self.boot_id else self.mono - mono
 
+    def at_before(self, seconds: float) -> float:
+        """Return the date so many seconds ago, as the wall's clock goes now."""
+        return self.at - seconds
+
 
 def span(begun: Moment, ended: Moment) -> float:
     """Return the seconds between two moments of one job; by their dates where one of them was in another boot."""

@@ -146,6 +146,14 @@ VERBS = {
         JSON,
     ),
     "top": Verb("", "live screen of GPUs and jobs; q leaves", USER),
+    "web": Verb(
+        "",
+        "a page for the browser: GPUs, jobs, logs",
+        Option("--port", "N", "port (8600); 0: any that is free"),
+        Option("--bind", "ADDRESS", "listen there (127.0.0.1); elsewhere with --token-file"),
+        Option("--token-file", "FILE", "the token to ask for; made if it is not there"),
+        Option("--control", None, "the page may kill, pause, resume and renice my jobs"),
+    ),
     "doctor": Verb("", "check the set-up"),
     "demo": Verb(
         "", "the story on simulated GPUs, in a minute", Option("--fast", None, "without pauses for the reader")

@@ -7,6 +7,7 @@ jobs were there, the first verb summons an arbiter, which repairs.
 import os
 import sys
 import time
+from _socket import SO_PEERCRED, SOL_SOCKET
 
 from ..client.summon import Call, WaitLimitPassed, knock
 from ..errors import GpurunError, NoSuchJob, StoreError, UsageError
@@ -79,9 +80,7 @@ class World:
 
     def refresh(self) -> None:
         """Look again: what was not there may be there now, and no arbiter is kept from leaving by our connection."""
-        if self._call is not None:
-            self._call.drop()
-            self._call, self._asked_ahead = None, None
+        self.hang_up()
         if self.folder is None:
             self.folder = open_folder(self.sim, create=False)
         self.reader = self.reader or self._read()
@@ -131,6 +130,32 @@ class World:
         if answer == "refused":
             raise GpurunError(found["text"], hint=found.get("hint"), status=1)
         return text
+
+    def ask_within(self, seconds: float, kind: str, **values: object) -> "Any":
+        """Ask, but wait for so long at most. Raises GpurunError, too, if there is no answer by then."""
+        call = self._to_arbiter()
+        call.limit_mono = time.monotonic() + seconds
+        try:
+            return self.ask(kind, **values)
+        except WaitLimitPassed:
+            call.drop()  # the answer may still come, to nobody
+            raise GpurunError(f"the arbiter has not answered for {seconds:g} s") from None
+        finally:
+            call.limit_mono = None
+
+    def arbiter_pid(self) -> int | None:
+        """Return the process to which we are connected, as the kernel names it."""
+        sock = self._call.socket if self._call is not None else None
+        if sock is None:
+            return None
+        credentials = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+        return int.from_bytes(credentials[:4], sys.byteorder)
+
+    def hang_up(self) -> None:
+        """Let the arbiter go: no connection of ours keeps it from leaving."""
+        if self._call is not None:
+            self._call.drop()
+            self._call, self._asked_ahead = None, None
 
     def ask_ahead(self, kind: str, **values: object) -> None:
         """Send a question that `ask` will soon be called with: it is answered while we do something else."""

@@ -29,7 +29,7 @@ LAYERS = [
     {"tables", "folding"},
     {"listing", "charts"},
     {"render"},
-    {"exports"},
+    {"exports", "web"},
     {"launch"},
     {"commands"},
     {"cli", "block"},
@@ -59,6 +59,8 @@ ONE_IMPORTER = {
     "tomllib": {"state.settings"},
     # extras: only what they are for loads them
     "matplotlib": {"exports.picture"},
+    "starlette": {"web.app"},
+    "uvicorn": {"web.serve"},
 }
 STANDARD = set(sys.stdlib_module_names)
 

@@ -104,6 +104,8 @@ class Inventory:
             ],
             "claim": None if claim is None else {"pid": claim.pid, "user": claim.user},
             "notes": notes,
+            "held": {job_id: size for job_id, size in gpu.used.items() if size},
+            "kept": kept,
         }
 
     def _claim(self, gpu: Gpu) -> Claim | None:
