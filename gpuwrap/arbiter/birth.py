@@ -35,7 +35,7 @@ class Birth:
         """Leave to the arbiter that a client would start, if that is better off; whether or not this batch can be committed."""
         if self._lacking is None or not is_better_off(connection.pid, self._lacking):
             return False
-        if self._arbiter.bell.may_send_ahead and self._arbiter.sampling.somebody_is_paused():
+        if not self._arbiter.turn.was_lost and self._arbiter.sampling.somebody_is_paused():
             return False
         if not os.access(f"/proc/{connection.pid}/root{self._arbiter.folder.path}", os.W_OK):
             return False  # where it runs the folder can only be read (ProtectHome=read-only): it can start none

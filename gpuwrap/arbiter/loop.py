@@ -60,6 +60,7 @@ from .telling.gpus import Inventory
 from .telling.wait_line import Lines
 from .timers import Timer, Timers
 from .tuning import Tuning
+from .turn import Turn
 from .worlds.claims import Claims
 
 IDLE_SECONDS = 30.0
@@ -92,6 +93,7 @@ class Arbiter:
         self.devices = devices
         self.sim_root = sim_root
         self.timers = Timers()
+        self.turn = Turn(store, self.timers)
         self.room = Room()
         self.seats: dict[int, Seat] = {}
         self.away: set[int] = set()
@@ -104,12 +106,9 @@ class Arbiter:
         self.bounds = bounds_of(settings)
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
-        self._afterwards: list[Callable[[], None]] = []
-        self._if_lost: list[Callable[[], None]] = []
         self.unwritten: StoreError | None = None
         """Why batches cannot be committed, until one was that had something to write, or none failed for a while."""
         self._lost_mono = 0.0
-        self._due: list[Callable[[], None]] = []
         self._has_offered = False
         self._idle_timer: Timer | None = None
         self._leaving = False
@@ -165,20 +164,19 @@ class Arbiter:
         """Handle one wake."""
         self._has_offered = False
         self.ahead.over()
-        self._if_lost.clear()
         try:
-            with self.store.batch():
+            with self.turn:
                 self.mending.look()
                 self.tuning.check()
                 self.timers.run()
                 self._serve(ready)
                 self.deciding.decide()
-                self._has_offered = self.bell.has_sent_ahead()
+                self._has_offered = self.ahead.has_offered()
                 if self._has_offered:
                     answers = self._epoll.poll(ANSWER_SECONDS)
                     self._serve(answers)
                     self.deciding.decide()
-                    self._has_offered = self.bell.has_sent_ahead() or not answers
+                    self._has_offered = self.ahead.has_offered() or not answers
                 self.deciding.note_look()
         except (StoreError, Poisoned, OSError) as err:
             if isinstance(err, OSError):
@@ -187,14 +185,10 @@ class Arbiter:
                 err = StoreError("write", DATABASE, str(err.strerror).lower())
             self._not_committed(err)
             return
-        self._due += self._afterwards
-        self._afterwards = []
-        self.bell.may_send_ahead = True
         self.mending.committed()
         self.answers.committed()
-        self.timers.committed()
-        self.enforcer.flush_now()
-        self.bell.flush()
+        self.turn.carry_out(self.bell.send)
+        self.bell.let_in()
         if self.unwritten is not None and (self.store.has_written or time.monotonic() > self._lost_mono + FORGET_SECONDS):
             self.unwritten = None
             self.lines.refresh_soon()
@@ -215,10 +209,6 @@ class Arbiter:
             log("store", err.text)
         if isinstance(err, StoreError):
             self.mending.doubt(err)
-        self.bell.discard()
-        self.bell.may_send_ahead = False  # or who waits would be offered in vain until the disk has room again
-        self.enforcer.after_commit.clear()
-        self._afterwards.clear()
         self._resume_from_store()
         if isinstance(err, StoreError):
             self.unwritten, self._lost_mono = err, time.monotonic()
@@ -227,11 +217,14 @@ class Arbiter:
             self.lines.batch_lost(news=is_news)
         else:
             self.answers.refuse_poisoned(err)
-        self.bell.flush()
+        self.answers.look_on()
+        self.turn.speak(self.bell.send)
+        self.bell.let_in()
+        self.turn.stand()
         for job in self.store.live.values():
             if job.state is JobState.GRANTED:
                 self.enforcer.offer(job)  # with the next batch that is committed
-        self.deciding.touch()
+        self.turn.replan()
         self._arm()
         time.sleep(RETRY_SECONDS)  # what woke us is still there and would wake us at once
 
@@ -279,19 +272,9 @@ class Arbiter:
             self.unwatch(seat.pidfd)
             seat.watched = False
 
-    def afterwards(self, action: Callable[[], None]) -> None:
-        """Do something once this wake's answers are on their way: nobody waits for it. Forgotten if this batch is undone."""
-        self._afterwards.append(action)
-
-    def if_lost(self, action: Callable[[], None]) -> None:
-        """Put something back that this batch has changed in memory, if it cannot be committed."""
-        self._if_lost.append(action)
-
     def catch_up(self) -> None:
         """Do what nobody waits for."""
-        due, self._due = self._due + self._afterwards, []
-        self._afterwards = []
-        for action in due:
+        for action in self.turn.take_due():
             try:
                 action()
             except OSError as err:  # a look that could not be had: another comes
@@ -308,7 +291,7 @@ class Arbiter:
         """Give a job its seat, or its new connection."""
         if job.id not in self.seats:
             self.seats[job.id] = Seat(job.identity.pid, job.id, self.away)
-            self.answers.unjudged.add(job.id)
+            self.answers.unjudged[job.id] = None
         seat = self.seats[job.id]
         self.leaders[job.identity.pid] = job.id
         if connection is not None:
@@ -354,9 +337,6 @@ class Arbiter:
                 self.leftovers.add(job.id)
             elif job.state in STARTED or self.seats[job.id].connection is None:
                 self.watch_leader(job.id)
-        for action in reversed(self._if_lost):
-            action()
-        self.timers.undone()
         self.killing.undone()
         self.pausing.undone()
         self.let_go_of_claims()
@@ -370,9 +350,9 @@ class Arbiter:
         for inner in self.store.inside(job.id):
             self.store.change(inner, parent_id=job.parent_id)
             if inner.state in IN_LINE:
-                self.answers.unjudged.add(inner.id)
+                self.answers.unjudged[inner.id] = None
         self.order.job_ended(job)
-        self.deciding.touch()
+        self.turn.replan()
 
     def holders(self, job: Job) -> list[tuple[int, int | None]]:
         """Return a job's processes that the driver named at the last look."""
@@ -400,7 +380,7 @@ class Arbiter:
 
     def _claims_changed(self) -> None:
         self.claim_standing()
-        self.deciding.touch()
+        self.turn.replan()
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -422,7 +402,7 @@ class Arbiter:
 
     def make_room(self) -> None:
         """Leave to a newer arbiter, which reads everything from the database. Called inside a batch; answers still go out."""
-        self.enforcer.after_commit.append(self.stop_at_once)
+        self.turn.do(self.stop_at_once)
 
     def stop_at_once(self) -> None:
         """Leave after this wake; jobs, claims and pauses are left to the next arbiter."""

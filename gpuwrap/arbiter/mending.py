@@ -17,6 +17,7 @@ from ..lifecycle import IN_LINE, JobState
 from ..model import ResultKind
 from .bell.socket import Connection
 from .log import log
+from .turn import Ledger
 
 if TYPE_CHECKING:
     from .loop import Arbiter
@@ -31,11 +32,12 @@ class Mending:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self.is_alone: Callable[[], bool] = lambda: True
         self.on_retire: Callable[[], None] = lambda: None
         self.has_retired = False
         self._is_in_doubt = False
-        self._asked: list[Connection] = []
+        self._asked: Ledger[Connection, None] = Ledger(arbiter.turn)
         self._failing_since: float | None = None
 
     def doubt(self, err: StoreError) -> None:
@@ -53,7 +55,7 @@ class Mending:
     def asked(self, connection: Connection, _values: object) -> None:
         """Somebody cannot read the database: look at it closely, at the next wake, which is now."""
         self._is_in_doubt = True
-        self._asked = [each for each in self._asked if each is not connection] + [connection]
+        self._asked[connection] = None
         self._arbiter.timers.after(0.0, lambda: None)
 
     def look(self) -> None:
@@ -64,12 +66,11 @@ class Mending:
             self._is_in_doubt = True  # until it is done
             self._mend()
             self._is_in_doubt = False
-        asked, self._asked = self._asked, []
+        asked = self._asked.take()
         if asked:
             self._arbiter.pausing.free_forgotten()
-        self._arbiter.if_lost(lambda: self._asked.extend(asked))
-        for connection in asked:
-            self._arbiter.bell.queue(connection, "done", text="")
+        for connection, _ in asked:
+            self._turn.say(connection, "done", text="")
 
     def _mend(self) -> None:
         if not self.is_alone():

@@ -26,6 +26,7 @@ class Pruning:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         arbiter.timers.after(FIRST_SECONDS, self._prune)
 
     def _prune(self) -> None:
@@ -34,7 +35,7 @@ class Pruning:
         removed = self._arbiter.store.prune(kept, ROWS_AT_ONCE, awaited) if kept else 0
         if removed:
             log("prune", f"{removed} rows")
-        self._arbiter.enforcer.after_commit.append(self._prune_logs)
+        self._turn.do(self._prune_logs)
         self._arbiter.timers.after(FIRST_SECONDS if removed == ROWS_AT_ONCE else BETWEEN_SECONDS, self._prune)
 
     def _prune_logs(self) -> None:

@@ -25,6 +25,7 @@ class Shutdown:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self.has_begun = False
         self._doubts: deque[int] = deque(maxlen=MOST_DOUBTS)
         self._is_asked = False
@@ -37,7 +38,7 @@ class Shutdown:
         """A job has ended: if that may have been the machine's end, find out."""
         if job.result is not None and _is_doubtful(job.result) and bus.is_there():
             self._doubts.append(job.id)
-            self._arbiter.afterwards(self._ask_once)
+            self._turn.later(self._ask_once)
 
     def ask(self, then: Callable[[bool | None], None]) -> None:
         """Find out, and call back: whether the machine goes down, None if nobody can say. What ended so is corrected."""

@@ -106,7 +106,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     arbiter.lodging.settle()
     arbiter.timers.after(forgotten.AFTER_SECONDS, arbiter.pausing.free_forgotten)
     arbiter.deciding.await_clients()
-    arbiter.deciding.touch()
+    arbiter.turn.replan()
     arbiter.run()
     store.close()
     lock.release()
@@ -119,19 +119,19 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     gives_up = by_keeper and store.keeper_starts_within(CRASH_WINDOW_SECONDS) > CRASHES_BORNE
     if gives_up:
         arbiter.keeper.dismiss()
-    with store.batch():
+    with arbiter.turn:
         recover(arbiter)
         arbiter.tuning.remember()
         arbiter.descent.look()
         arbiter.order.cancel_failed()
-    arbiter.enforcer.flush_now()
+    arbiter.turn.carry_out(arbiter.bell.send)
     arbiter.catch_up()
     arbiter.let_go_of_claims()
     if gives_up:
         log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
-        with store.batch():
+        with arbiter.turn:
             arbiter.pausing.thaw_everything("the arbiter gives up")
-        arbiter.enforcer.flush_now()
+        arbiter.turn.carry_out(arbiter.bell.send)
         return False
     gc.freeze()
     gc.set_threshold(RECORDS_BETWEEN_COLLECTIONS)

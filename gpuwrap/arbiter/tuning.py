@@ -46,6 +46,7 @@ class Tuning:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._remembered = arbiter.notes.settings
         self._files: list[str] = []
         self._aside: Aside[Found] | None = None
@@ -106,7 +107,7 @@ class Tuning:
         arbiter.observer.strangers.ignored = new["ignore"]
         if "over_memory" in changed:
             arbiter.memory.judge_again()
-        arbiter.deciding.touch()
+        self._turn.replan()
 
 
 def settings_at_start(notes: Kept, live: Iterable[Job]) -> Settings:

@@ -398,7 +398,7 @@ def test_a_request_that_can_never_be_granted_is_refused_although_the_batch_that_
     assert client.kinds() == ["job"]
     driver.opening = False
     with full_disk(arbiter, monkeypatch):
-        arbiter.deciding.touch()
+        arbiter.turn.replan()
         wake(arbiter)
     five_good_wakes(arbiter)
     assert [values["text"] for kind, values in client.heard() if kind == "refused"] == ["needs 5 GPUs: this machine has 1"]

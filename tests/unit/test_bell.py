@@ -137,8 +137,7 @@ class Rung:
         self.loop.watch(self.connection.fd, lambda mask: self.bell._ready(self.connection, mask))
 
     def say(self, n: int) -> None:
-        self.bell.queue(self.connection, "end", n=n)
-        self.bell.flush()
+        self.bell.send(self.connection, pack("end", n=n))
 
 
 @pytest.fixture
@@ -200,23 +199,23 @@ def test_who_finds_no_room_waits_in_the_kernel_and_is_let_in_as_room_comes(tmp_p
         client.send(pack("ping", n=number))
         clients.append(client)
     while loop.wakes():
-        bell.flush()
+        bell.let_in()
     assert heard == ["0", "1"], "and the loop sleeps although others wait"
     for number in (0, 1):
         clients[number].close()
         while loop.wakes():
-            bell.flush()
+            bell.let_in()
         assert heard == [str(n) for n in range(number + 3)]
     place.seats = 0
     for client in clients[2:]:
         client.close()
     while loop.wakes():
-        bell.flush()
+        bell.let_in()
     late = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     late.connect(folder.inside("bell"))
     late.send(pack("ping", n="late"))
     while loop.wakes():
-        bell.flush()
+        bell.let_in()
     assert heard[-1] == "late", "one is always let in"
     late.close()
     bell.retire()

@@ -49,12 +49,13 @@ def test_an_arbiter_leaves_to_a_better_one_but_not_while_somebody_is_paused_and_
     monkeypatch: pytest.MonkeyPatch, better: bool, paused: bool, writes: bool, leaves: bool
 ) -> None:
     said: list[str] = []
-    bell = SimpleNamespace(may_send_ahead=writes, send_now=lambda _connection, kind: said.append(kind))
+    bell = SimpleNamespace(send_now=lambda _connection, kind: said.append(kind))
     sampling = SimpleNamespace(somebody_is_paused=lambda: paused)
     monkeypatch.setattr(birth, "standing", lambda _pid: lacking("Max file size", 10.0))
     monkeypatch.setattr(birth, "is_better_off", lambda _pid, than: better)
     folder = SimpleNamespace(path="/tmp")
-    arbiter = SimpleNamespace(bell=bell, sampling=sampling, folder=folder, stop_at_once=lambda: said.append("stop"))
+    turn = SimpleNamespace(was_lost=not writes)
+    arbiter = SimpleNamespace(turn=turn, bell=bell, sampling=sampling, folder=folder, stop_at_once=lambda: said.append("stop"))
     assert Birth(cast(Any, arbiter)).leaves_to(cast(Any, SimpleNamespace(pid=os.getpid()))) is leaves
     assert said == (["stop", "old"] if leaves else [])
 

@@ -22,6 +22,7 @@ from ..bell.socket import Connection
 from ..birth import Birth
 from ..log import log
 from ..seeing.views import DRIVER_OPENING
+from ..turn import Ledger
 from .admission import Admission
 from .dry_run import Rehearsals
 from .table import KINDS, Lost, Values, read, version_of
@@ -49,6 +50,7 @@ class Answers:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self.birth = Birth(arbiter)
         self.admission = Admission(arbiter)
         self.verbs = Verbs(arbiter, self)
@@ -56,7 +58,7 @@ class Answers:
         self._asked: list[tuple[Connection, str, Values]] = []
         self._put_off: list[tuple[Connection, str, Values]] = []
         self._put_off_since: dict[Connection, float] = {}
-        self.unjudged: set[int] = set()
+        self.unjudged: Ledger[int, None] = Ledger(arbiter.turn)
         """Jobs whose requests were not judged against the machine yet, or must be once more."""
         self._kinds: dict[str, Callable[[Connection, Values], None]] = {
             "register": self._register,
@@ -69,7 +71,7 @@ class Answers:
             "pending": self._pending,
             "continued": self._continued,
             **arbiter.sweeps.kinds,
-            "ping": lambda connection, _values: self._arbiter.bell.queue(connection, "done", text=""),
+            "ping": lambda connection, _values: self._turn.say(connection, "done", text=""),
             "mend": arbiter.mending.asked,
             **self.verbs.kinds,
         }
@@ -121,7 +123,7 @@ class Answers:
         self._arbiter.watch_leader(connection.job_id, connection)  # only the end of the process ends its job
         job = self._arbiter.store.live.get(connection.job_id)
         if job is None or job.state not in STARTED or self._arbiter.ahead.may_ask_to_give_way(job):
-            self._arbiter.deciding.touch()
+            self._turn.replan()
 
     def committed(self) -> None:
         """The batch was committed: what was asked in it is answered."""
@@ -131,7 +133,7 @@ class Answers:
         """The batch was undone for one client's sake: it alone is refused; the others lose the connection and ask again."""
         asked, self._asked = self._asked, []
         self.refuse(poisoned.connection, GpurunError(poisoned.text))
-        self._arbiter.bell.flush()
+        self._turn.speak(self._arbiter.bell.send)
         for connection, _kind, _values in asked:
             self.gone(connection)
             self._arbiter.bell.drop(connection)
@@ -146,7 +148,7 @@ class Answers:
             elif lost is Lost.REPEAT:
                 self._answer_again(connection, kind, values)
             elif lost is Lost.AGAIN:
-                self._arbiter.bell.queue(connection, "again")
+                self._turn.say(connection, "again")
             elif lost is Lost.DROP:
                 self.gone(connection)
                 self._arbiter.bell.drop(connection)
@@ -156,6 +158,11 @@ class Answers:
                     self._give_back_later(connection, values)
         if self._arbiter.deciding.look is not None:
             self.planned()
+
+    def look_on(self) -> None:
+        """A turn was lost: those whose request was put off, and not come to when one before them failed, wait for a look."""
+        if self._put_off:
+            self._arbiter.timers.after(0.0, self._arbiter.deciding.begin_look)
 
     def _answer_again(self, connection: Connection, kind: str, values: Values) -> None:
         """Answer what wrote nothing: only its answer was lost, with those of others. It waits for no look."""
@@ -172,12 +179,12 @@ class Answers:
 
     def refuse(self, connection: Connection, err: GpurunError) -> None:
         """Say why what was asked is not done."""
-        self._arbiter.bell.queue(connection, "refused", **_in_packet(err))
+        self._turn.say(connection, "refused", **_in_packet(err))
 
     def _too_old(self, connection: Connection) -> None:
         log("old", "a client speaks a newer protocol: leaving to let it start its own arbiter")
         self._asked.append((connection, "old", {}))
-        self._arbiter.bell.queue(connection, "old")
+        self._turn.say(connection, "old")
         self._arbiter.make_room()
 
     # --- launching ----------------------------------------------------------------------------------------------
@@ -195,7 +202,7 @@ class Answers:
             self.returned(connection, known, values)
             return
         if (held := self.key_held(values)) is not None:
-            arbiter.bell.queue(connection, "end", kind="once", text=held)
+            self._turn.say(connection, "end", kind="once", text=held)
             return
         if self.machine_unknown(connection, "register", values):
             return
@@ -205,10 +212,10 @@ class Answers:
         arbiter.adopt(job, connection)
         self._note_wishes(job, values)
         if arbiter.deciding.look is not None and not arbiter.deciding.look.pending:
-            self.unjudged.discard(job.id)
-        arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
-        arbiter.bell.queue(connection, "job", id=job.id, **self.admission.visible(values))
-        arbiter.deciding.touch()
+            self.unjudged.pop(job.id, None)
+        self._turn.later(lambda: arbiter.descent.remember_ancestors(job))
+        self._turn.say(connection, "job", id=job.id, **self.admission.visible(values))
+        self._turn.replan()
 
     def returned(self, connection: Connection, job: Job, values: Values) -> None:
         """The client of a job is here again, or its stub."""
@@ -222,15 +229,15 @@ class Answers:
         if job.state is JobState.ENDED:
             result = job.result
             kind = result.kind.value if result else ResultKind.LOST.value
-            arbiter.bell.queue(connection, "job", id=job.id)
+            self._turn.say(connection, "job", id=job.id)
             text = (result.text if result else None) or "ended"
             status = result.code if result is not None and result.kind is ResultKind.CANCELLED else None
-            arbiter.bell.queue(connection, "end", kind=kind, text=text, status=status)
+            self._turn.say(connection, "end", kind=kind, text=text, status=status)
             return
         arbiter.adopt(job, connection)
-        arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
+        self._turn.later(lambda: arbiter.descent.remember_ancestors(job))
         self._note_wishes(job, values)
-        arbiter.bell.queue(connection, "job", id=job.id)
+        self._turn.say(connection, "job", id=job.id)
         if job.state is JobState.GRANTED:
             arbiter.enforcer.offer(job)
         elif job.state in STARTED:
@@ -238,7 +245,7 @@ class Answers:
             arbiter.enforcer.send_off(job)
             if job.requeue:
                 arbiter.reruns.ask_again(job)
-        arbiter.deciding.touch()
+        self._turn.replan()
 
     def _note_wishes(self, job: Job, values: Values) -> None:
         seat = self._arbiter.seats[job.id]
@@ -269,11 +276,11 @@ class Answers:
         """Say for what a request without a number waits; one whose wait limit has passed is not registered any more."""
         if kind == "register" and "wait" in values and time.monotonic() >= asked_mono + values["wait"]:
             self._put_off = [each for each in self._put_off if each[0] is not connection]
-            self._arbiter.bell.queue(connection, "end", kind=ResultKind.WAIT_LIMIT.value, text=DRIVER_OPENING)
+            self._turn.say(connection, "end", kind=ResultKind.WAIT_LIMIT.value, text=DRIVER_OPENING)
         elif kind == "register" and "tty" in values:
             stat = processes.read_stat(connection.pid)
             draws = values["tty"] > 0 and stat is not None and stat.foreground == stat.group
-            self._arbiter.bell.queue(connection, "wait" if draws else "note", text=f"waits for a GPU: {DRIVER_OPENING}")
+            self._turn.say(connection, "wait" if draws else "note", text=f"waits for a GPU: {DRIVER_OPENING}")
 
     def put_off(self, connection: Connection, kind: str, values: Values) -> None:
         """Answer a request after the look that begins now."""
@@ -281,31 +288,22 @@ class Answers:
         self._asked.pop()
         self._arbiter.deciding.begin_look()
 
-    def _wait_on(self, waiting: list[tuple[Connection, str, Values]]) -> None:
-        """Put off once more those whose turn had not come when the one before failed."""
-        if waiting:
-            self._put_off += waiting
-            self._arbiter.timers.after(0.0, self._arbiter.deciding.begin_look)
-
     def machine_known(self) -> None:
         """A look is over: handle what waited for it, and judge requests made before the machine was known."""
         if self._put_off or self._put_off_since:
-            waiting, self._put_off = self._put_off, []
-            self._arbiter.if_lost(lambda: self._wait_on(waiting))
-            while waiting:
-                self._handle(*waiting.pop(0))
+            for _ in range(len(self._put_off)):
+                if self._put_off:  # who came first is dealt with, and waits no more: some may wait for the next look, too
+                    self._handle(*self._put_off.pop(0))
             still = {connection for connection, _, _ in self._put_off}
             self._put_off_since = {each: since for each, since in self._put_off_since.items() if each in still}
         look = self._arbiter.deciding.look
         if look is None or look.pending:
             return
-        judged = sorted(self.unjudged)
-        self._arbiter.if_lost(lambda: self.unjudged.update(judged))
-        for job_id in judged:
+        for job_id in sorted(self.unjudged):
             job = self._arbiter.store.in_line.get(job_id)
             if job is None and job_id in self._arbiter.seats:
                 continue  # it may come back into the line
-            self.unjudged.discard(job_id)
+            del self.unjudged[job_id]
             if job is None:
                 continue
             try:
@@ -327,11 +325,11 @@ class Answers:
         elif job is not None and job.state in STARTED:
             self._arbiter.enforcer.send_off(job)
         elif job is not None and self._arbiter.ahead.answered(self._arbiter.seats[job.id]):
-            self._arbiter.bell.queue(connection, "stay")
+            self._turn.say(connection, "stay")
             if self._arbiter.seats[job.id].is_away():
                 self._continued(connection, values)  # it has said a word
         else:
-            self._arbiter.bell.queue(connection, "again")
+            self._turn.say(connection, "again")
 
     def _failed(self, connection: Connection, values: Values) -> None:
         job = self._job_of(connection)
@@ -358,7 +356,7 @@ class Answers:
                 self.put_off(connection, "release", values | {"looked": True})
                 return
             here = connection.pid in [pid for pid, _size in arbiter.holders(job)]
-        arbiter.bell.queue(connection, "done", held=self._give_back(key, values["failed"]), here=int(here))
+        self._turn.say(connection, "done", held=self._give_back(key, values["failed"]), here=int(here))
 
     def _give_back_later(self, connection: Connection, values: Values) -> None:
         """The end of a block could not be written down: its program goes on, and does not say so again."""
@@ -394,7 +392,7 @@ class Answers:
             seat.stopped = seat.background = seat.mute = False
             seat.rests_until_mono = None
             seat.told = None  # it may be in the foreground now, or no longer: tell it anew
-            self._arbiter.deciding.touch()
+            self._turn.replan()
 
     def _job_of(self, connection: Connection) -> Job | None:
         return self._arbiter.store.live.get(connection.job_id) if connection.job_id is not None else None

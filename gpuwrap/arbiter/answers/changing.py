@@ -43,7 +43,7 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
     if "wait" in wanted:
         told.append(_limit_wait(arbiter, after, wanted["wait"]))
     arbiter.limits.watch(after)
-    arbiter.deciding.touch()
+    arbiter.turn.replan()
     return True, ", ".join(told) or "as it was"
 
 
@@ -52,7 +52,7 @@ def _limit_wait(arbiter: "Arbiter", job: Job, wanted: float | str) -> str:
     arbiter.patience.limit([job], seconds)
     seat = arbiter.seats[job.id]
     if seat.sweep is None:  # the process of a sweep has no limit of its own
-        arbiter.bell.queue(seat.connection, "limit", seconds=seconds)
+        arbiter.turn.say(seat.connection, "limit", seconds=seconds)
     return "waits without a limit" if seconds is None else f"gives up after {format_limit(seconds)} from now"
 
 

@@ -15,14 +15,13 @@ from ...policy.reasons import Teller
 from ..bell.socket import Connection
 from ..jobs.enforce import gpu_words
 from ..seeing.views import view_of
+from ..turn import Ledger
 from .table import Values
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
     from .answers import Answers
 
-Asked = tuple[Connection, Job, float | None]
-"""Who asks what would be, for which job, and for how long it would wait."""
 
 
 class Rehearsals:
@@ -30,31 +29,30 @@ class Rehearsals:
 
     def __init__(self, arbiter: "Arbiter", answers: "Answers") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._answers = answers
-        self.asked: list[Asked] = []
+        self.asked: Ledger[Connection, tuple[Job, float | None]] = Ledger(arbiter.turn)
+        """For which job, and for how long it would wait."""
 
     def rehearse(self, connection: Connection, values: Values) -> None:
         """Somebody asks. Raises Refused."""
         if (held := self._answers.key_held(values)) is not None:
-            self._arbiter.bell.queue(connection, "done", text=f"would not start: {held}")
+            self._turn.say(connection, "done", text=f"would not start: {held}")
             return
         if self._answers.machine_unknown(connection, "rehearse", values):
             return
         job = self._answers.admission.read_job(connection, values, "rehearsal")
-        self.asked.append((connection, job, values.get("wait")))
-        self._arbiter.if_lost(lambda: self.gone(connection))
-        self._arbiter.deciding.touch()
+        self.asked[connection] = job, values.get("wait")
+        self._turn.replan()
 
     def gone(self, connection: Connection) -> None:
-        """Who asked has gone, or asks again."""
-        self.asked = [each for each in self.asked if each[0] is not connection]
+        """Who asked has gone."""
+        self.asked.forget(connection)
 
     def planned(self) -> None:
         """A plan was made, or lost: answer from the look that there is."""
-        asked, self.asked = self.asked, []
-        self._arbiter.if_lost(lambda: self.asked.extend(asked))
-        for connection, job, patience in asked:
-            self._arbiter.bell.queue(connection, "done", text=rehearsed(self._arbiter, job, patience))
+        for connection, (job, patience) in self.asked.take():
+            self._turn.say(connection, "done", text=rehearsed(self._arbiter, job, patience))
 
 
 def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:

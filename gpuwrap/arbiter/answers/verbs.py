@@ -19,6 +19,7 @@ from ...policy.words import ordinal
 from ...turns import before
 from ..bell.socket import Connection
 from ..jobs.killing import SPARED
+from ..turn import Ledger
 from .changing import change
 from .table import Values
 
@@ -35,9 +36,10 @@ class Verbs:
 
     def __init__(self, arbiter: "Arbiter", answers: "Answers") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._answers = answers
         self._watchers: dict[Connection, set[int]] = {}
-        self.renicings: list[tuple[Connection, list[list[object]]]] = []
+        self.renicings: Ledger[Connection, list[list[object]]] = Ledger(arbiter.turn)
         self._effects: dict[int, str] = {}
         self.kinds: dict[str, Callable[[Connection, Values], None]] = {
             "kill": self._kill,
@@ -73,7 +75,7 @@ class Verbs:
             else:
                 text = self._arbiter.killing.kill(job, number, by)
                 done.append([job.id, text != SPARED, text])
-        self._arbiter.bell.queue_long(connection, json.dumps(done))
+        self._turn.answer(connection, json.dumps(done))
 
     def _pause(self, connection: Connection, values: Values) -> None:
         """Hold waiting jobs in line, pause running ones."""
@@ -90,8 +92,8 @@ class Verbs:
                 done.append([job.id, refusal is None, refusal or "paused"])
             else:
                 done.append([job.id, False, _cannot_be(job, "paused")])
-        self._arbiter.deciding.touch()
-        self._arbiter.bell.queue_long(connection, json.dumps(done))
+        self._turn.replan()
+        self._turn.answer(connection, json.dumps(done))
 
     def _resume(self, connection: Connection, values: Values) -> None:
         """Let held and paused jobs go on."""
@@ -108,8 +110,8 @@ class Verbs:
             else:
                 done.append([job.id, False, _cannot_be(job, "resumed")])
         self._add_places(done)
-        self._arbiter.deciding.touch()
-        self._arbiter.bell.queue_long(connection, json.dumps(done))
+        self._turn.replan()
+        self._turn.answer(connection, json.dumps(done))
 
     def _renice(self, connection: Connection, values: Values) -> None:
         done: list[list[object]] = []
@@ -125,13 +127,8 @@ class Verbs:
             self._arbiter.store.change(job, priority=wanted)
             done.append([job.id, True, f"priority {job.priority} → {wanted}"])
         self._add_places(done)
-        self._arbiter.deciding.touch()
-        asked = connection, done
-        self.renicings.append(asked)  # answered after the next plan, with what it does
-        self._arbiter.if_lost(lambda: self._take_back(asked))
-
-    def _take_back(self, asked: tuple[Connection, list[list[object]]]) -> None:
-        self.renicings = [each for each in self.renicings if each is not asked]
+        self._turn.replan()
+        self.renicings[connection] = done  # answered after the next plan, with what it does
 
     def _set(self, connection: Connection, values: Values) -> None:
         done: list[list[object]] = []
@@ -140,26 +137,24 @@ class Verbs:
                 done.append([job, False, "no such job"])
             else:
                 done.append([job.id, *change(self._arbiter, self._answers.admission, job, values)])
-        self._arbiter.bell.queue_long(connection, json.dumps(done))
+        self._turn.answer(connection, json.dumps(done))
 
     def note_effects(self, made: Plan, view: View) -> None:
         """Remember what a plan does for jobs whose priority was just changed: the plan after it knows no more of it."""
-        for _connection, done in self.renicings:
+        for done in self.renicings.values():
             for job_id, well, _text in done:
                 if well and isinstance(job_id, int) and job_id not in self._effects:
                     self._effects[job_id] = effect(made, job_id, view)
 
     def planned(self) -> None:
         """A plan was made: echo what it does for changed priorities."""
-        renicings, self.renicings = self.renicings, []
-        self._arbiter.if_lost(lambda: self.renicings.extend(renicings))
         effects, self._effects = self._effects, {}
-        for connection, done in renicings:
+        for connection, done in self.renicings.take():
             told = [
                 [job_id, well, f"{text}, {effects[job_id]}" if effects.get(job_id) else text]  # type: ignore[index,call-overload]
                 for job_id, well, text in done
             ]
-            self._arbiter.bell.queue_long(connection, json.dumps(told))
+            self._turn.answer(connection, json.dumps(told))
 
     def _add_places(self, done: list[list[object]]) -> None:
         """Say of those in line where they stand now that all of them were changed."""
@@ -184,10 +179,10 @@ class Verbs:
     def _leave(self, connection: Connection, _values: Values) -> None:
         """Leave now instead of in a while, if nothing is left to do."""
         if self._arbiter.store.live:
-            self._arbiter.bell.queue(connection, "refused", text="jobs are still there", status=FAILED)
+            self._turn.say(connection, "refused", text="jobs are still there", status=FAILED)
             return
         self._arbiter.make_room()
-        self._arbiter.bell.queue(connection, "done", text="")
+        self._turn.say(connection, "done", text="")
 
     def _watch(self, connection: Connection, values: Values) -> None:
         waited = set(values["jobs"])
@@ -208,7 +203,7 @@ class Verbs:
     def _answer_watchers(self) -> None:
         for connection in [connection for connection, running in self._watchers.items() if not running]:
             del self._watchers[connection]
-            self._arbiter.bell.queue(connection, "done", text="")
+            self._turn.say(connection, "done", text="")
 
     def _explain(self, connection: Connection, values: Values) -> None:
         job_ids = values["jobs"]
@@ -220,21 +215,21 @@ class Verbs:
             text = "\n".join(["\t".join((str(job_id), rule, line, *helps)) for job_id, (rule, line, helps) in told.items()])
         else:
             text = json.dumps(told)
-        self._arbiter.bell.queue_long(connection, text)
+        self._turn.answer(connection, text)
 
     def _line(self, connection: Connection, values: Values) -> None:
         bare = values.get("bare", False)
         looked_at: set[int] = set()
         for job_id in () if bare else islice(self._arbiter.store.in_line, MOST_LOOKED_AT):
             self._note_stop(job_id, looked_at)
-        self._arbiter.bell.queue_long(connection, self._arbiter.lines.lined_up(bare=bare))
+        self._turn.answer(connection, self._arbiter.lines.lined_up(bare=bare))
 
     def _why(self, connection: Connection, values: Values) -> None:
         job = self._arbiter.store.live.get(values["job"])
         if job is not None:
             self._note_stop(job.id, set())
         words = self._arbiter.lines.tell(job) if job is not None else None
-        self._arbiter.bell.queue_long(connection, json.dumps(words))
+        self._turn.answer(connection, json.dumps(words))
 
     def _gpus(self, connection: Connection, values: Values) -> None:
         if "looked" not in values and self._look_stale(connection, "gpus", values):
@@ -244,13 +239,13 @@ class Verbs:
         except GpurunError as err:
             self._answers.refuse(connection, err)
             return
-        self._arbiter.bell.queue_long(connection, json.dumps(gpus))
+        self._turn.answer(connection, json.dumps(gpus))
 
     def _drain(self, connection: Connection, values: Values) -> None:
         if self._look_stale(connection, "drain", values):
             return
         done = self._arbiter.inventory.drain(values["list"], values["drained"])
-        self._arbiter.bell.queue_long(connection, json.dumps(done))
+        self._turn.answer(connection, json.dumps(done))
 
     def _look_stale(self, connection: Connection, kind: str, values: Values) -> bool:
         """Put a request about GPUs off until they have been looked at again."""
@@ -271,7 +266,7 @@ class Verbs:
         if stat is not None and stat.state in "Tt":
             for each in self._arbiter.sweeps.seats_like(seat):
                 each.stopped = True
-            self._arbiter.deciding.touch()
+            self._turn.replan()
 
 
 def _cannot_be(job: Job, done: str) -> str:

@@ -23,7 +23,9 @@ class Ahead:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._freed: set[str] = set()
+        self._has_offered = False
         self._asked: Connection | None = None
 
     def freed(self, job: Job) -> None:
@@ -36,10 +38,26 @@ class Ahead:
         job = self._first() if freed else None
         if job is None or job.state is not JobState.WAITING or job.request.gpus > len(freed):
             return
-        seat, bell = self._arbiter.seats[job.id], self._arbiter.bell
-        if seat.sweep is None and not seat.is_away() and bell.send_ahead(seat.connection, "offer"):
+        seat = self._arbiter.seats[job.id]
+        if seat.sweep is None and not seat.is_away() and self.offer(seat.connection):
             seat.asked_ahead = True
             self._asked = seat.connection
+
+    def offer(self, connection: Connection | None) -> bool:
+        """Offer at once, which binds nobody, whether the turn will be committed or not; false if it must be said with the turn.
+
+        That is so after one that was lost, and never does it overtake what is said to the same client.
+        """
+        if connection is None or self._turn.was_lost or self._turn.has_said_to(connection):
+            return False
+        self._arbiter.bell.send_now(connection, "offer")
+        self._has_offered = True
+        return True
+
+    def has_offered(self) -> bool:
+        """Whether anything was offered at once since this was asked last."""
+        offered, self._has_offered = self._has_offered, False
+        return offered
 
     def may_ask_to_give_way(self, job: Job) -> bool:
         """Whether a job that runs by now stands in the way of the first in line: before, it could not be asked for room."""

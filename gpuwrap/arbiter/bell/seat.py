@@ -40,8 +40,6 @@ class Seat:
     """The CUDA_VISIBLE_DEVICES of its gpurun, which limits the choice of GPUs whatever else is asked for."""
     seen: list[str] | None = None
     """The GPUs that CUDA sees in its process already, which choose in their order."""
-    limit_mono: float | None = None
-    """When its wait limit passes; the first plan that saw the job is awaited in any case."""
     tty: int | None = None
     """Where its waiting is told: device of the terminal, negative for `-v` without one, None nowhere."""
     background: bool = False

@@ -1,7 +1,7 @@
 """The arbiter's end of the bell: one SEQPACKET socket beside the database, and a connection for each client.
 
 1. Who asks is what the kernel says (peer credentials), never what the client says.
-2. Nothing is sent before the batch that caused it is committed, but questions: `queue` collects, `flush` sends.
+2. What is said in a turn is sent once that is committed (`turn`); `send_now` is for what is true in any case.
 3. No client can make the arbiter wait: what cannot be sent at once is kept until the socket takes it, up to a bound.
 4. A client costs one descriptor. Only as many are let in as there is room for; the others wait in the kernel.
 """
@@ -18,8 +18,7 @@ from typing import Protocol
 from ...host import processes
 from ...model import Identity
 from ...state.paths import BELL, Folder
-from ...sweeps import in_words
-from ...wire import CHUNK, PACKET, pack, unpack
+from ...wire import PACKET, pack, unpack
 from ..log import log
 from .room import Room, is_lack_of_room
 
@@ -82,12 +81,7 @@ class Bell:
         self._is_full = False
         """Nobody is let in: the listening socket is not watched."""
         self._has_told = False
-        self._outbox: list[tuple[Connection, bytes]] = []
-        self._rows: dict[tuple[object, ...], tuple[Connection, str, list[int], dict[str, object]]] = {}
         self.connections: dict[int, Connection] = {}
-        self.may_send_ahead = True
-        """False after a batch that could not be committed, until one was."""
-        self._has_sent_ahead = False
         self._listening: socket.socket | None = None
         self._inode = 0
 
@@ -140,64 +134,22 @@ class Bell:
         with contextlib.suppress(OSError):
             os.unlink(BELL, dir_fd=self._folder.fd)
 
-    def queue(self, connection: Connection | None, kind: str, /, **values: object) -> None:
-        """Send a message once the batch is committed; to nobody if the client has gone."""
-        if connection is not None:
-            self._outbox.append((connection, pack(kind, **values)))
-
-    def send_ahead(self, connection: Connection | None, kind: str) -> bool:
-        """Send at once what binds nobody, whether the batch will be committed or not; false if it must be queued.
-
-        That is so after a batch that was not, and never is it sent before what is queued for the same client.
-        """
-        if connection is None or not self.may_send_ahead or any(connection is other for other, _packet in self._outbox):
-            return False
-        self.send_now(connection, kind)
-        self._has_sent_ahead = True
-        return True
-
-    def has_sent_ahead(self) -> bool:
-        """Whether anything was sent ahead since this was asked last."""
-        sent, self._has_sent_ahead = self._has_sent_ahead, False
-        return sent
-
-    def queue_rows(self, connection: Connection | None, kind: str, job_id: int, /, **values: object) -> None:
-        """Send a message about rows of a sweep once the batch is committed: one for all, with the text of the first."""
-        if connection is not None:
-            key = (connection, kind, values.get("kind"), values.get("status"))
-            self._rows.setdefault(key, (connection, kind, [], values))[2].append(job_id)
-
     def send_now(self, connection: Connection | None, kind: str, /, **values: object) -> None:
-        """Send before the batch is committed, what is true whether it will be or not."""
-        if connection is not None and connection.fd in self.connections:
-            connection.unsent.append(pack(kind, **values))
+        """Send before the turn is committed, what is true whether it will be or not."""
+        if connection is not None:
+            self.send(connection, pack(kind, **values))
+
+    def send(self, connection: Connection, packet: bytes) -> None:
+        """Send one packet, to nobody if the client has gone."""
+        if self.connections.get(connection.fd) is connection:
+            connection.unsent.append(packet)
             self._send(connection)
 
-    def queue_long(self, connection: Connection, text: str) -> None:
-        """Answer a verb with a text of any length, in pieces: `more`…, `done`."""
-        pieces = [text[at : at + CHUNK // 4] for at in range(0, len(text), CHUNK // 4)] or [""]
-        for piece in pieces[:-1]:
-            self.queue(connection, "more", text=piece)
-        self.queue(connection, "done", text=pieces[-1])
-
-    def discard(self) -> None:
-        """Forget what was queued: the batch was not committed."""
-        self._outbox.clear()
-        self._rows.clear()
-
-    def flush(self) -> None:
-        """Send what was queued, and let in who waits outside if there is room now."""
+    def let_in(self) -> None:
+        """Let in who waits outside, if there is room now."""
         if self._is_full and self._listening is not None and self._may_let_in():
             self._is_full = False
             self._watcher.watch(self._listening.fileno(), self._accept)
-        outbox, self._outbox = self._outbox, []
-        rows, self._rows = self._rows, {}
-        for connection, kind, job_ids, values in rows.values():
-            outbox.append((connection, pack(kind, rows=in_words(sorted(job_ids)), **values)))
-        for connection, packet in outbox:
-            if self.connections.get(connection.fd) is connection:
-                connection.unsent.append(packet)
-                self._send(connection)
 
     def drop(self, connection: Connection) -> None:
         """Close a connection from our side."""

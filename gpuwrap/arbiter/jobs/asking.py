@@ -57,6 +57,7 @@ class Asking:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._walk = arbiter.walk
         self._store = arbiter.store
 
@@ -139,7 +140,7 @@ class Asking:
         asked = self._arbiter.killing.without_others(job, [identity_of(job, each) for each in found])
         log("ask", f"job {job.id}: {signal_name(ask.number)} to pid {', '.join(str(each.pid) for each in asked)} too")
         number = ask.number
-        self._arbiter.enforcer.after_commit.append(lambda: signal_all(asked, number))
+        self._turn.do(lambda: signal_all(asked, number))
 
     def _current(self, ask: Ask) -> Job | None:
         """Return the job if it is still asked in this way."""

@@ -11,7 +11,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...clocks import wall_at
@@ -40,7 +40,7 @@ class Enforcer:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
-        self.after_commit: list[Callable[[], None]] = []
+        self._turn = arbiter.turn
 
     # --- granting -----------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Enforcer:
             return
         seat.offered_mono = time.monotonic()
         if seat.sweep is not None or not (
-            self._arbiter.ahead.was_asked(seat) or self._arbiter.bell.send_ahead(seat.connection, "offer")
+            self._arbiter.ahead.was_asked(seat) or self._arbiter.ahead.offer(seat.connection)
         ):
             self._say(job.id, seat, "offer")
         seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self.withdraw(job.id))
@@ -120,9 +120,9 @@ class Enforcer:
     def _say(self, job_id: int, seat: Seat, kind: str, /, **values: object) -> None:
         """Tell a client something about its job; the process of a sweep, about which row."""
         if seat.sweep is not None:
-            self._arbiter.bell.queue_rows(seat.connection, kind, job_id, **values)
+            self._turn.say_of_row(seat.connection, kind, job_id, **values)
         else:
-            self._arbiter.bell.queue(seat.connection, kind, **values)
+            self._turn.say(seat.connection, kind, **values)
 
     def withdraw(self, job_id: int) -> None:
         """Take an offer back that was not taken, and pass its client over until that says a word."""
@@ -169,9 +169,9 @@ class Enforcer:
         arbiter.limits.watch(job)
         if not seat.reapers:
             arbiter.descent.remember_ancestors(job)
-        arbiter.afterwards(lambda: arbiter.watch_leader(job.id))
-        arbiter.afterwards(lambda: arbiter.descent.started(job.id))
-        arbiter.afterwards(lambda: arbiter.scarcity.watch(job))
+        self._turn.later(lambda: arbiter.watch_leader(job.id))
+        self._turn.later(lambda: arbiter.descent.started(job.id))
+        self._turn.later(lambda: arbiter.scarcity.watch(job))
         self.send_off(job)
 
     def send_off(self, job: Job) -> None:
@@ -201,18 +201,12 @@ class Enforcer:
             note += " asked for"
         if job.request.shares and job.shares:
             note += f", shared: {self._portion(job)}"
-        arbiter.bell.queue(arbiter.seats[job.id].connection, "go", note=note, told=told, **variables)
+        self._turn.say(arbiter.seats[job.id].connection, "go", note=note, told=told, **variables)
 
     def _portion(self, job: Job) -> str:
         share = job.shares[0]
         total = self._arbiter.total_bytes(share.uuid)
         return format_of(share.bytes, total) if total else format_size(share.bytes)
-
-    def flush_now(self) -> None:
-        """Carry out what waits for a commit, outside the loop."""
-        actions, self.after_commit = self.after_commit, []
-        for action in actions:
-            action()
 
     def not_runnable(self, job: Job, status: int, cause: str) -> None:
         """The exec failed: the program never ran, and the grant goes back."""
@@ -281,17 +275,17 @@ class Enforcer:
         result = self._arbiter.scarcity.judge(job, self._arbiter.shutdown.judge(result))
         changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
         job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
-        self._arbiter.afterwards(lambda: _log_end(job, result))
-        self._arbiter.afterwards(lambda: self._arbiter.scarcity.forget(job))
+        self._turn.later(lambda: _log_end(job, result))
+        self._turn.later(lambda: self._arbiter.scarcity.forget(job))
         self._arbiter.shutdown.ended(job)
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:
             self._settle_seat(job, started=job.started_at is not None)
         self._arbiter.memory.learn(job)
         self._arbiter.astray.forget(job)
-        self._arbiter.afterwards(lambda: self._arbiter.reruns.clean_up(job))
+        self._turn.later(lambda: self._arbiter.reruns.clean_up(job))
         self._arbiter.job_ended(job)
-        self.after_commit.append(lambda: self._arbiter.answers.verbs.job_ended(job))
+        self._turn.do(lambda: self._arbiter.answers.verbs.job_ended(job))
         self.release_if_let_go(job)
 
     def _settle_seat(self, job: Job, *, started: bool) -> None:
@@ -307,7 +301,7 @@ class Enforcer:
                 self._arbiter.asking.leader_ended(job)
                 return
             identities = self._arbiter.killing.without_others(job, seat.kin.values())
-            self.after_commit.append(lambda: signal_all(identities, signal.SIGKILL))  # a stub promises the whole tree
+            self._turn.do(lambda: signal_all(identities, signal.SIGKILL))  # a stub promises the whole tree
 
     # --- leftovers ----------------------------------------------------------------------------------------------
 
@@ -322,7 +316,7 @@ class Enforcer:
         arbiter.leftovers.discard(job.id)
         arbiter.left_behind.forget(job.id)
         self.release(job)
-        arbiter.afterwards(lambda: arbiter.leave_seat(job.id))
+        self._turn.later(lambda: arbiter.leave_seat(job.id))
 
     def _is_held(self, job: Job) -> bool:
         """Whether a survivor holds a GPU of the grant: the driver names it, a device file is open, or it is young."""
@@ -370,8 +364,8 @@ class Enforcer:
         """Give a job's GPUs back, and let go of claims that no grant needs any more."""
         self._arbiter.ahead.freed(job)
         self._arbiter.store.release(job)
-        self._arbiter.deciding.touch()
-        self._arbiter.afterwards(self._arbiter.let_go_of_claims)
+        self._turn.replan()
+        self._turn.later(self._arbiter.let_go_of_claims)
 
     def look_for_leftovers(self, job: Job) -> None:
         """After a restart: find again what an ended job left behind."""

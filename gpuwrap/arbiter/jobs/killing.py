@@ -31,6 +31,7 @@ class Killing:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._walk = arbiter.walk
         self._store = arbiter.store
 
@@ -43,7 +44,7 @@ class Killing:
             self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, f"cancelled by {by}")
             return "cancelled while waiting"
         if number is not None and number not in (signal.SIGTERM, signal.SIGKILL):
-            self._arbiter.enforcer.after_commit.append(lambda: signal_all([job.identity], number))
+            self._turn.do(lambda: signal_all([job.identity], number))
             return f"sent {signal.Signals(number).name.removeprefix('SIG')}{beyond(self._arbiter, job)}"
         left = beyond(self._arbiter, job)
         seat.ended_by = f"killed by {by}{and_frozen(job)}"
@@ -54,7 +55,7 @@ class Killing:
         if job.state is not JobState.STOPPING:
             job = self._store.move(job, Event.ASK_TO_END, seat.ended_by)
         if number == signal.SIGKILL:
-            self._arbiter.enforcer.after_commit.append(lambda: self._kill_all(job.id))
+            self._turn.do(lambda: self._kill_all(job.id))
             return f"killed (KILL){left}"
         self.ask_to_end(job)
         return f"asked to end (TERM), KILL in {KILL_SECONDS:.0f} s{left}"
@@ -65,7 +66,7 @@ class Killing:
 
     def send(self, job: Job, number: int) -> None:
         """Signal a job's leader once the batch is committed."""
-        self._arbiter.enforcer.after_commit.append(lambda: signal_all([job.identity], number))
+        self._turn.do(lambda: signal_all([job.identity], number))
 
     def kill_within(self, job_id: int, seconds: float) -> None:
         """See that everything of a job is killed after so long, unless that is due earlier already."""
@@ -94,9 +95,9 @@ class Killing:
         if not identities:
             return SPARED
         if number is not None and number != signal.SIGTERM:
-            self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, number))
+            self._turn.do(lambda: signal_all(identities, number))
             return _sent(number, identities) + beyond(self._arbiter, job)
-        self._arbiter.enforcer.after_commit.append(lambda: signal_all(identities, signal.SIGTERM))
+        self._turn.do(lambda: signal_all(identities, signal.SIGTERM))
         if seat.kill_timer is None:
             seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
         pids = ", ".join(str(identity.pid) for identity in identities if processes.may_signal(identity.pid))
@@ -123,7 +124,7 @@ class Killing:
         if not strays:
             return SPARED
         first = number if number is not None else signal.SIGTERM
-        self._arbiter.enforcer.after_commit.append(lambda: signal_all(strays, first))
+        self._turn.do(lambda: signal_all(strays, first))
         if number is None:
             self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(self.without_others(job, strays), signal.SIGKILL))
         return _sent(first, strays)

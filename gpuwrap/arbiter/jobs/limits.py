@@ -31,6 +31,7 @@ class Limits:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._stood = arbiter.notes.stood_still
 
     def watch(self, job: Job) -> None:
@@ -102,7 +103,7 @@ class Limits:
         if job.state is not JobState.STOPPING:
             job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
             text = f"job {job.id}: {seat.ended_by}: asked to end ({signal_name(steps[0][0])})"
-            self._arbiter.enforcer.after_commit.append(lambda: self._tell(job, text))
+            self._turn.do(lambda: self._tell(job, text))
         log("limit", f"job {job.id}: {seat.ended_by}")
         self._arbiter.killing.kill_within(job.id, self._arbiter.asking.begin(job, steps))
 

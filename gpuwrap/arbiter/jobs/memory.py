@@ -17,6 +17,7 @@ from ...policy.rerunning import may_be_evicted
 from ...units import format_size
 from ..log import log
 from ..telling.notices import tell
+from ..turn import Ledger
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -28,7 +29,7 @@ class Memory:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._told, self._before = arbiter.notes.told_over, arbiter.notes.peak_before
-        self._over: dict[int, str] = {}
+        self._over: Ledger[int, str] = Ledger(arbiter.turn)
 
     def note(self, used: dict[int, dict[str, int | None]]) -> None:
         """Take in what a look has shown: bytes by job and GPU."""
@@ -43,12 +44,14 @@ class Memory:
                 over[job_id] = _words(share, per_gpu[share.uuid] or 0)
                 if job_id not in self._over:
                     self._warn(job, over[job_id], most)
-        self._over = over
-        self._arbiter.if_lost(self.judge_again)
+        for job_id in self._over.keys() - over.keys():
+            del self._over[job_id]
+        self._over.update(over)
 
     def judge_again(self) -> None:
-        """Who uses too much already is judged anew: the setting `over_memory` has changed, or what was done was undone."""
-        self._over = {}
+        """Who uses too much already is judged anew: the setting `over_memory` has changed."""
+        for job_id in list(self._over):
+            self._over.forget(job_id)
 
     def words(self, job: Job) -> str | None:
         """Say that a job uses more than it asked for; None if it does not."""
@@ -86,7 +89,7 @@ class Memory:
         log("memory", f"job {job.id} {text}")
         if self._told.get(job.id) != job.attempt:
             self._told.put(job.id, job.attempt)
-            self._arbiter.enforcer.after_commit.append(lambda: tell(job, f"job {job.id} {text}"))
+            self._arbiter.turn.do(lambda: tell(job, f"job {job.id} {text}"))
         if self._arbiter.settings["over_memory"] == "evict" and job.state is JobState.RUNNING and may_be_evicted(job):
             self._arbiter.store.change(job, request=self._raised(job, most))
             self._arbiter.reruns.evict(self._arbiter.store.live[job.id], None, f"{text} (over_memory)")

@@ -47,6 +47,7 @@ class Reruns:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._walk = arbiter.walk
         self._store = arbiter.store
 
@@ -66,7 +67,7 @@ class Reruns:
         )
         log("evict", f"job {job.id}: {why}")
         self._ask(job)
-        self._arbiter.deciding.touch()
+        self._turn.replan()
         return True
 
     def why_not_evict(self, job: Job) -> str | None:
@@ -113,8 +114,8 @@ class Reruns:
     def _ask(self, job: Job) -> None:
         seat = self._arbiter.seats[job.id]
         signals = ",".join(f"{number}:{seconds:g}" for number, seconds in stored_signals(job.signals))
-        self._arbiter.bell.queue(seat.connection, "give-way", attempt=job.attempt, signals=signals)
-        self._arbiter.enforcer.after_commit.append(lambda: self._wake(job))
+        self._turn.say(seat.connection, "give-way", attempt=job.attempt, signals=signals)
+        self._turn.do(lambda: self._wake(job))
         self._arbiter.asking.begin(job, stored_signals(job.signals), by_stub=True)
         self._hang_net(job)
 
@@ -167,17 +168,16 @@ class Reruns:
 
     def connected(self, connection: Connection, job: Job | None, values: Values) -> None:
         """A stub whose program runs, or has just ended, reached us."""
-        bell = self._arbiter.bell
         if job is None or job.state is JobState.ENDED:
-            bell.queue(connection, "unknown" if job is None else "job", id=job.id if job else None)
+            self._turn.say(connection, "unknown" if job is None else "job", id=job.id if job else None)
             return
         self._arbiter.adopt(job, connection)
-        bell.queue(connection, "job", id=job.id)
+        self._turn.say(connection, "job", id=job.id)
         if job.state not in STARTED:
             return
         self._arbiter.seats[job.id].attempt_begun = values.get("attempt", 0)
         self._arbiter.watch_leader(job.id)
-        bell.queue(connection, "on")
+        self._turn.say(connection, "on")
         if job.requeue:
             self._ask(job)
         if values.get("held") and job.state is not JobState.PAUSED:
@@ -193,7 +193,7 @@ class Reruns:
     def ended(self, connection: Connection, job: Job | None, values: Values) -> None:
         """A run is over: say whether there is another."""
         if job is None or job.state is JobState.ENDED:
-            self._arbiter.bell.queue(connection, "exit")
+            self._turn.say(connection, "exit")
             return
         run = Run(
             values["attempt"], values["status"], values.get("seconds", 60.0), values.get("asked", False),
@@ -201,7 +201,7 @@ class Reruns:
         )  # fmt: skip
         if job.state not in STARTED or run.attempt < job.attempt:
             # Judged already; the answer was lost.
-            self._arbiter.bell.queue(connection, "rerun")
+            self._turn.say(connection, "rerun")
             if job.state is JobState.GRANTED:
                 self._arbiter.enforcer.offer(job)
             return
@@ -223,17 +223,17 @@ class Reruns:
             left = self._arbiter.killing.without_others(job.changed(state=JobState.ENDED), left)
         if left:
             if until_mono is None:
-                self._arbiter.bell.queue(seat.connection, "settling")
+                self._turn.say(seat.connection, "settling")
                 until_mono = time.monotonic() + (self._arbiter.asking.leader_ended(job) if is_asked else 0.0)
             if time.monotonic() >= until_mono:
-                self._arbiter.enforcer.after_commit.append(lambda: self._kill(left))
+                self._turn.do(lambda: self._kill(left))
             self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, run, until_mono))
         elif again is None:
             is_done = job.requeue and run.asked and run.status == 0
             seat.ended_by = DONE if is_done else seat.ended_by
             self._end(job, run)
             text = f"job {job.id}: exit 0, {DONE}\n{HOW_TO_RUN_AGAIN}" if is_done else None
-            self._arbiter.bell.queue(seat.connection, "exit", text=text)
+            self._turn.say(seat.connection, "exit", text=text)
         else:
             self._requeue(job, run, again)
 
@@ -245,7 +245,7 @@ class Reruns:
         seat = arbiter.seats[job.id]
         text = self._told(job, again)
         over = job
-        arbiter.enforcer.after_commit.append(lambda: self.clean_up(over))
+        self._turn.do(lambda: self.clean_up(over))
         arbiter.pausing.run_over(job)
         if job.state in (JobState.PAUSED, JobState.SUSPENDED):
             job = arbiter.store.move(job, Event.RESUME, "its program ended", paused_mono=None)
@@ -257,15 +257,16 @@ class Reruns:
         log("requeue", f"job {job.id}: {again.why}, attempt {job.attempt}")
         seat.cancel_timers()
         seat.kin = {}
-        seat.told, seat.background, seat.limit_mono = None, False, None
+        seat.told, seat.background = None, False
+        arbiter.patience.limit([job], None)
         seat.ended_by = seat.ask = None
         seat.mute = again.after > 0  # passed over until the stub says that it has waited
         seat.rests_until_mono = time.monotonic() + again.after if again.after else None
-        arbiter.bell.queue(
+        self._turn.say(
             seat.connection, "rerun", text=text, after=f"{again.after:g}", failures=again.failures, reruns=again.reruns,
             short=again.short,
         )  # fmt: skip
-        arbiter.deciding.touch()
+        self._turn.replan()
 
     def _told(self, job: Job, again: Again) -> str:
         if not again.gave_way:
@@ -287,7 +288,7 @@ class Reruns:
         seat = self._arbiter.seats[job.id]
         known = list(seat.kin.values())
         inside = set(self._store.family(job))  # as long as it has not ended
-        self._arbiter.enforcer.after_commit.append(lambda: self._kill_strays(job, known, inside, LOOK_AGAIN_SECONDS))
+        self._turn.do(lambda: self._kill_strays(job, known, inside, LOOK_AGAIN_SECONDS))
 
     def _kill_strays(self, job: Job, known: list[Identity], inside: set[int], again: tuple[float, ...]) -> None:
         alive = [identity for identity in known if processes.is_same_process(identity)]

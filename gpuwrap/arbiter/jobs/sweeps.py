@@ -60,6 +60,7 @@ class Sweeps:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._sweeps: dict[Identity, Sweep] = {}
         self._pieces: dict[Connection, list[Piece]] = {}
         self.kinds: dict[str, Callable[[Connection, Values], None]] = {
@@ -106,8 +107,8 @@ class Sweeps:
         if "wait" in values:
             arbiter.patience.limit([job for job in jobs if job is not None], values["wait"])
         name = next((job.name for job in jobs if job is not None), None)
-        arbiter.bell.queue(connection, "sweep", ids=in_words([job.id if job else 0 for job in jobs]), name=name)
-        arbiter.deciding.touch()
+        self._turn.say(connection, "sweep", ids=in_words([job.id if job else 0 for job in jobs]), name=name)
+        self._turn.replan()
 
     def _register(self, connection: Connection, pieces: list[Piece], values: Values, prefix: str) -> list[Job | None]:
         """Write all rows; their numbers follow each other."""
@@ -148,7 +149,7 @@ class Sweeps:
         kind = result.kind if result is not None else ResultKind.LOST
         status = result.code if result is not None and kind is ResultKind.CANCELLED else None
         text = (result.text if result is not None else None) or "ended"
-        self._arbiter.bell.queue_rows(connection, "end", job.id, kind=kind.value, status=status, text=text)
+        self._turn.say_of_row(connection, "end", job.id, kind=kind.value, status=status, text=text)
 
     # --- processes and their rows -------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class Sweeps:
             seat.sweep, seat.pid = sweep, sweep.identity.pid
             look = self._arbiter.deciding.look
             if look is None or look.pending:
-                self._arbiter.answers.unjudged.add(job.id)
+                self._arbiter.answers.unjudged[job.id] = None
         seat.connection = sweep.connection
         sweep.rows[job.id] = None
         if self._arbiter.leaders.setdefault(sweep.identity.pid, job.id) == job.id:
@@ -200,7 +201,7 @@ class Sweeps:
             sweep.offered.discard(job.id)
             sweep.to_offer.pop(job.id, None)
         if sweep.connection is None:
-            self._arbiter.enforcer.after_commit.append(lambda: self._watch(sweep))
+            self._turn.do(lambda: self._watch(sweep))
         return seat
 
     def end_abandoned(self) -> None:
@@ -244,7 +245,7 @@ class Sweeps:
             self._process_ended(sweep)
         self._watch(sweep)
         self._forget_if_over(sweep)
-        self._arbiter.deciding.touch()
+        self._turn.replan()
 
     def _watch(self, sweep: Sweep) -> None:
         if sweep.pidfd is not None and not sweep.watched and sweep.identity in self._sweeps:
@@ -256,7 +257,7 @@ class Sweeps:
         for job_id in list(sweep.rows):
             self._arbiter.enforcer.waiting_ended(job_id, status)
         sweep.connection = None
-        self._arbiter.enforcer.after_commit.append(lambda: self._forget_if_over(sweep))
+        self._turn.do(lambda: self._forget_if_over(sweep))
 
     def _forget_if_over(self, sweep: Sweep) -> None:
         if sweep.rows or sweep.connection is not None or self._sweeps.get(sweep.identity) is not sweep:
@@ -311,7 +312,7 @@ class Sweeps:
         if sweep is None:
             return False
         self._wake(sweep)
-        self._arbiter.deciding.touch()
+        self._turn.replan()
         return True
 
     def _wake(self, sweep: Sweep) -> None:
@@ -331,7 +332,7 @@ class Sweeps:
             return
         seat = arbiter.seats.get(job.id) if job is not None else None
         if job is None or seat is None or not self._may_become(connection, job, values):
-            arbiter.bell.queue(connection, "again")
+            self._turn.say(connection, "again")
             return
         sweep = seat.sweep
         assert sweep is not None
@@ -339,7 +340,7 @@ class Sweeps:
         sweep.to_offer.pop(job.id, None)
         if seat.offered_mono + STALE_SECONDS < time.monotonic():
             arbiter.enforcer.take_back(job)
-            arbiter.bell.queue(connection, "again")
+            self._turn.say(connection, "again")
             self._offer_more(sweep)
             return
         assert connection.identity is not None
@@ -347,9 +348,9 @@ class Sweeps:
         seat.sweep, seat.connection, seat.pid = None, None, connection.pid
         job = arbiter.store.change(job, identity=connection.identity)
         arbiter.adopt(job, connection)
-        arbiter.afterwards(lambda: arbiter.descent.remember_ancestors(job))
-        arbiter.bell.queue(connection, "job", id=job.id)
-        arbiter.bell.queue(connection, "offer")
+        self._turn.later(lambda: arbiter.descent.remember_ancestors(job))
+        self._turn.say(connection, "job", id=job.id)
+        self._turn.say(connection, "offer")
         self._offer_more(sweep)
 
     def _may_become(self, connection: Connection, job: Job, values: Values) -> bool:
@@ -369,14 +370,14 @@ class Sweeps:
         assert connection.identity is not None
         mine = job is not None and job.key == f"{_begin(connection.identity)}{values['key']}:{index}"
         if job is None or not mine or job.state is JobState.ENDED:
-            arbiter.bell.queue_rows(connection, "over", index)
+            self._turn.say_of_row(connection, "over", index)
         elif self.holds(job):
-            arbiter.bell.queue(connection, "back", rows=index)  # before any offer: one that came earlier was passed over
+            self._turn.say(connection, "back", rows=index)  # before any offer: one that came earlier was passed over
             if job.state is JobState.GRANTED:
                 arbiter.enforcer.offer(job)
         else:
             arbiter.enforcer.leader_ended(job.id, values["status"])
-            arbiter.bell.queue_rows(connection, "over", index)
+            self._turn.say_of_row(connection, "over", index)
 
     def _forsake(self, connection: Connection, values: Values) -> None:
         """The process gives up rows that have not started: one, or all."""

@@ -34,6 +34,7 @@ class Descent:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._walk = arbiter.walk
         self._store = arbiter.store
         self._rests_until_mono = 0.0
@@ -44,7 +45,7 @@ class Descent:
     def started(self, job_id: int) -> None:
         """A job runs: look below it soon."""
         for seconds in FIRST_LOOKS:
-            self._arbiter.timers.after(seconds, lambda: self._arbiter.afterwards(lambda: self._look_below(job_id)))
+            self._arbiter.timers.after(seconds, lambda: self._turn.later(lambda: self._look_below(job_id)))
 
     def look(self) -> None:
         """Look below all running jobs, unless that was done a moment ago."""

@@ -60,6 +60,7 @@ class Pausing:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._traces = Traces(arbiter)
         self._stopping = Stopping(arbiter, self._traces)
         self._census: Census | None = None
@@ -83,7 +84,7 @@ class Pausing:
     def look_again(self, job_id: int) -> None:
         """A job can give way that could not a moment ago."""
         self._found.pop(job_id, None)
-        self._arbiter.deciding.touch()
+        self._turn.replan()
 
     def forget(self, job_id: int) -> None:
         """The job has ended."""
@@ -159,7 +160,7 @@ class Pausing:
             return failed
         for job, means in wanted:
             self._note_pause(job, means, newcomer_id, why)
-        self._arbiter.deciding.touch()
+        self._turn.replan()
         return None
 
     def _stop(self, wanted: Sequence[tuple[Job, Means]]) -> str | None:
@@ -184,7 +185,7 @@ class Pausing:
         self._heeding.pop(job.id, None)
         log("pause", f"job {job.id}: {means.value}, for job {newcomer_id}")
         text = f"job {job.id} paused {self._for_whom(newcomer_id)}"
-        self._arbiter.enforcer.after_commit.append(lambda: tell(job, text))
+        self._turn.do(lambda: tell(job, text))
 
     def resume(self, job: Job, why: str) -> None:
         """Let a paused job go on."""
@@ -195,8 +196,8 @@ class Pausing:
         self._arbiter.scarcity.watch(job)  # it may live elsewhere since
         log("resume", f"job {job.id}: {why}")
         text = f"job {job.id} goes on after {format_duration(now - (job.paused_mono or now))}"
-        self._arbiter.enforcer.after_commit.append(lambda: tell(job, text))
-        self._arbiter.deciding.touch()
+        self._turn.do(lambda: tell(job, text))
+        self._turn.replan()
 
     def resume_by_hand(self, job: Job, by: str) -> tuple[bool, str]:
         """Let a paused job go on, at once only if that breaks no promise. Returns whether it does, and what to say."""
@@ -232,7 +233,7 @@ class Pausing:
         What its owner had stopped (Ctrl-Z) stays stopped. Until then a mark tells a successor to do it.
         """
         self._traces.mark(job, (Means.STOP if self._traces.stopped(job.id) else Means.FREEZE).value)
-        self._arbiter.enforcer.after_commit.append(lambda: self._go_on(job))
+        self._turn.do(lambda: self._go_on(job))
 
     def _go_on(self, job: Job) -> None:
         now = self._arbiter.store.live.get(job.id, job)

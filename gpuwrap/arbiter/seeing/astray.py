@@ -29,6 +29,7 @@ class Astray:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._told = arbiter.notes.told_astray
         self._strays: dict[int, list[Stray]] = {}
 
@@ -102,7 +103,7 @@ class Astray:
         return job if program is None or processes.output_target(program.pid, 2) is None else replace(job, identity=program)
 
     def _say(self, job: Job, text: str) -> None:
-        self._arbiter.enforcer.after_commit.append(lambda: tell(job, text))
+        self._turn.do(lambda: tell(job, text))
 
 
 def _has_variable(pid: int) -> bool | None:

@@ -32,25 +32,20 @@ class Deciding:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self.look: Look | None = None
         self.views: dict[int | None, View] = {}
         self.plans: dict[int | None, Plan] = {}
         """What the last plan was made from and what it says, of the outer queue (None) and of those inside jobs."""
-        self._dirty_since: float | None = None
         self._is_looking = False
         self._again: Timer | None = None
         self._look_is_noted = True
         self._awaited_until: float | None = None
 
-    def touch(self) -> None:
-        """Something changed that may let a job start: look, then plan."""
-        if self._dirty_since is None:
-            self._dirty_since = time.monotonic()
-
     def plan_from(self, look: Look) -> None:
         """The look that is just over shows something new: plan from it."""
-        if self._dirty_since is None:
-            self._dirty_since = look.begun_mono
+        if self._turn.changed_mono is None:
+            self._turn.changed_mono = look.begun_mono
 
     def begin_look(self) -> None:
         """Ask for a look, unless one is under way. One that cannot be begun counts as one that the driver did not answer."""
@@ -88,7 +83,7 @@ class Deciding:
         used = arbiter.observer.used_by(self.look)
         arbiter.memory.note(used)
         arbiter.astray.note(self.look, used)
-        arbiter.afterwards(arbiter.descent.look)
+        self._turn.later(arbiter.descent.look)
         for job_id in list(arbiter.leftovers):
             job = arbiter.store.live.get(job_id)
             if job is not None:
@@ -104,35 +99,35 @@ class Deciding:
     def decide(self) -> None:
         """Plan, if anything has changed since that was done last and the machine has been seen since; carry the plan out."""
         arbiter = self._arbiter
-        if self._dirty_since is None or self._awaits_clients() or arbiter.farewell.has_begun:
+        if self._turn.changed_mono is None or self._awaits_clients() or arbiter.farewell.has_begun:
             return
         if not self._somebody_waits():
-            self._dirty_since = None
+            self._turn.changed_mono = None
             self.views.clear()
             self.plans.clear()
-            arbiter.afterwards(arbiter.lines.refresh_soon)
+            self._turn.later(arbiter.lines.refresh_soon)
             return
         for _ in range(MOST_PLANS):
-            if self.look is None or self.look.begun_mono < self._dirty_since:
+            if self.look is None or self.look.begun_mono < self._turn.changed_mono:
                 self.begin_look()
-            if self.look is None or self.look.begun_mono < self._dirty_since:
+            if self.look is None or self.look.begun_mono < self._turn.changed_mono:
                 return
-            self._dirty_since = None
+            self._turn.changed_mono = None
             arbiter.ahead.ask()
             if not self._plan_once():
-                self._dirty_since = self.look.begun_mono  # once more, from the same look
-            if self._dirty_since is None:
+                self._turn.changed_mono = self.look.begun_mono  # once more, from the same look
+            if self._turn.changed_mono is None:
                 break
         arbiter.ahead.over()
         arbiter.sampling.planned()
         arbiter.patience.planned()
         arbiter.answers.planned()
-        arbiter.afterwards(arbiter.lines.refresh_soon)
+        self._turn.later(arbiter.lines.refresh_soon)
 
     def await_clients(self) -> None:
         """After a restart: let the clients known to wait come back first, or a later one might be served before them."""
         self._awaited_until = time.monotonic() + RETURN_SECONDS
-        self._arbiter.timers.after(RETURN_SECONDS, self.touch)
+        self._arbiter.timers.after(RETURN_SECONDS, self._turn.replan)
 
     def _awaits_clients(self) -> bool:
         arbiter = self._arbiter

@@ -28,6 +28,7 @@ class Sampling:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._timer: Timer | None = None
         self._planned_mono = 0.0
         self._planned_from: Look | None = None
@@ -84,7 +85,7 @@ class Sampling:
             self._compares = True
             arbiter.deciding.begin_look()
         else:
-            arbiter.deciding.touch()
+            self._turn.replan()
 
     def _is_settled(self) -> bool:
         arbiter = self._arbiter

@@ -27,6 +27,7 @@ class Inventory:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._drained = arbiter.notes.drained
 
     def is_fresh(self) -> bool:
@@ -67,7 +68,7 @@ class Inventory:
             else:
                 done.append([sample.index, True, "is drained already" if drained else "was not drained"])
         self._drained.put(frozenset(uuids))
-        arbiter.deciding.touch()
+        self._turn.replan()
         return done
 
     def _gpu(self, gpu: Gpu, jobs: tuple[Job, ...], indices: dict[str, int]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Lines:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._turn = arbiter.turn
         self._timer: Timer | None = None
         self._coming: dict[int, _Coming] = {}
         """Terminals in whose background jobs have begun to wait that nobody was told of."""
@@ -83,7 +84,7 @@ class Lines:
             self.refresh()
 
     def _hang(self, seconds: float) -> None:
-        self._timer = self._arbiter.timers.after(seconds, lambda: self._arbiter.afterwards(self.refresh))
+        self._timer = self._arbiter.timers.after(seconds, lambda: self._turn.later(self.refresh))
 
     def refresh(self) -> None:
         """Tell what has changed, now; outside a batch, since what was told stays told."""
