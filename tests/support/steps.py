@@ -98,14 +98,18 @@ class Database:
 
 
 def in_arbiter():
-    from gpuwrap.arbiter import admission, bell, claims, keeper, pausing, traces
+    from gpuwrap.arbiter import keeper
+    from gpuwrap.arbiter.answers import admission
+    from gpuwrap.arbiter.bell import socket as bell
+    from gpuwrap.arbiter.pausing import marks, pausing
+    from gpuwrap.arbiter.worlds import claims
     from gpuwrap.host import freezer, processes
     from gpuwrap.state import store
 
     count_calls(processes, "send_signal")
     count_calls(freezer.Group, "make", "_write", "eject")
     count_calls(freezer.Group, "remove", when=lambda group: group.exists())
-    count_calls(traces.Traces, "mark", "unmark")
+    count_calls(marks.Traces, "mark", "unmark")
     count_calls(bell.Bell, "_send", when=lambda bell, connection: connection.unsent)
     count_calls(claims.Claims, "take", "release")
     count_calls(keeper.Keeper, "start")
@@ -127,8 +131,8 @@ def in_arbiter():
 
 
 def in_stub():
-    from gpuwrap.arbiter import summon
-    from gpuwrap.commands import child, ending, hearing, stub
+    from gpuwrap.client import summon
+    from gpuwrap.launch import child, ending, hearing, stub
 
     become = stub.Stub._become
 

@@ -255,7 +255,7 @@ def test_a_stranger_that_starts_between_plan_and_grant_is_seen(machine: Machine,
     code = f"""
         import os, time
         from gpuwrap import cli
-        from gpuwrap.commands import run
+        from gpuwrap.launch import run
 
         take = run.Launch._take
 
