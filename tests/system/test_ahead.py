@@ -100,6 +100,7 @@ def test_who_is_asked_in_vain_stays_and_is_offered_its_turn_when_it_comes(
     there.unlink()
     wait_until(lambda: log.read_text().split()[2:] == ["offer", "go"], "its turn")
     client.wait(30)
+    wait_until(lambda: world.state(2) == "ended", "its end to be written down")
     assert [event["to_state"] for event in world.events() if event["job_id"] == 2] == ["waiting", "granted", "running", "ended"]
 
 
