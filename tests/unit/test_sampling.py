@@ -30,7 +30,7 @@ class Fake:
         self.timers = SimpleNamespace(after=self._after)
         self.begun: list[str] = []
         self.look = look(100)
-        self.deciding = self
+        self.deciding = self.turn = self
         self.sampling = Sampling(self)  # type: ignore[arg-type]
         self.sampling.planned()
 
@@ -38,7 +38,7 @@ class Fake:
         self.due = action
         return SimpleNamespace(is_later_than=lambda _seconds: False, cancel=lambda: None)
 
-    def touch(self) -> None:
+    def replan(self) -> None:
         self.begun.append("plan")
 
     def begin_look(self) -> None:

@@ -24,7 +24,7 @@ class Fake:
         self.file = folder / "settings.toml"
         self.now = 100.0
         self.planned = 0
-        self.deciding = self
+        self.deciding = self.turn = self
         self.known: dict[str, str] = {}
         store: Any = SimpleNamespace(note=lambda name: self.known.get(name, ""), put_note=self.known.__setitem__)
         self.notes = Kept(store)
@@ -42,7 +42,7 @@ class Fake:
         self.looks += 1
         return marks_of(paths)
 
-    def touch(self) -> None:
+    def replan(self) -> None:
         self.planned += 1
 
     def after(self, seconds: float) -> int:
