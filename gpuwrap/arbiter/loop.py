@@ -142,7 +142,7 @@ class Arbiter:
         self.tuning = Tuning(self)
         self.keeper = Keeper(self, keeper_command, self.claims.pouch.inner.fileno(), self._lacks_keeper)
         self.errands = Errands(self, self.timers)
-        self.shutdown, self.scarcity = Shutdown(self), Scarcity()
+        self.shutdown, self.scarcity = Shutdown(self.turn, store, self.errands), Scarcity()
         self.farewell, self.lodging = Farewell(self), Lodging(self)
         self.watch(devices.fileno(), lambda _mask: self.deciding.look_over())
 

@@ -5,13 +5,12 @@ PID 1 is asked, when something has ended in a way that a shutdown also ends thin
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
 from ..host import bus
 from ..model import Job, Result, ResultKind
-
-if TYPE_CHECKING:
-    from .loop import Arbiter
+from ..state.store import Store
+from .errands import Errands
+from .turn import Turn
 
 RESTARTED = "machine restarted"
 _QUESTION = ("--system", "get-property", *bus.MANAGER, "SystemState")
@@ -23,9 +22,10 @@ MOST_DOUBTS = 1000
 class Shutdown:
     """Knows whether the machine goes down."""
 
-    def __init__(self, arbiter: "Arbiter") -> None:
-        self._arbiter = arbiter
-        self._turn = arbiter.turn
+    def __init__(self, turn: Turn, store: Store, errands: Errands) -> None:
+        self._turn = turn
+        self._store = store
+        self._errands = errands
         self.has_begun = False
         self._doubts: deque[int] = deque(maxlen=MOST_DOUBTS)
         self._is_asked = False
@@ -43,7 +43,7 @@ class Shutdown:
     def ask(self, then: Callable[[bool | None], None]) -> None:
         """Find out, and call back: whether the machine goes down, None if nobody can say. What ended so is corrected."""
         doubts = set(self._doubts)
-        self._arbiter.errands.ask(_QUESTION, lambda answer: then(self._heard(answer, doubts)))
+        self._errands.ask(_QUESTION, lambda answer: then(self._heard(answer, doubts)))
 
     def _ask_once(self) -> None:
         if self._doubts and not self._is_asked:
@@ -62,9 +62,9 @@ class Shutdown:
         if not self.has_begun:
             self._doubts = deque([job_id for job_id in self._doubts if job_id not in doubts], MOST_DOUBTS)
             return False
-        for job in map(self._arbiter.store.find, self._doubts):
+        for job in map(self._store.find, self._doubts):
             if job is not None and job.result is not None:
-                self._arbiter.store.change(job, result=self.judge(job.result))
+                self._store.change(job, result=self.judge(job.result))
         self._doubts.clear()
         return True
 

@@ -142,7 +142,6 @@ HOLD_EVERYBODY = {
         "arbiter.seeing.deciding",
         "arbiter.seeing.sampling",
         "arbiter.seeing.views",
-        "arbiter.shutdown",
         "arbiter.telling.gpus",
         "arbiter.telling.wait_line",
         "arbiter.tuning",

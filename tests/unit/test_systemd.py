@@ -94,7 +94,7 @@ def test_an_arbiter_is_moved_only_to_what_lives_as_long(
     ],
 )
 def test_what_ends_with_the_machine_is_lost_but_not_what_ended_by_itself(result: Result, lost: bool) -> None:
-    ending = shutdown.Shutdown(None)  # type: ignore[arg-type]
+    ending = shutdown.Shutdown(None, None, None)  # type: ignore[arg-type]
     assert ending.judge(result) == result
     ending.has_begun = True
     assert (ending.judge(result).kind is ResultKind.LOST) is lost
