@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
-from .client.summon import Call, WaitLimitPassed
-from .errors import GpurunError, UsageError
+from .client.call import Call
+from .errors import GpurunError, UsageError, WaitLimitPassed
 from .state.paths import open_folder
 from .wire import PROTOCOL, pack
 

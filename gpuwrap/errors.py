@@ -82,6 +82,10 @@ class NoArbiter(GpurunError):
         super().__init__(f"cannot start the arbiter: {cause}", hint=hint)
 
 
+class WaitLimitPassed(Exception):
+    """The wait limit (-n, -w) passed before the arbiter answered; who waits says so, and it is no failure of gpurun's."""
+
+
 class NoSuchJob(GpurunError):
     """No job of that number, name or pattern."""
 

@@ -15,7 +15,8 @@ import sys
 import time
 from typing import NoReturn
 
-from ..client.summon import arbiter_command, knock
+from ..client.call import knock
+from ..client.summon import arbiter_command
 from ..errors import GpurunError, StoreError
 from ..host import processes
 from ..host.devices import Devices

@@ -9,8 +9,8 @@ import sys
 import time
 from _socket import SO_PEERCRED, SOL_SOCKET
 
-from ..client.summon import Call, WaitLimitPassed, knock
-from ..errors import GpurunError, NoSuchJob, StoreError, UsageError
+from ..client.call import Call, knock
+from ..errors import GpurunError, NoSuchJob, StoreError, UsageError, WaitLimitPassed
 from ..launch.request import simulated
 from ..standing import Standing
 from ..state.paths import Folder, open_folder

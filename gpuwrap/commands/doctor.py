@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from .. import __version__
 from ..arbiter.pausing import forgotten
 from ..arbiter.seeing import strangers
-from ..client.summon import Call, knock
+from ..client.call import Call, knock
 from ..errors import SOME_FAILED, GpurunError, UsageError
 from ..host import bus, inherited, processes
 from ..host.devices import Devices, Look

@@ -20,8 +20,7 @@ from collections.abc import Set
 from dataclasses import replace
 from typing import BinaryIO
 
-from ..client.summon import WaitLimitPassed
-from ..errors import SOME_FAILED, GpurunError, NoSuchJob, printable
+from ..errors import SOME_FAILED, GpurunError, NoSuchJob, WaitLimitPassed, printable
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
 from ..outputs import kept_in

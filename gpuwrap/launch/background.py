@@ -14,9 +14,9 @@ from ..client.summon import reap
 from ..errors import FAILED, SOME_FAILED, GpurunError
 from ..stdout import put
 from ..wire import PACKET, pack, unpack
+from .launch import Launch, say
 from .logout import survive
 from .output import default_output, make_log_folder
-from .run import Launch, say
 
 
 def fill_closed_descriptors() -> None:

@@ -6,8 +6,8 @@
 
 from ..wire import pack
 from .background import Background
+from .launch import Launch
 from .output import Output, default_output, make_log_folder
-from .run import Launch
 from .stub import Stub
 
 

@@ -14,8 +14,8 @@ import fcntl
 import os
 import time
 
-from ..client.summon import Call, WaitLimitPassed
-from ..errors import GpurunError
+from ..client.call import Call
+from ..errors import GpurunError, WaitLimitPassed
 from ..wire import PACKET, pack, unpack
 
 TYPE_CHECKING = False  # as type checkers read it; a stub shall not load typing or collections, which bring re along

@@ -20,14 +20,13 @@ import _signal
 import os
 import time
 
-from ..client.summon import WaitLimitPassed
-from ..errors import FAILED, GpurunError
+from ..errors import FAILED, GpurunError, WaitLimitPassed
 from ..wire import pack
 from .child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Child, Prctl, end_as
 from .ending import Ending
 from .hearing import Hearing
+from .launch import Launch, say
 from .program import restore_python_signals
-from .run import Launch, say
 from .terminal import Terminal
 
 TYPE_CHECKING = False  # as type checkers read it; a stub shall not load typing or collections, which bring re along

@@ -14,8 +14,7 @@ import os
 import sys
 import time
 
-from ..client.summon import WaitLimitPassed
-from ..errors import FAILED, WAIT_LIMIT, GpurunError, UsageError
+from ..errors import FAILED, WAIT_LIMIT, GpurunError, UsageError, WaitLimitPassed
 from ..outputs import with_index
 from ..state.paths import open_folder
 from ..sweeps import argv_of, from_words, in_words, parse_array
@@ -23,11 +22,11 @@ from ..wire import PROTOCOL, pack
 from .background import Background, fill_closed_descriptors
 from .child import PR_SET_PDEATHSIG, Child, Prctl
 from .hearing import Hearing
+from .launch import Launch, refusal, say, warn
 from .output import Output
 from .program import find_program, program_argv, script_bytes
 from .request import Given, read_request, simulated
 from .rowlaunch import LATE, RowLaunch, RowStub
-from .run import Launch, refusal, say, warn
 from .stub import ASK_TO_END, SI_USER
 from .sweep_rows import Row, counted, in_parts, jobs_in_words, read_each
 
@@ -138,7 +137,7 @@ class Sweep(Launch):
         packets = [pack("rows", **part) for part in in_parts(rows)]
         request = {name: value for name, value in self.request.items() if name != "wait"}
         if "wait" in self.request:
-            request["wait"] = max(0.0, float(str(self.request["wait"])) - (time.monotonic() - self.begun_mono))
+            request["wait"] = self._wait_left()
         packets.append(pack(
             "sweep", version=PROTOCOL, key=self.key, count=len(rows), limit=self.limit, offset=self.offset,
             visible=self.visible, script=script_bytes(self.argv), **request,
@@ -325,7 +324,8 @@ class Sweep(Launch):
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self.mask)
             argv = self.argv if row.line is None else [*argv_of(row.line)]
             form = RowStub if self.request.get("stub") else RowLaunch
-            form(self.call.folder, self.sim, self.given, dict(self.request), row.path, argv, 0).take_over(self, row)
+            launch = form(self.call.folder, self.sim, self.given, dict(self.request), row.path, argv, 0)
+            launch.take_over(row, self.key, self.begun_mono, self.mask, self.ignored, is_first=row is self.rows[0])
         except GpurunError as err:
             status = err.status
             say(err.report())

@@ -131,7 +131,7 @@ def in_arbiter():
 
 
 def in_stub():
-    from gpuwrap.client import summon
+    from gpuwrap.client import call
     from gpuwrap.launch import child, ending, hearing, stub
 
     become = stub.Stub._become
@@ -148,7 +148,7 @@ def in_stub():
     count_calls(hearing.Hearing, "attend", when=lambda hearing: hearing._call.socket is not None)
     count_calls(hearing.Hearing, "leave", "reconnect", "say")
     count_calls(ending.Ending, "begin", "_send", "clean_up")
-    count_calls(summon.Call, "send")
+    count_calls(call.Call, "send")
     count_calls(stub, "end_as")
 
 

@@ -255,9 +255,9 @@ def test_a_stranger_that_starts_between_plan_and_grant_is_seen(machine: Machine,
     code = f"""
         import os, time
         from gpuwrap import cli
-        from gpuwrap.launch import run
+        from gpuwrap.launch import launch as launching
 
-        take = run.Launch._take
+        take = launching.Launch._take
 
         def take_late(launch):
             open({str(tmp_path / "offered")!r}, "w").close()
@@ -265,7 +265,7 @@ def test_a_stranger_that_starts_between_plan_and_grant_is_seen(machine: Machine,
                 time.sleep(0.02)
             return take(launch)
 
-        run.Launch._take = take_late
+        launching.Launch._take = take_late
         cli.main()
     """
     (tmp_path / "slow.py").write_text(textwrap.dedent(code))

@@ -17,7 +17,7 @@ from waiting import wait_until
 
 from gpuwrap.arbiter.bell.room import Room
 from gpuwrap.arbiter.bell.socket import MOST_UNSENT, Bell, Connection
-from gpuwrap.client.summon import Call
+from gpuwrap.client.call import Call
 from gpuwrap.launch.hearing import Hearing
 from gpuwrap.state.paths import Folder
 from gpuwrap.wire import PACKET, pack, unpack

@@ -152,12 +152,6 @@ KNOWN_EDGES = {
     ("arbiter.answers.dry_run", "arbiter.answers.answers"),
     ("arbiter.answers.verbs", "arbiter.answers.answers"),
     ("arbiter.bell.seat", "arbiter.jobs.sweeps"),
-    ("launch.background", "launch.run"),
-    ("launch.detach", "launch.run"),
-    ("launch.rowlaunch", "launch.run"),
-    ("launch.rowlaunch", "launch.sweep"),
-    ("launch.stub", "launch.run"),
-    ("launch.sweep", "launch.run"),
     ("units", "options"),
 }
 # The folders of the arbiter, from below; what stands in none of them is above them all, but for GROUND.
@@ -304,7 +298,7 @@ def test_a_launch_loads_next_to_nothing_while_an_arbiter_is_up(world: World, wor
     world.run("true")
     wait_until(lambda: world.arbiter_pid() is not None, "an arbiter")
     loaded = loaded_by(world, *words)
-    assert "gpuwrap.launch.run" in loaded, "the launch was looked at"
+    assert "gpuwrap.launch.launch" in loaded, "the launch was looked at"
     assert not loaded & HEAVY
 
 
