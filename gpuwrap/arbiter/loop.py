@@ -41,9 +41,14 @@ from .jobs.rerunning import Reruns
 from .jobs.scarcity import Scarcity
 from .jobs.sweeps import Sweeps
 from .keeper import Keeper
-from .kin.descent import Descent
+from .kin.containers import Containers
+from .kin.known import Known
 from .kin.leftovers import Leftovers
+from .kin.links import Links
 from .kin.marker import Markers
+from .kin.members import Members
+from .kin.orphans import Orphans
+from .kin.owners import Owners
 from .kin.walk import Walk
 from .lodging import Lodging
 from .log import log
@@ -100,9 +105,13 @@ class Arbiter:
         self.leaders: dict[int, int] = {}
         """Jobs by the pid of their leader or waiting client: no such process is a leftover of another job."""
         self.leftovers: set[int] = set()
-        self.walk = Walk(self.leaders)
-        self.lineages = processes.Lineages()
-        self.markers = Markers(sim_root)
+        self.walk, self.known = Walk(self.leaders), Known()
+        lineages = processes.Lineages()
+        self.links = Links(self.known, self.walk, Markers(sim_root))
+        self.orphans = Orphans(store, self.known, self.walk, self.links, self.leaders, lineages)
+        self.members = Members(store, self.known, self.walk, self.links, self.leaders, lineages, self.holders)
+        self.containers = Containers(self.members, self.links)
+        self.owners = Owners(store.live, store.holding, self.known, self.links)
         self.bounds = bounds_of(settings)
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
@@ -115,7 +124,6 @@ class Arbiter:
         self.ahead = Ahead(self)
         self.deciding = Deciding(self)
         self.claims = Claims(self, self.timers, self._claims_changed)
-        self.descent = Descent(self)
         self.enforcer = Enforcer(self)
         self.killing = Killing(self)
         self.asking = Asking(self)
@@ -132,7 +140,8 @@ class Arbiter:
         self.sweeps = Sweeps(self)
         self.sampling = Sampling(self)
         self.observer = Observer(
-            store.live, store.holding, self.seats, settings["ignore"], nested=store.nested, away=self.away
+            store.live, store.holding, self.seats, self.known, self.owners, settings["ignore"], nested=store.nested,
+            away=self.away,
         )
         self.observer.strangers.recall(self.notes.idle_strangers.get(), time.monotonic())
         self.answers = Answers(self)
@@ -323,6 +332,7 @@ class Arbiter:
                 seat.connection.job_id = None
             seat.close(self)
         self.leftovers.discard(job_id)
+        self.known.forget(job_id)
 
     def _resume_from_store(self) -> None:
         """After a batch was undone: nothing is awaited that did not happen, and what did happen is found again."""
@@ -356,7 +366,7 @@ class Arbiter:
 
     def holders(self, job: Job) -> list[tuple[int, int | None]]:
         """Return a job's processes that the driver named at the last look."""
-        return self.observer.holders(self.deciding.look, job) if self.deciding.look is not None else []
+        return self.owners.holders(self.deciding.look, job) if self.deciding.look is not None else []
 
     def total_bytes(self, uuid: str) -> int | None:
         """Return the memory of a GPU."""

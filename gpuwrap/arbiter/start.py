@@ -90,7 +90,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     arbiter = Arbiter(folder, store, devices, settings, command, sim_root)
     arbiter.mending.on_retire, arbiter.mending.is_alone = lock.release, lock.is_ours
     arbiter.farewell.listen()
-    arbiter.descent.adopters.note_birth(summoners)
+    arbiter.orphans.adopters.note_birth(summoners)
     if pouch is not None:
         arbiter.claims.inherit(pouch)
     arbiter.keeper.start()
@@ -123,7 +123,7 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     with arbiter.turn:
         recover(arbiter)
         arbiter.tuning.remember()
-        arbiter.descent.look()
+        arbiter.orphans.look()
         arbiter.order.cancel_failed()
     arbiter.turn.carry_out(arbiter.bell.send)
     arbiter.catch_up()
@@ -234,7 +234,7 @@ def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
     arbiter.watch_leader(job_id)
     if job.state in STARTED:
         arbiter.scarcity.watch(job)
-        arbiter.descent.remember_ancestors(job)
+        arbiter.orphans.remember_ancestors(job)
         arbiter.limits.watch(job)
     elif job.state is JobState.GRANTED:
         arbiter.enforcer.offer(job)  # to nobody yet: its client comes back, or the offer runs out

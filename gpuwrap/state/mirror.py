@@ -4,9 +4,9 @@ What a batch changes is remembered as it was before: a batch that cannot be comm
 which may be what fails.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job, Request
@@ -19,6 +19,25 @@ class Known(NamedTuple):
     live: Mapping[int, Job]
     notes: Mapping[str, str]
     last_id: int
+
+
+class Jobs(Protocol):
+    """What may be asked of the live jobs: the mirror, and the store, which shows it."""
+
+    @property
+    def live(self) -> Mapping[int, Job]: ...
+    @property
+    def in_line(self) -> Mapping[int, Job]: ...
+    @property
+    def holding(self) -> Mapping[int, Job]: ...
+    @property
+    def inside(self) -> Callable[[int], list[Job]]: ...
+    @property
+    def family(self) -> Callable[[Job], dict[int, Job]]: ...
+    @property
+    def around(self) -> Callable[[Job], Iterator[Job]]: ...
+    @property
+    def is_inside(self) -> Callable[[int, int], bool]: ...
 
 
 class Mirror:

@@ -7,15 +7,22 @@ is the test's choice, and a parent can be taken away while its children live.
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 from waiting import wait_until
 
+from gpuwrap.arbiter.kin.known import Known
+from gpuwrap.arbiter.kin.links import Links
+from gpuwrap.arbiter.kin.marker import Markers
+from gpuwrap.arbiter.kin.owners import Owners
+from gpuwrap.arbiter.kin.walk import Walk
 from gpuwrap.host import processes
-from gpuwrap.model import Identity
+from gpuwrap.model import Identity, Job
 
-_OBEYS = 'while read -r order; do eval "$order"; done'
+# It says its number and lets go of the pipe that it said it into, so that whoever reads that sees its end.
+_OBEYS = 'echo $$; exec > /dev/null; while read -r order; do eval "$order"; done'
 
 
 class Member:
@@ -35,15 +42,17 @@ class Member:
         words = [f"{name}={value}" for name, value in variables.items()]
         words += ["setsid"] * session
         words += ["setpriv", f"--reuid={uid}", "--clear-groups"] * (uid is not None)
-        shell = self._tree.program(program)
-        self.tell(f"{' '.join(words)} {shell} -c '{_OBEYS}' < {order} & echo $! > {answer}")
-        pid = int(answer.read_text())
-        wait_until(lambda: processes.name(pid) == program.encode()[:15], f"{program} to be there")
-        return self._tree.add(Member(self._tree, pid, pipe))
+        self.tell(f"{' '.join(words)} {self._tree.program(program)} -c '{_OBEYS}' < {order} > {answer} &")
+        return self._tree.add(Member(self._tree, int(answer.read_text()), pipe))
 
     def tell(self, order: str) -> None:
         """Have it do something."""
         os.write(self._pipe, f"{order}\n".encode())
+
+    def rename(self, program: str) -> None:
+        """Have the kernel call it otherwise."""
+        self.tell(f"exec {self._tree.program(program)} -c '{_OBEYS}'")  # its pipe is its stdin still
+        wait_until(lambda: processes.name(self.pid) == program.encode()[:15], f"it to be {program}")
 
     def kill(self) -> None:
         """End it, and see it gone: those below it are orphans then."""
@@ -69,12 +78,26 @@ class Tree:
     def root(self, **variables: str) -> Member:
         """Start the first, in a session of its own: a leader."""
         order, _answer, pipe = self.pipes()
+        environment = {"PATH": os.environ["PATH"], **variables}
         with open(order) as orders:
-            environment = {"PATH": os.environ["PATH"], **variables}
-            child = subprocess.Popen(["sh", "-c", _OBEYS], stdin=orders, env=environment, start_new_session=True)
+            child = subprocess.Popen(
+                ["sh", "-c", _OBEYS], stdin=orders, stdout=subprocess.PIPE, env=environment, start_new_session=True
+            )
+        assert child.stdout is not None
+        child.stdout.read()
+        child.stdout.close()
         self._firsts.append(child)
-        wait_until(lambda: processes.name(child.pid) == b"sh", "the first to be there")
         return self.add(Member(self, child.pid, pipe))
+
+    def pipeline(self) -> tuple[Member, Member, Member]:
+        """Start a shell with job control and two processes that it puts into one group, named after the first."""
+        (first, answer, to_first), (second, other_answer, to_second) = self.pipes(), self.pipes()
+        script = f"set -m; sh -c '{_OBEYS}' < {first} > {answer} | sh -c '{_OBEYS}' < {second} > {other_answer} & wait"
+        child = subprocess.Popen(["bash", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self._firsts.append(child)
+        leader = self.add(Member(self, int(answer.read_text()), to_first))
+        consumer = self.add(Member(self, int(other_answer.read_text()), to_second))
+        return self.add(Member(self, child.pid, -1)), leader, consumer
 
     def add(self, member: Member) -> Member:
         """Remember one to be ended."""
@@ -111,3 +134,9 @@ class Tree:
         """Wait for the first ones, which were killed."""
         for child in self._firsts:
             child.wait()
+
+
+def kin_of(live: Mapping[int, Job], holding: Mapping[int, Job]) -> tuple[Known, Owners]:
+    """What is known of some jobs' processes, nothing yet, and whose a process is by that."""
+    known, walk = Known(), Walk({})
+    return known, Owners(live, holding, known, Links(known, walk, Markers(None)))

@@ -125,7 +125,8 @@ def test_a_training_that_a_script_waits_for_is_asked_and_saves(script: Script, f
     assert job.wait(20) == 3
     assert script.lines() == ["ready", "asked", "saved"]
     if how == "a pipeline":
-        assert (script.folder / "told").read_text() == "a line of output\n"
+        told = script.folder / "told"
+    wait_until(lambda: told.read_text() == "a line of output\n", "the tee to have told it", 2)
 
 
 @FORMS
@@ -173,7 +174,8 @@ def test_below_a_script_without_a_trap_what_serves_the_training_is_asked_after_i
     job.wait(20)
     wait_until(lambda: "saved" in script.lines(), "it to save", 6)
     assert script.lines() == ["ready", "ready", "saved"]
-    assert (script.folder / "told").read_text() == "a line of output\n"
+    told = script.folder / "told"
+    wait_until(lambda: told.read_text() == "a line of output\n", "the tee to have told it", 2)
 
 
 @FORMS

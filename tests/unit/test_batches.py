@@ -147,7 +147,7 @@ def test_processes_that_could_not_be_written_down_are_written_down_later(
     job, _pidfd = started(arbiter, leader)
     long_there = processes.identify(1)
     assert long_there is not None
-    arbiter.seats[job.id].kin = {1: long_there}
+    arbiter.known.of(job.id).processes = {1: long_there}
 
     def look() -> None:
         arbiter.deciding.begin_look()

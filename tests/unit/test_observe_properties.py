@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from family import kin_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from views import NOW, applied, running, waiting
@@ -35,6 +36,15 @@ def pids() -> Iterator[list[int]]:
     for child in children:
         child.kill()
         child.wait()
+
+
+def observer_of(live: dict[int, Job], holding: dict[int, Job], seats: dict[int, Seat]) -> Observer:
+    """An observer; the processes of jobs that have ended live on."""
+    known, owners = kin_of(live, holding)
+    for job in holding.values():
+        if job.state is JobState.ENDED:
+            known.of(job.id).processes[job.identity.pid] = job.identity
+    return Observer(live, holding, seats, known, owners)
 
 
 World = tuple[Look, dict[int, Job], dict[int, Seat], dict[str, int]]
@@ -65,8 +75,6 @@ def worlds(draw: Callable, pids: list[int]) -> World:
             assert identity is not None
             jobs[number] = replace(job, identity=identity, state=state, ended_mono=NOW if state is JobState.ENDED else None)
             seats[number] = Seat(identity.pid)
-            if state is JobState.ENDED:
-                seats[number].kin[identity.pid] = identity
             use = draw(st.sampled_from((0, size // 2, size)))
             if use:
                 held += use
@@ -98,7 +106,7 @@ def test_no_grant_ever_promises_more_than_there_is(pids: list[int], data: st.Dat
         for number, size in enumerate(data.draw(st.lists(st.sampled_from((None, 1, 3, 8, 20)), max_size=5)))
     }
     live = {**jobs, **line}
-    observer = Observer(live, jobs, {**seats, **{number: Seat(0) for number in line}})
+    observer = observer_of(live, jobs, {**seats, **{number: Seat(0) for number in line}})
     observer.strangers.note(look)
     view = replace(observer.outer_view(look, {}, frozenset(), Bounds()), absent=frozenset())
     made = plan(view, NOW)
@@ -190,7 +198,7 @@ def test_no_grant_inside_a_job_promises_more_than_there_is(pids: list[int], data
         for number, size in enumerate(data.draw(st.lists(st.sampled_from((None, 1, 3, 8, 20)), max_size=4)))
     }
     keep_free = data.draw(st.sampled_from((0, 2 * GIB)))
-    observer = Observer({**jobs, **line}, jobs, {**seats, **{number: Seat(0) for number in line}})
+    observer = observer_of({**jobs, **line}, jobs, {**seats, **{number: Seat(0) for number in line}})
     view = replace(observer.inner_view(outer, look, Bounds(keep_free)), absent=frozenset())
     made = plan(view, NOW)
     after = applied(view, made)
@@ -219,13 +227,13 @@ def test_a_job_without_a_seat_or_a_dead_process_harms_nobody() -> None:
     named = (GpuProcess(4_100_000, GIB), GpuProcess(os.getpid(), None))
     look = Look((GpuSample("GPU-0", 0, "card", TOTAL, TOTAL - GIB, named),), 1.0)
     job = waiting(1)
-    observer = Observer({1: job}, {}, {})
+    observer = observer_of({1: job}, {}, {})
     (gpu,) = observer.outer_view(look, {}, frozenset(), Bounds()).gpus
     assert {process.pid for process in gpu.foreign or ()} == {4_100_000, os.getpid()}
 
 
 def test_what_strangers_held_is_remembered_for_an_hour_and_forgotten_with_them(pids: list[int]) -> None:
-    observer = Observer({}, {}, {})
+    observer = observer_of({}, {}, {})
 
     def peak_after(size: int | None, at: float) -> int | None:
         named = (GpuProcess(pids[0], size),) if size is not None else ()
@@ -241,7 +249,7 @@ def test_what_strangers_held_is_remembered_for_an_hour_and_forgotten_with_them(p
 
 
 def test_a_stranger_is_idle_since_nothing_ran_there(pids: list[int]) -> None:
-    observer = Observer({}, {}, {})
+    observer = observer_of({}, {}, {})
 
     def idle_after(utilization: int | None, at: float) -> float | None:
         named = (GpuProcess(pids[0], 20 * GIB),)
@@ -259,7 +267,7 @@ def test_a_stranger_is_idle_since_nothing_ran_there(pids: list[int]) -> None:
 
 
 def test_who_stood_idle_still_does_under_the_next_arbiter_unless_it_worked(pids: list[int]) -> None:
-    first, second, third = Observer({}, {}, {}), Observer({}, {}, {}), Observer({}, {}, {})
+    first, second, third = observer_of({}, {}, {}), observer_of({}, {}, {}), observer_of({}, {}, {})
     kept, now = IdleStrangers(), 10_000.0  # however long this machine has been up
 
     def look(at: float, utilization: int = 0, *, there: bool = True) -> Look:

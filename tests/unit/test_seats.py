@@ -1,6 +1,7 @@
 """Whose client may be out of reach is known without a look at each seat."""
 
 import pytest
+from family import kin_of
 
 from gpuwrap.arbiter.bell.seat import Seat
 from gpuwrap.arbiter.seeing.observe import Observer
@@ -21,7 +22,7 @@ def test_stopped_and_absent_are_found_and_found_back(told: bool) -> None:
     away: set[int] = set()
     jobs = {number: waiting(number) for number in range(1, 6)}
     seats = {number: Seat(number, number, away) for number in range(1, 5)}
-    observer = Observer(jobs, {}, seats, nested={}, away=away if told else None)
+    observer = Observer(jobs, {}, seats, *kin_of(jobs, {}), nested={}, away=away if told else None)
 
     def passed_over() -> tuple[set[int], set[int]]:
         view = observer.outer_view(LOOK, {}, frozenset(), Bounds())

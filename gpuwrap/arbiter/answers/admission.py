@@ -21,7 +21,6 @@ from ...policy.words import safe
 from ...turns import turn
 from ...units import GIB, format_size
 from ..bell.socket import Connection
-from ..kin.descent import can_give
 from ..seeing.views import runs_without
 from .table import Values
 
@@ -36,12 +35,13 @@ class Admission:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._orphans = arbiter.orphans
 
     def read_job(self, connection: Connection, values: Values, key: str) -> Job:
         """Read a job; its number is still 0. Raises Refused."""
         identity = connection.identity
         assert identity is not None
-        parent = self._find_parent(connection.pid)
+        parent = self._orphans.job_of_client(connection.pid)
         argv = processes.command_line(connection.pid)[values.get("offset", 0) :]
         cwd = processes.working_folder(connection.pid)
         known_as = fingerprint(argv, cwd, values.get("script"))
@@ -97,32 +97,6 @@ class Admission:
         if fault is not None:
             raise Refused(fault)
         return after
-
-    def _find_parent(self, pid: int) -> Job | None:
-        """Find the running job inside which a client runs: a chain of living parents leads to its leader.
-
-        Where its parent has gone, it counts what is known of the orphan (`descent`), the chain of its session's leader, or
-        the job's marker together with the leader's own session. Jobs without GPUs have none to give:
-        what is asked for inside them is asked of the queue that they are in.
-        """
-        if not self._arbiter.leaders:
-            return None
-        found = self._arbiter.descent.job_around(pid)
-        stat = processes.read_stat(pid) if found is None else None
-        if stat is None:
-            return found
-        if stat.session not in (0, pid):
-            found = self._arbiter.descent.job_around(stat.session)
-        return found or self._job_of_session(pid, stat.session)
-
-    def _job_of_session(self, pid: int, session: int) -> Job | None:
-        """Find the job of an orphan by its marker, among those whose leaders are in its session."""
-        for job in sorted(self._arbiter.store.holding.values(), key=lambda job: -job.id):
-            if can_give(job) and self._arbiter.markers.of(job).is_on(pid):
-                stat = processes.read_stat(job.identity.pid)
-                if stat is not None and stat.start_ticks == job.identity.start_ticks and stat.session == session:
-                    return job
-        return None
 
     def _read_request(self, values: Values, parent: Job | None, learned: int | None = None) -> Request:
         gpus = values.get("gpus", 1)

@@ -213,7 +213,7 @@ class Answers:
         self._note_wishes(job, values)
         if arbiter.deciding.look is not None and not arbiter.deciding.look.pending:
             self.unjudged.pop(job.id, None)
-        self._turn.later(lambda: arbiter.descent.remember_ancestors(job))
+        self._turn.later(lambda: arbiter.orphans.remember_ancestors(job))
         self._turn.say(connection, "job", id=job.id, **self.admission.visible(values))
         self._turn.replan()
 
@@ -235,7 +235,7 @@ class Answers:
             self._turn.say(connection, "end", kind=kind, text=text, status=status)
             return
         arbiter.adopt(job, connection)
-        self._turn.later(lambda: arbiter.descent.remember_ancestors(job))
+        self._turn.later(lambda: arbiter.orphans.remember_ancestors(job))
         self._note_wishes(job, values)
         self._turn.say(connection, "job", id=job.id)
         if job.state is JobState.GRANTED:

@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ...model import Identity
 from ..timers import Timer
 from .socket import Connection, Watcher
 
@@ -62,12 +61,6 @@ class Seat:
     ended_by: str | None = None
     ask: "Ask | None" = None
     """How it was asked to end."""
-    reapers: tuple[Identity, ...] = ()
-    """The leader's ancestors: the processes that may adopt what it leaves behind."""
-    kin: dict[int, Identity] = field(default_factory=dict)
-    """Processes known to be the job's, by pid, besides its leader; after its end the survivors."""
-    heads: dict[int, int] = field(default_factory=dict)
-    """Sessions and groups created below the leader, by id, with the start of the process they are named after; 0: not seen."""
     survivors_watched: dict[int, int] = field(default_factory=dict)
     """pidfds of survivors that are watched, by pid."""
 

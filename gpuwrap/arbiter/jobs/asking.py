@@ -58,7 +58,7 @@ class Asking:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
-        self._walk = arbiter.walk
+        self._walk, self._known, self._members = arbiter.walk, arbiter.known, arbiter.members
         self._store = arbiter.store
 
     def begin(self, job: Job, steps: Steps, *, by_stub: bool = False) -> float:
@@ -124,7 +124,7 @@ class Asking:
             seconds = min(seconds, LEFT_SECONDS)
             ask.late_mono = min(ask.late_mono, now + seconds * LEFT_LATE_PART)
         ended = job.state is JobState.ENDED or not job.stub
-        left = list(seat.kin) if ended else [stat.pid for stat in self._arbiter.reruns.tree(job)]
+        left = list(self._known.of(job.id).processes) if ended else [stat.pid for stat in self._members.below(job)]
         found = round.left_behind(ask.root, left)
         if found is None and not round.caught_it(ask.root):
             self._step(ask, ask.place + 1)
@@ -137,7 +137,7 @@ class Asking:
         if not found or (job.stub and preempt.says_saving(self._arbiter.folder.fd, preempt.file_name(job.id, job.attempt))):
             return
         ask.asked |= {each.pid: Asked(each, each) for each in found}
-        asked = self._arbiter.killing.without_others(job, [identity_of(job, each) for each in found])
+        asked = self._members.without_others(job, [identity_of(job, each) for each in found])
         log("ask", f"job {job.id}: {signal_name(ask.number)} to pid {', '.join(str(each.pid) for each in asked)} too")
         number = ask.number
         self._turn.do(lambda: signal_all(asked, number))

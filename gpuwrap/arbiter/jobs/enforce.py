@@ -41,6 +41,7 @@ class Enforcer:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
+        self._known = arbiter.known
 
     # --- granting -----------------------------------------------------------------------------------------------
 
@@ -167,10 +168,10 @@ class Enforcer:
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=wall_at(), started_mono=time.monotonic())
         arbiter.left_behind.take_over(job)
         arbiter.limits.watch(job)
-        if not seat.reapers:
-            arbiter.descent.remember_ancestors(job)
+        if not self._known.of(job.id).ancestors:
+            arbiter.orphans.remember_ancestors(job)
         self._turn.later(lambda: arbiter.watch_leader(job.id))
-        self._turn.later(lambda: arbiter.descent.started(job.id))
+        self._turn.later(lambda: arbiter.orphans.started(job.id, arbiter.timers, self._turn.later))
         self._turn.later(lambda: arbiter.scarcity.watch(job))
         self.send_off(job)
 
@@ -254,7 +255,7 @@ class Enforcer:
         """
         arbiter = self._arbiter
         kept = arbiter.left_behind.kept(job)
-        arbiter.seats[job.id].kin[job.identity.pid] = job.identity
+        arbiter.known.of(job.id).processes[job.identity.pid] = job.identity
         job = arbiter.store.shrink(job, kept)
         self._end(job, Result(ResultKind.EXIT, code=status, text="block of a program"), "block ended")
         return sum(share.bytes for share in kept)
@@ -295,12 +296,13 @@ class Enforcer:
         self._arbiter.unwatch_leader(job.id)  # now: it stays readable, and would cut short the wait for an answer
         if not started:
             return
-        seat.kin = {survivor.pid: survivor for survivor in self._arbiter.descent.survivors(job)}
-        if seat.kill_timer is not None and seat.kin:
+        kin = self._known.of(job.id)
+        kin.processes = self._arbiter.orphans.survivors(job)
+        if seat.kill_timer is not None and kin.processes:
             if not job.stub:
                 self._arbiter.asking.leader_ended(job)
                 return
-            identities = self._arbiter.killing.without_others(job, seat.kin.values())
+            identities = self._arbiter.members.without_others(job, kin.processes.values())
             self._turn.do(lambda: signal_all(identities, signal.SIGKILL))  # a stub promises the whole tree
 
     # --- leftovers ----------------------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ class Enforcer:
         """End the grant of an ended job unless something of it still holds its GPUs."""
         arbiter = self._arbiter
         seat = arbiter.seats.get(job.id)
-        if seat is not None and job.shares and seat.kin and self._is_held(job):
+        if seat is not None and job.shares and self._known.seen(job.id).processes and self._is_held(job):
             arbiter.leftovers.add(job.id)
             arbiter.left_behind.end_overdue(job)
             return
@@ -325,7 +327,7 @@ class Enforcer:
         holding = {pid for pid, _size in arbiter.holders(job)}
         held = False
         undecided = seat.kill_timer is not None or arbiter.deciding.look is None
-        for pid, kin in list(seat.kin.items()):
+        for pid, kin in list(self._known.of(job.id).processes.items()):
             stat = processes.read_stat(pid)
             if stat is None or stat.start_ticks != kin.start_ticks or stat.state in "ZX":
                 self._forget_survivor(job.id, pid)
@@ -354,7 +356,7 @@ class Enforcer:
 
     def _forget_survivor(self, job_id: int, pid: int) -> None:
         seat = self._arbiter.seats[job_id]
-        seat.kin.pop(pid, None)
+        self._known.of(job_id).processes.pop(pid, None)
         pidfd = seat.survivors_watched.pop(pid, None)
         if pidfd is not None:
             self._arbiter.unwatch(pidfd)
@@ -370,7 +372,7 @@ class Enforcer:
     def look_for_leftovers(self, job: Job) -> None:
         """After a restart: find again what an ended job left behind."""
         self._arbiter.left_behind.search(job)
-        self._arbiter.seats[job.id].kin = {kin.pid: kin for kin in self._arbiter.descent.survivors(job)}
+        self._known.of(job.id).processes = self._arbiter.orphans.survivors(job)
         self.release_if_let_go(job)
 
 

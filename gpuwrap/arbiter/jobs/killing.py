@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from ...host import processes
 from ...lifecycle import STARTED, Event, JobState
 from ...model import Identity, Job, ResultKind
-from ..kin.containers import beyond
-from ..kin.walk import by_pid, identity_of, is_alive
+from ..kin.walk import by_pid, identity_of
 from ..log import log
 from ..seeing.frozen import and_frozen
 
@@ -32,7 +31,7 @@ class Killing:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
-        self._walk = arbiter.walk
+        self._members, self._containers, self._known = arbiter.members, arbiter.containers, arbiter.known
         self._store = arbiter.store
 
     def kill(self, job: Job, number: int | None, by: str) -> str:
@@ -45,8 +44,8 @@ class Killing:
             return "cancelled while waiting"
         if number is not None and number not in (signal.SIGTERM, signal.SIGKILL):
             self._turn.do(lambda: signal_all([job.identity], number))
-            return f"sent {signal.Signals(number).name.removeprefix('SIG')}{beyond(self._arbiter, job)}"
-        left = beyond(self._arbiter, job)
+            return f"sent {signal.Signals(number).name.removeprefix('SIG')}{self._containers.beyond(job)}"
+        left = self._containers.beyond(job)
         seat.ended_by = f"killed by {by}{and_frozen(job)}"
         if job.requeue:
             job = self._arbiter.reruns.forget_eviction(job)
@@ -91,42 +90,35 @@ class Killing:
 
     def _kill_leftovers(self, job: Job, number: int | None) -> str:
         seat = self._arbiter.seats[job.id]
-        identities = self.without_others(job, seat.kin.values())
+        identities = self._members.without_others(job, self._known.of(job.id).processes.values())
         if not identities:
             return SPARED
         if number is not None and number != signal.SIGTERM:
             self._turn.do(lambda: signal_all(identities, number))
-            return _sent(number, identities) + beyond(self._arbiter, job)
+            return _sent(number, identities) + self._containers.beyond(job)
         self._turn.do(lambda: signal_all(identities, signal.SIGTERM))
         if seat.kill_timer is None:
             seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
         pids = ", ".join(str(identity.pid) for identity in identities if processes.may_signal(identity.pid))
         asked = f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s" if pids else "had ended"
-        return asked + beyond(self._arbiter, job)
+        return asked + self._containers.beyond(job)
 
     def kill_strays(self, job: Job, number: int | None) -> str | None:
         """End what a job that let go of its GPUs left running (an ssh-agent, a tmux); None if there is nothing.
 
         Its marker in their environment is all that still links them to it, so this reads every process once.
         """
-        marker = self._arbiter.markers.of(job)
-        strays = [
-            identity_of(job, stat)
-            for stat in processes.everybody()
-            if stat.start_ticks >= job.identity.start_ticks
-            and is_alive(stat)
-            and marker.is_on(stat.pid)
-            and not self._walk.is_other(stat.pid)
-        ]
+        strays = [identity_of(job, stat) for stat in self._arbiter.links.marked(job)]
         if not strays or job.identity.boot_id != processes.boot_id():
             return None
-        strays = self.without_others(job, strays)
+        strays = self._members.without_others(job, strays)
         if not strays:
             return SPARED
         first = number if number is not None else signal.SIGTERM
         self._turn.do(lambda: signal_all(strays, first))
         if number is None:
-            self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(self.without_others(job, strays), signal.SIGKILL))
+            without_others = self._members.without_others
+            self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(without_others(job, strays), signal.SIGKILL))
         return _sent(first, strays)
 
     def _kill_all(self, job_id: int) -> None:
@@ -138,33 +130,14 @@ class Killing:
         if job.stub and job.state is not JobState.ENDED:
             self._arbiter.reruns.kill_tree(job_id, 1)
             return
-        roots = [job.identity.pid] if job.state is not JobState.ENDED else []
-        inside = self._store.family(job)
-        kin = seat.kin | by_pid(job, self._walk.below([*roots, *seat.kin], inside))
-        seat.kin.update(kin)
-        leader = [job.identity] if job.state is not JobState.ENDED else []
-        signal_all([*leader, *self.without_others(job, kin.values())], signal.SIGKILL)
-
-    def without_others(self, job: Job, found: Iterable[Identity]) -> list[Identity]:
-        """Leave out, of what was found of a job, what keeps the terminals of other jobs, and who has become an arbiter.
-
-        The first is what lives above the leader of another job's session, or is it, and all between that and the other job.
-        """
-        kin = {identity.pid: identity for identity in found if not processes.is_arbiter(identity.pid)}
-        computing = {pid for pid, _size in self._arbiter.holders(job)}
-        for pid, other_id in list(self._arbiter.leaders.items()) if kin else ():
-            line = self._arbiter.lineages.of(pid)
-            pids = [stat.pid for stat in line]
-            if self._store.is_inside(other_id, job.id) or not line or line[0].session not in pids:
-                continue
-            if kin.keys().isdisjoint(pids[max(1, pids.index(line[0].session)) :]):
-                continue
-            if job.state is not JobState.ENDED and job.identity.pid in pids:
-                continue
-            for each in [*pids, *(stat.pid for stat in self._walk.below([pid], {other_id}))]:
-                if each not in computing:
-                    kin.pop(each, None)
-        return list(kin.values())
+        found = by_pid(job, self._members.tree(job))
+        leader = []
+        if job.state is JobState.ENDED:
+            self._known.of(job.id).processes |= found
+        else:
+            self._arbiter.orphans.look_below(job.id)  # who cannot be killed at once is a survivor
+            leader = [found.pop(job.identity.pid, job.identity)]
+        signal_all([*leader, *self._members.without_others(job, found.values())], signal.SIGKILL)
 
 
 def _sent(number: int, left: Iterable[Identity]) -> str:

@@ -24,7 +24,7 @@ from ...state import preempt
 from ...units import PRIORITY_WORDS
 from ..answers.table import Values
 from ..bell.socket import Connection
-from ..kin.walk import by_pid, identity_of, is_alive
+from ..kin.walk import by_pid, identity_of
 from ..log import log
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Reruns:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
-        self._walk = arbiter.walk
+        self._walk, self._known, self._members = arbiter.walk, arbiter.known, arbiter.members
         self._store = arbiter.store
 
     # --- evicting -----------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class Reruns:
         if job is None or seat is None or job.state is not JobState.STOPPING:
             return
         log("net", f"job {job_id}: killing all below its stub")
-        self._kill(identity_of(job, stat) for stat in self.tree(job))
+        self._kill(identity_of(job, stat) for stat in self._members.below(job))
         processes.send_signal(job.identity, signal.SIGCONT)
         if nets > NETS_BORNE:
             self._kill([job.identity])
@@ -145,17 +145,11 @@ class Reruns:
 
     # --- the tree -----------------------------------------------------------------------------------------------
 
-    def tree(self, job: Job) -> list[processes.Stat]:
-        """Return all living processes below a stub, which is a subreaper, with those of the jobs inside it."""
-        inside = self._store.family(job)
-        return list(self._walk.below([job.identity.pid], inside))
-
     def look_after(self) -> None:
         """With each sample: remember what is below the stubs, in case one is killed."""
         for job in self._store.holding.values():
-            seat = self._arbiter.seats.get(job.id)
-            if job.stub and seat is not None and job.state in STARTED:
-                seat.kin = by_pid(job, self.tree(job))
+            if job.stub and job.state in STARTED:
+                self._known.of(job.id).processes = by_pid(job, self._walk.below([job.identity.pid]))
 
     def _kill(self, identities: Iterable[Identity]) -> None:
         for identity in identities:
@@ -208,8 +202,7 @@ class Reruns:
         self._settle(job.id, run)
 
     def _end(self, job: Job, run: Run) -> None:
-        seat = self._arbiter.seats[job.id]
-        seat.kin = by_pid(job, self.tree(job))
+        self._known.of(job.id).processes = by_pid(job, self._walk.below([job.identity.pid]))
         self._arbiter.enforcer.ended_with(job, run.status)
 
     def _settle(self, job_id: int, run: Run, until_mono: float | None = None) -> None:
@@ -218,9 +211,9 @@ class Reruns:
         if job is None or seat is None or job.state not in STARTED or job.attempt != run.attempt:
             return
         again, is_asked = judge(job, run), job.state is JobState.STOPPING
-        left = [identity_of(job, stat) for stat in self.tree(job)] if again is not None or is_asked else []
+        left = [identity_of(job, stat) for stat in self._members.below(job)] if again is not None or is_asked else []
         if again is None:
-            left = self._arbiter.killing.without_others(job.changed(state=JobState.ENDED), left)
+            left = self._members.without_others(job.changed(state=JobState.ENDED), left)
         if left:
             if until_mono is None:
                 self._turn.say(seat.connection, "settling")
@@ -256,7 +249,7 @@ class Reruns:
         )  # fmt: skip
         log("requeue", f"job {job.id}: {again.why}, attempt {job.attempt}")
         seat.cancel_timers()
-        seat.kin = {}
+        self._known.of(job.id).processes = {}
         seat.told, seat.background = None, False
         arbiter.patience.limit([job], None)
         seat.ended_by = seat.ask = None
@@ -285,19 +278,15 @@ class Reruns:
         """A stub ended without a word while its program may run: by a signal, so kill all that it promised."""
         if status is not None and os.WIFEXITED(status):
             return  # it could not reach us, and its program ended first
-        seat = self._arbiter.seats[job.id]
-        known = list(seat.kin.values())
-        inside = set(self._store.family(job))  # as long as it has not ended
+        family = self._store.family(job)  # as long as it has not ended
+        known = [each for inner in family.values() for each in self._members.roots(inner) if each.pid != job.identity.pid]
+        inside = set(family)
         self._turn.do(lambda: self._kill_strays(job, known, inside, LOOK_AGAIN_SECONDS))
 
     def _kill_strays(self, job: Job, known: list[Identity], inside: set[int], again: tuple[float, ...]) -> None:
         alive = [identity for identity in known if processes.is_same_process(identity)]
         found = {identity.pid: identity for identity in alive if not self._walk.is_other(identity.pid, inside)}
-        marker = self._arbiter.markers.of(job)
-        for stat in processes.everybody():
-            mine = stat.start_ticks >= job.identity.start_ticks and is_alive(stat)
-            if mine and marker.is_on(stat.pid) and not self._walk.is_other(stat.pid):
-                found.setdefault(stat.pid, identity_of(job, stat))
+        found = by_pid(job, self._arbiter.links.marked(job)) | found
         found |= by_pid(job, self._walk.below(list(found), inside))
         self._kill(found.values())
         if again:

@@ -348,7 +348,7 @@ class Sweeps:
         seat.sweep, seat.connection, seat.pid = None, None, connection.pid
         job = arbiter.store.change(job, identity=connection.identity)
         arbiter.adopt(job, connection)
-        self._turn.later(lambda: arbiter.descent.remember_ancestors(job))
+        self._turn.later(lambda: arbiter.orphans.remember_ancestors(job))
         self._turn.say(connection, "job", id=job.id)
         self._turn.say(connection, "offer")
         self._offer_more(sweep)

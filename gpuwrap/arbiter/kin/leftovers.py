@@ -20,7 +20,7 @@ from ...policy.placement import unexplained_allowance
 from ...policy.words import program
 from ...units import format_duration, format_size
 from ..log import log
-from .walk import identity_at, identity_of, is_alive
+from .walk import by_pid, identity_at
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -37,14 +37,14 @@ class Leftovers:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._written = arbiter.notes.kin
+        self._known = arbiter.known
 
     # --- across restarts ----------------------------------------------------------------------------------------
 
     def remember(self) -> None:
         """Write down the processes of jobs that are known beside their leaders and stay, where that has changed."""
-        seats = self._arbiter.seats
-        known = [(job, seats[job.id]) for job in self._arbiter.store.holding.values() if job.id in seats]
-        if not any([seat.kin or self._written.has(job.id) for job, seat in known]):
+        known = [(job, self._known.seen(job.id)) for job in self._arbiter.store.holding.values()]
+        if not any([kin.processes or self._written.has(job.id) for job, kin in known]):
             return
         old_ticks = (time.clock_gettime(time.CLOCK_BOOTTIME) - STAYS_SECONDS) * processes.CLOCK_TICKS
         look = self._arbiter.deciding.look
@@ -53,8 +53,8 @@ class Leftovers:
         def stays(kin: Identity) -> bool:
             return kin.start_ticks < old_ticks or kin.pid in named
 
-        for job, seat in known:
-            kept = [kin for kin in seat.kin.values() if job.state is JobState.ENDED or stays(kin)]
+        for job, all_of_it in known:
+            kept = [kin for kin in all_of_it.processes.values() if job.state is JobState.ENDED or stays(kin)]
             self._written.put(job.id, {kin.pid: kin.start_ticks for kin in kept})
 
     def forget(self, job_id: int) -> None:
@@ -63,25 +63,15 @@ class Leftovers:
 
     def recall(self, job: Job) -> None:
         """After a restart: know again which processes belong to a job."""
-        seat = self._arbiter.seats[job.id]
         for pid, start in (self._written.get(job.id) or {}).items():
             kin = identity_at(job, pid, start)
             if processes.is_same_process(kin):
-                seat.kin[kin.pid] = kin
+                self._known.of(job.id).processes[kin.pid] = kin
 
     def search(self, job: Job) -> None:
         """After a restart: find what a job whose leader has ended left behind, whoever adopted it."""
-        seat, identity = self._arbiter.seats[job.id], job.identity
-        marker = self._arbiter.markers.of(job)
-        reused = processes.read_stat(identity.pid)
-        is_reused = reused is not None and reused.start_ticks != identity.start_ticks
-        for stat in processes.everybody():
-            if stat.start_ticks < identity.start_ticks or not is_alive(stat) or self._arbiter.walk.is_other(stat.pid):
-                continue
-            # Nobody can get a number that is still a group's or a session's: but they may all have gone, and it is new.
-            linked = not is_reused and identity.pid in (stat.session, stat.group)
-            if linked or marker.is_on(stat.pid):
-                seat.kin[stat.pid] = identity_of(job, stat)
+        found = (stat for stat in processes.everybody() if self._arbiter.links.find(stat, (job,)) is not None)
+        self._known.of(job.id).processes |= by_pid(job, found)
 
     # --- going on -----------------------------------------------------------------------------------------------
 
@@ -89,7 +79,7 @@ class Leftovers:
         """Return what a block's process holds of its grant, as the last look shows it; 0 bytes where that is not known."""
         look = self._arbiter.deciding.look
         assert look is not None
-        used = self._arbiter.observer.used_by(look).get(job.id, {})
+        used = self._arbiter.owners.used_by(look).get(job.id, {})
         hidden = _hidden(look) if processes.has_device_open(job.identity.pid) else set()
         held = [(share, used.get(share.uuid, 0)) for share in job.shares]  # None: the driver does not say
         return tuple(
@@ -102,8 +92,8 @@ class Leftovers:
         """Return the ended jobs that left something to a leader that lives on, by that process."""
         found: dict[Identity, set[int]] = {}
         for job_id in self._arbiter.leftovers:
-            job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
-            if job is not None and seat is not None and job.identity.pid in seat.kin:
+            job = self._arbiter.store.live.get(job_id)
+            if job is not None and job.identity.pid in self._known.seen(job_id).processes:
                 found.setdefault(job.identity, set()).add(job_id)
         return found
 
@@ -115,9 +105,10 @@ class Leftovers:
 
     def take_over(self, job: Job) -> None:
         """A job starts: what ended ones left to its process is its own, on the GPUs that it was granted."""
-        store, seats, uuids = self._arbiter.store, self._arbiter.seats, {share.uuid for share in job.shares}
+        store, uuids = self._arbiter.store, {share.uuid for share in job.shares}
         for job_id in self.of_processes().get(job.identity, ()):
-            seats[job.id].kin |= {pid: kin for pid, kin in seats[job_id].kin.items() if pid != job.identity.pid}
+            left = self._known.of(job_id).processes.items()
+            self._known.of(job.id).processes |= {pid: kin for pid, kin in left if pid != job.identity.pid}
             rest = tuple(share for share in store.live[job_id].shares if share.uuid not in uuids)
             before = store.shrink(store.live[job_id], rest)
             if not rest:
@@ -127,15 +118,14 @@ class Leftovers:
 
     def of(self, job: Job) -> list[Leftover]:
         """Return what an ended job left behind, those first that hold most."""
-        seat = self._arbiter.seats.get(job.id)
-        if job.state is not JobState.ENDED or seat is None:
+        if job.state is not JobState.ENDED:
             return []
         held: dict[int, int | None] = {}
         for pid, size in self._arbiter.holders(job):
             held[pid] = (held.get(pid) or 0) + (size or 0)
         found = [
             Leftover(job.id, kin.pid, processes.command_text(kin.pid), held.get(kin.pid), job.ended_mono)
-            for kin in seat.kin.values()
+            for kin in self._known.seen(job.id).processes.values()
             if processes.is_same_process(kin)
         ]
         return sorted(found, key=lambda each: (-(each.bytes or 0), each.pid))
@@ -162,7 +152,7 @@ class Leftovers:
         delay, seat = self._arbiter.settings["end_leftovers"], self._arbiter.seats[job.id]
         if delay is None or seat.kill_timer is not None or _ended_ago(job) < delay:
             return
-        if job.identity.pid in seat.kin and self._arbiter.leaders.get(job.identity.pid) != job.id:
+        if job.identity.pid in self._known.of(job.id).processes and self._arbiter.leaders.get(job.identity.pid) != job.id:
             return  # its process has asked again: it would be that job that is ended
         log("leftovers", f"job {job.id}: ended by the setting end_leftovers")
         self._arbiter.killing.kill(job, None, "the setting end_leftovers")

@@ -4,13 +4,12 @@
 2. The number of a job without GPUs is another world's as well: there the environment must lead to this world too. Who
    spells GPURUN_DIR in another way than the arbiter that was summoned leaves no such trace.
 3. A marker proves where something came from, not that it belongs there: tmux servers and at(1) keep it.
-4. Who can set an environment can set this one: it counts only for processes of the user whose jobs are here, whoever reads.
+4. Who can set an environment can set this one: whose processes it counts for says `links`.
 """
 
 import os
 from typing import NamedTuple
 
-from ...host import processes
 from ...model import Job
 
 _FOLDER, _SIMULATED = b"GPURUN_DIR", b"GPURUN_SIM_DIR"
@@ -27,10 +26,6 @@ class Marker(NamedTuple):
         return all(b"\0" + entry + b"\0" in environment for entry in self.entries) and not any(
             b"\0" + name + b"=" in environment for name in self.absent
         )
-
-    def is_on(self, pid: int, environment: bytes | None = None) -> bool:
-        """Whether a process of ours was started with the marker; its environment may have been read already."""
-        return self.is_in(processes.environment(pid) if environment is None else environment) and processes.is_ours(pid)
 
 
 def value_of(environment: bytes, name: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Pausing and resuming jobs: whether a job may be paused, for whom, and keeping the pause.
 
-1. How it is done, so that nobody around the job notices, stands in `stopping`; who belongs to it in `kinship`; what a
+1. How it is done, so that nobody around the job notices, stands in `stopping`; who belongs to it in `members`; what a
    successor finds of it in `traces`.
 2. A pause is a state to be kept: it is looked at with each sample, renewed once if others undid it, then given up.
 3. Jobs that give way together stand still together, or none of them does.
@@ -20,7 +20,6 @@ from ...host.freezer import Group
 from ...lifecycle import STARTED, Event, JobState
 from ...model import GiveWay, Job, Yielding
 from ...units import PRIORITY_STEP, PRIORITY_WORDS, format_duration
-from ..kin.kinship import tree
 from ..kin.walk import identity_of
 from ..log import log
 from ..telling.notices import tell
@@ -289,7 +288,7 @@ class Pausing:
         known = self._traces.stopped(job.id)
         self._stopping.let_go(job)
         if not known and means != Means.FREEZE.value:
-            for stat in reversed(tree(self._arbiter, job)):  # children first: a nested stub follows its own
+            for stat in reversed(self._arbiter.members.tree(job)):  # children first: a nested stub follows its own
                 if stat.state == "T" and not (job.stub and stat.pid == job.identity.pid):
                     self._stopping.go_on(identity_of(job, stat))
 

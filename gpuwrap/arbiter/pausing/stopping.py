@@ -24,8 +24,7 @@ from ...host.freezer import Group, folder_of, may_have_group
 from ...host.signals import pending_signals, resume
 from ...lifecycle import JobState
 from ...model import Identity, Job
-from ..kin.containers import why_not_whole
-from ..kin.kinship import OTHERS, Kinship, tree
+from ..kin.members import OTHERS, Kinship
 from ..kin.walk import identity_at, identity_of
 from ..log import log
 from .marks import Traces
@@ -74,6 +73,7 @@ class Stopping:
 
     def __init__(self, arbiter: "Arbiter", traces: Traces) -> None:
         self._arbiter = arbiter
+        self._members = arbiter.members
         self._store = arbiter.store
         self._traces = traces
         self._spared: dict[int, set[int]] = {}
@@ -89,7 +89,7 @@ class Stopping:
 
     def means(self, job: Job, census: Callable[[], Census]) -> tuple[Means | None, str | None]:
         """Say how a job can be paused now; else why it cannot. A census is only taken where one is needed."""
-        missing = why_not_whole(self._arbiter, job)
+        missing = self._arbiter.containers.why_not_whole(job)
         if missing is not None:
             return None, missing
         if may_have_group(job.identity.pid) or self.scopes.may_help(job):
@@ -104,7 +104,7 @@ class Stopping:
             return None, "its stub is just coming back"
         if job.stub and seat is not None and seat.attempt_begun != job.attempt:
             return None, "is just starting"  # what its stub forks next nobody would stop
-        members = tree(self._arbiter, job)
+        members = self._members.tree(job)
         for stat in members:
             if not processes.may_signal(stat.pid):
                 return None, _others_process(stat.pid)
@@ -125,7 +125,7 @@ class Stopping:
     def stop(self, wanted: Sequence[tuple[Job, Means]], census: Census) -> tuple[Job, str] | None:
         """Make jobs stand still, all or none. Returns None, else who could not be stopped and why."""
         begun = time.monotonic()
-        kinship = Kinship(self._arbiter, [job for job, _means in wanted], census)
+        kinship = self._members.in_census([job for job, _means in wanted], census)
         until = begun + STOP_SECONDS
         halts: list[Halt] = []
         try:
@@ -230,7 +230,7 @@ class Stopping:
 
     def _standing(self, job: Job) -> list[processes.Stat]:
         """Return what has to stand still of a job: not its stub, if that is not frozen with it."""
-        members = tree(self._arbiter, job, self._spared.get(job.id, ()))
+        members = self._members.tree(job, self._spared.get(job.id, ()))
         if job.stub and not self._is_frozen(job):
             return [stat for stat in members if stat.pid != job.identity.pid]
         return members

@@ -59,7 +59,7 @@ class Astray:
         self._told.drop(job.id)
 
     def _looked_at(self, look: Look, stray: Stray) -> Stray:
-        found = self._arbiter.observer.processes_on(look, stray.uuid, stray.job_id)
+        found = self._arbiter.owners.processes_on(look, stray.uuid, stray.job_id)
         if not found:
             return stray  # it has just ended
         pid, leader = found[0].pid, self._arbiter.store.live[stray.job_id].identity.pid

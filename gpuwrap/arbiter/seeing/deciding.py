@@ -80,10 +80,10 @@ class Deciding:
         arbiter.observer.strangers.note(self.look)
         self._look_is_noted = False
         arbiter.answers.machine_known()
-        used = arbiter.observer.used_by(self.look)
+        used = arbiter.owners.used_by(self.look)
         arbiter.memory.note(used)
         arbiter.astray.note(self.look, used)
-        self._turn.later(arbiter.descent.look)
+        self._turn.later(arbiter.orphans.look)
         for job_id in list(arbiter.leftovers):
             job = arbiter.store.live.get(job_id)
             if job is not None:

@@ -1,10 +1,8 @@
-"""From what the hosts show to what the policy sees: which GPU process belongs to which job, and who is a stranger.
+"""From what the hosts show to what the policy sees: what jobs hold, and who is a stranger.
 
-1. A process is a job's if a chain of living parents leads to the job's leader or to a process known to be the job's, or
-   if it, or who started it, was started with the job's marker in its environment; once known it stays known while it lives.
-2. What cannot be attributed is foreign, and foreign counts as taken (`strangers` says who does not compute).
-3. A nested job's processes count for the outer job in the outer view.
-4. A process that leads one job after another (blocks of a program) is on each GPU the latest's that has a share of it.
+1. Whose a process is says `owners`. What is nobody's is foreign, and foreign counts as taken (`strangers` says who does not
+   compute).
+2. A nested job's processes count for the outer job in the outer view.
 """
 
 from collections.abc import Mapping
@@ -13,14 +11,13 @@ from typing import Any, NamedTuple
 
 from ...host import processes
 from ...host.devices import Look
-from ...lifecycle import STARTED, JobState
+from ...lifecycle import JobState
 from ...model import (
     Bounds,
     Claim,
     ComputeMode,
     ForeignProcess,
     Gpu,
-    GpuProcess,
     GpuSample,
     Job,
     Leftover,
@@ -28,21 +25,22 @@ from ...model import (
     View,
 )
 from ...policy.placement import unexplained_allowance, unexplained_bytes
-from ...state.mirror import around
 from ..bell.seat import Seat
-from ..kin.marker import marker_of_grant
-from ..kin.walk import identity_of
+from ..kin.known import Known
+from ..kin.owners import Owners, added
 from .strangers import Ignored, Strangers, means_nothing_here
 
 
 class Observer:
-    """Attributes GPU processes, and keeps what it found out while the processes live."""
+    """Builds views from looks."""
 
     def __init__(
         self,
         live: Mapping[int, Job],
         holding: Mapping[int, Job],
         seats: Mapping[int, Seat],
+        known: Known,
+        owners: Owners,
         ignored: Ignored = (),
         *,
         nested: Mapping[int, Mapping[int, Job]] | None = None,
@@ -57,7 +55,8 @@ class Observer:
         self._nested = nested
         self._away = away
         self._seats = seats
-        self._owners: dict[tuple[int, int], int | None] = {}
+        self._known = known
+        self._owners = owners
         self.strangers = Strangers(ignored)
 
     def outer_view(
@@ -68,7 +67,7 @@ class Observer:
         if self._nested is None or self._nested:  # or else not one of a long line need be touched
             jobs = tuple([job for job in jobs if job.parent_id is None])
         stopped, absent = self._passed_over()
-        owners = self._owners_of(look)
+        owners = self._owners.of(look)
         gpus = tuple([self._gpu(sample, owners, others, drained) for sample in look.samples])
         return View(gpus, jobs, stopped, absent, bounds, **rest)
 
@@ -81,9 +80,9 @@ class Observer:
         """
         jobs = tuple(job for job in self._jobs.values() if job.parent_id == parent.id)
         stopped, absent = self._passed_over()
-        owners = self._owners_of(look)
+        owners = self._owners.of(look)
         samples = {sample.uuid: sample for sample in look.samples}
-        lineage = self._lineage(parent)
+        lineage = set(self._owners.lineage(parent.id))
         gpus = []
         for share in parent.shares:
             sample = samples.get(share.uuid)
@@ -94,39 +93,6 @@ class Observer:
             real = self._gpu(sample, owners, {}, frozenset())
             gpus.append(_inner_gpu(share, real, inside, bounds.keep_free_bytes))
         return View(tuple(gpus), jobs, stopped, absent, replace(bounds, keep_free_bytes=0))
-
-    def used_by(self, look: Look) -> dict[int, dict[str, int | None]]:
-        """Return the bytes that each job's processes hold, by job and GPU; None where the driver does not say."""
-        owners = self._owners_of(look)
-        used: dict[int, dict[str, int | None]] = {}
-        for sample in look.samples:
-            for process in sample.processes or ():
-                owner = self._owner_on(sample.uuid, owners.get(process.pid))
-                for job_id in self._around(owner) if owner is not None else ():
-                    per_gpu = used.setdefault(job_id, {})
-                    per_gpu[sample.uuid] = _sum(per_gpu.get(sample.uuid, 0), process.bytes)
-        return used
-
-    def processes_on(self, look: Look, uuid: str, job_id: int) -> list[GpuProcess]:
-        """Return the processes on a GPU that are a job's or of one inside it, the largest first."""
-        owners, found = self._owners_of(look), []
-        for process in next((sample.processes or () for sample in look.samples if sample.uuid == uuid), ()):
-            owner = owners.get(process.pid)
-            if owner is not None and job_id in self._lineage(self._jobs[owner]):
-                found.append(process)
-        return sorted(found, key=lambda each: -(each.bytes or 0))
-
-    def holders(self, look: Look, job: Job) -> list[tuple[int, int | None]]:
-        """Return the pids (with bytes) of a job's processes that the driver names on GPUs of its grant."""
-        owners = self._owners_of(look)
-        uuids = {share.uuid for share in job.shares}
-        return [
-            (process.pid, process.bytes)
-            for sample in look.samples
-            if sample.uuid in uuids
-            for process in sample.processes or ()
-            if self._owner_on(sample.uuid, owners.get(process.pid)) == job.id
-        ]
 
     def _passed_over(self) -> tuple[frozenset[int], frozenset[int]]:
         """Return which waiting jobs, of all queues, are stopped, and whose client cannot be reached."""
@@ -148,78 +114,6 @@ class Observer:
                 stopped.add(job_id)
         return frozenset(stopped), frozenset(absent)
 
-    def _owners_of(self, look: Look) -> dict[int, int | None]:
-        """Map the pid of each GPU process to the innermost job it belongs to, None for a foreign one."""
-        pids = {process.pid for sample in look.samples for process in sample.processes or ()}
-        if not pids:
-            return {}
-        leaders = self._leaders()
-        found: dict[int, int | None] = {}
-        seen: set[tuple[int, int]] = set()
-        for pid in pids:
-            stat = processes.read_stat(pid)
-            if stat is None:
-                found[pid] = None
-                continue
-            key = (pid, stat.start_ticks)
-            seen.add(key)
-            if self._owners.get(key) not in self._jobs:
-                self._owners[key] = self._find_owner(stat, leaders)
-            found[pid] = self._owners[key]
-        self._owners = {key: owner for key, owner in self._owners.items() if key in seen}
-        return found
-
-    def _owner_on(self, uuid: str, owner: int | None) -> int | None:
-        """Tell to which of its leader's jobs a process of a job belongs on one GPU."""
-        job = self._jobs.get(owner) if owner is not None else None
-        if job is None or any([share.uuid == uuid for share in job.shares]):
-            return owner
-        alike = [each for each in self._holding.values() if each.identity == job.identity]
-        return max([each.id for each in alike if any(share.uuid == uuid for share in each.shares)], default=owner)
-
-    def _leaders(self) -> dict[int, tuple[int, int]]:
-        """Map the pids of all processes known to be a job's to their start and the job; inner jobs win over outer ones."""
-        leaders: dict[int, tuple[int, int]] = {}
-        without_gpus = [job for job in self._jobs.values() if not job.shares and job.state in STARTED]
-        for job in sorted([*self._holding.values(), *without_gpus], key=lambda job: job.id):
-            if job.state in STARTED or job.state is JobState.GRANTED:
-                leaders[job.identity.pid] = (job.identity.start_ticks, job.id)
-            seat = self._seats.get(job.id)
-            for kin in seat.kin.values() if seat else ():
-                leaders[kin.pid] = (kin.start_ticks, job.id)
-        return leaders
-
-    def _find_owner(self, stat: processes.Stat, leaders: Mapping[int, tuple[int, int]]) -> int | None:
-        line = []
-        for ancestor in processes.ancestors(stat.pid):
-            start, job_id = leaders.get(ancestor.pid, (None, 0))
-            if start == ancestor.start_ticks:
-                self._remember(stat, job_id)
-                return job_id
-            line.append(ancestor)
-        job = self._marked(line)
-        if job is None:
-            return None
-        self._remember(stat, job.id)
-        return job.id
-
-    def _marked(self, line: list[processes.Stat]) -> Job | None:
-        """Return the job whose marker a process carries, or the nearest of its ancestors that has one (a container's first)."""
-        oldest = min([job.identity.start_ticks for job in self._holding.values()], default=None)
-        for stat in line:
-            if oldest is None or stat.start_ticks < oldest:
-                return None  # and who is further up is older
-            environment = processes.environment(stat.pid)
-            for job in self._holding.values():
-                if stat.start_ticks >= job.identity.start_ticks and marker_of_grant(job).is_on(stat.pid, environment):
-                    return job
-        return None
-
-    def _remember(self, stat: processes.Stat, job_id: int) -> None:
-        seat, job = self._seats.get(job_id), self._jobs[job_id]
-        if seat is not None and stat.pid != job.identity.pid:
-            seat.kin[stat.pid] = identity_of(job, stat)
-
     def _gpu(
         self,
         sample: GpuSample,
@@ -232,9 +126,10 @@ class Observer:
         leftovers: list[Leftover] = []
         bystanders, is_blind = 0, sample.processes is None
         for process in sample.processes or ():
-            owner = self._outermost(self._owner_on(sample.uuid, owners.get(process.pid)))
+            found_on = self._owners.on(sample.uuid, owners.get(process.pid))
+            owner = self._jobs.get(self._owners.lineage(found_on)[-1]) if found_on is not None else None
             if owner is not None:
-                used[owner.id] = _sum(used.get(owner.id, 0), process.bytes)
+                used[owner.id] = added(used.get(owner.id, 0), process.bytes)
                 if owner.state is JobState.ENDED:
                     command = processes.command_text(process.pid)
                     leftovers.append(Leftover(owner.id, process.pid, command, process.bytes, owner.ended_mono))
@@ -274,17 +169,12 @@ class Observer:
         """One survivor of each ended job that keeps a GPU although the driver names none of its processes there."""
         found = []
         for job in self._holding.values():
-            seat = self._seats.get(job.id)
-            if job.state is not JobState.ENDED or job.id in named or seat is None:
+            if job.state is not JobState.ENDED or job.id in named:
                 continue
-            kin = next(iter(seat.kin.values()), None)
+            kin = next(iter(self._known.seen(job.id).processes.values()), None)
             if kin is not None and any(share.uuid == uuid for share in job.shares):
                 found.append(Leftover(job.id, kin.pid, processes.command_text(kin.pid), None, job.ended_mono))
         return found
-
-    def _lineage(self, job: Job) -> set[int]:
-        """The numbers of a job and of those inside which it runs."""
-        return {job.id, *(outer.id for outer in around(self._jobs, job))}
 
     def _inside(self, sample: GpuSample, owners: Mapping[int, int | None], inner: set[int], lineage: set[int]) -> "_Inside":
         """Tell apart what the nested jobs hold, what those around them do, and what other jobs do."""
@@ -292,26 +182,17 @@ class Observer:
         own: list[int | None] = []
         others = 0
         for process in sample.processes or ():
-            owner = self._owner_on(sample.uuid, owners.get(process.pid))
+            owner = self._owners.on(sample.uuid, owners.get(process.pid))
             if owner is None:
                 continue
-            branch = next((job_id for job_id in self._around(owner) if job_id in inner), None)
+            branch = next((job_id for job_id in self._owners.lineage(owner) if job_id in inner), None)
             if branch is not None:
-                used[branch] = _sum(used.get(branch, 0), process.bytes)
+                used[branch] = added(used.get(branch, 0), process.bytes)
             elif owner in lineage:
                 own.append(process.bytes)
             else:
                 others += process.bytes or 0
         return _Inside(used, tuple(own), others)
-
-    def _outermost(self, job_id: int | None) -> Job | None:
-        job = self._jobs.get(job_id) if job_id is not None else None
-        return [job, *around(self._jobs, job)][-1] if job is not None else None
-
-    def _around(self, job_id: int) -> list[int]:
-        """The number of a job, and those of the jobs inside which it runs, the nearest first."""
-        job = self._jobs.get(job_id)
-        return [job_id, *(outer.id for outer in around(self._jobs, job))] if job is not None else [job_id]
 
 
 class _Inside(NamedTuple):
@@ -379,7 +260,3 @@ def _room_inside(real: Gpu, inside: _Inside, taken: int, reserve: int) -> int | 
     if None in strangers:
         return real.free_bytes + sum(size or 0 for size in inside.own)
     return real.total_bytes - sum(size or 0 for size in strangers) - real.bystander_bytes - reserve - inside.others - taken
-
-
-def _sum(known: int | None, more: int | None) -> int | None:
-    return None if known is None or more is None else known + more

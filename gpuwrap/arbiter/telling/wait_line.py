@@ -19,7 +19,7 @@ from ...policy.story import Brief, Lister, Storyteller
 from ...policy.words import job_list
 from ...turns import before
 from ...units import format_duration, format_size
-from ..kin.containers import PASSED_IN, unlinked
+from ..kin.containers import PASSED_IN
 from ..seeing.frozen import frozen_words
 from ..timers import Timer
 from .lined_up import lined_up
@@ -242,7 +242,7 @@ class Lines:
         over = self._arbiter.memory.words(job)
         if over is not None:
             return "memory", over, []
-        client = unlinked(self._arbiter, job) if job.shares and not self._arbiter.holders(job) else None
+        client = self._arbiter.containers.unlinked(job) if job.shares and not self._arbiter.holders(job) else None
         if client is None:
             return None
         return "container", f"runs a container ({client}) that counts as a stranger's", [f"{PASSED_IN} makes it its own"]
