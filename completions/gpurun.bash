@@ -2,8 +2,8 @@
 
 # --- tables (compared with gpurun's own by a test)
 __gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top web doctor demo completion help'
-__gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --sim -h --help -V --version'
-__gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --sim'
+__gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --on --slurm --sim -h --help -V --version'
+__gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim'
 __gpurun_valued_ls='-u --user --sim'
 __gpurun_options_ls='-a --all -w --watch -u --user --json --sim -h --help'
 __gpurun_valued_kill='-s --signal --sim'
@@ -32,8 +32,8 @@ __gpurun_valued_top='-u --user --sim'
 __gpurun_options_top='-u --user --sim -h --help'
 __gpurun_valued_web='--port --bind --token-file --sim'
 __gpurun_options_web='--port --bind --token-file --control --sim -h --help'
-__gpurun_valued_doctor='--sim'
-__gpurun_options_doctor='--sim -h --help'
+__gpurun_valued_doctor='--on --sim'
+__gpurun_options_doctor='--on --sim -h --help'
 __gpurun_valued_demo='--sim'
 __gpurun_options_demo='--fast --sim -h --help'
 __gpurun_valued_completion='--sim'
@@ -76,6 +76,7 @@ __gpurun_value() {  # complete $2 as a value of the option named $1
         -p | --priority) __gpurun_words 'low normal high urgent' "$2" ;;
         -w | --wait | -t | --time) __gpurun_words '10m 1h 4h 1d' "$2" ;;
         -a | --after) __gpurun_list "$(gpurun completion jobs 2> /dev/null)" "$2" ;;
+        --on) __gpurun_words 'here slurm' "$2" ;;
         --give-way) __gpurun_words 'never pause suspend requeue' "$2" ;;
         --signal) __gpurun_words 'TERM:120 all:TERM:120 USR1:60,TERM:30 INT:60' "$2" ;;
         -s) __gpurun_words 'TERM KILL INT HUP USR1 USR2 STOP CONT' "$2" ;;

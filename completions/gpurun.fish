@@ -81,7 +81,7 @@ end
 
 # --- tables (compared with gpurun's own by a test)
 set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top web doctor demo completion help
-set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --sim
+set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim
 complete -c gpurun -f -n __gpurun_first -a ls -d 'jobs, and why they wait'
 complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running'
 complete -c gpurun -f -n __gpurun_first -a renice -d 'change the priority of jobs, at once'
@@ -125,6 +125,8 @@ complete -c gpurun -n '__gpurun_launch' -s N -l name -x -d 'name of the job'
 complete -c gpurun -n '__gpurun_launch' -s q -l quiet -d 'say nothing while waiting'
 complete -c gpurun -n '__gpurun_launch' -s v -l verbose -d 'say what was granted, and wait aloud'
 complete -c gpurun -n '__gpurun_launch' -l dry-run -d 'say what would happen, and do nothing'
+complete -c gpurun -n '__gpurun_launch' -l on -x -a 'here slurm' -d 'where it runs: here, or slurm: Slurm queues and runs it'
+complete -c gpurun -n '__gpurun_launch' -l slurm -x -d 'with --on slurm: ARG goes to srun or sbatch as it is'
 complete -c gpurun -n '__gpurun_launch' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_launch' -s h -l help -d 'print help; --help all prints all options'
 complete -c gpurun -n '__gpurun_launch' -s V -l version -d 'print the version'
@@ -195,6 +197,7 @@ complete -c gpurun -n '__gpurun_verb web' -l token-file -x -d 'the token to ask 
 complete -c gpurun -n '__gpurun_verb web' -l control -d 'the page may kill, pause, resume and renice my jobs'
 complete -c gpurun -n '__gpurun_verb web' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb web' -s h -l help -d 'print help'
+complete -c gpurun -n '__gpurun_verb doctor' -l on -x -a 'here slurm' -d 'slurm: check what a Slurm here can do'
 complete -c gpurun -n '__gpurun_verb doctor' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb doctor' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb demo' -l fast -d 'without pauses for the reader'

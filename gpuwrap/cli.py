@@ -14,6 +14,7 @@ import sys
 from . import stdout
 from .errors import FAILED, SOME_FAILED, USAGE, GpurunError
 from .options import LAUNCH, VERBS, parse, signals_as_options
+from .state.paths import slurm_folder
 
 
 def main() -> None:
@@ -73,8 +74,12 @@ def launch(words: list[str]) -> int:
 
         print(f"gpurun {__version__}")
         return 0
-    from .launch.run import run
+    from .launch.where import is_for_slurm
 
+    if is_for_slurm(given):
+        from .slurm.launching import launch as run
+    else:
+        from .launch.run import run
     run(given, rest)
     return 0
 
@@ -96,7 +101,13 @@ def run_verb(verb: str, words: list[str]) -> int:
         from .commands.help import print_verb_help
 
         return print_verb_help(verb)
-    status: int = import_module(f"gpuwrap.commands.{verb}").main(given, operands)
+    main = import_module(f"gpuwrap.commands.{verb}").main
+    if os.path.isdir(slurm_folder()) or given.get("on"):
+        from .slurm.verbs import concerns, run
+
+        if concerns(verb, given):
+            return run(verb, given, operands, main)
+    status: int = main(given, operands)
     return status
 
 

@@ -36,15 +36,34 @@ _COLOURS = {
 }
 
 
+class Elsewhere:
+    """A row of a job in another queue: its cells as they are shown, where it is, and why it waits."""
+
+    __slots__ = ("cells", "note", "on", "user")
+
+    def __init__(self, cells: list[str], on: str, user: str, note: str) -> None:
+        self.cells, self.on, self.user, self.note = cells, on, user, note
+
+
 def jobs_as_table(
-    rows: "Sequence[list[Listed]]", standing: Standing, notes: "Sequence[str]", now: Now, screen: Screen
-) -> list[str]:
-    """Lines of `ls`: a header and each row, alike jobs in one; `notes` beside them or below."""
+    rows: "Sequence[list[Listed]]", standing: Standing, notes: "Sequence[str]", now: Now, screen: Screen,
+    elsewhere: "Sequence[Elsewhere]" = (),
+) -> list[str]:  # fmt: skip
+    """Lines of `ls`: a header and each row, alike jobs in one; `notes` beside them or below. Other queues' jobs come last."""
     several = len({job.user for row in rows for job in row}) > 1
     cells = [_cells(row, standing, now, several_users=several) for row in rows]
     header = ["JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["USER"] if several else []), "COMMAND"]
     colours = [colour_of(row[0]) for row in rows]
-    spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU")
+    if elsewhere:
+        header.insert(-1, "ON")
+        for cell in cells:
+            cell.insert(-1, "here")
+        for other in elsewhere:
+            *front, what = other.cells
+            cells.append([*front, *([other.user] if several else []), other.on, what])
+            colours.append(_COLOURS.get(front[1], ""))
+        notes = [*notes, *(other.note for other in elsewhere)]
+    spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU", "ON")
     return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, notes), screen)
 
 

@@ -12,11 +12,17 @@ from .units import parse_run
 
 
 class Option:
-    """One option: `names` as typed, `metavar` None for a flag, `daily` if the first help screen shows it."""
+    """One option: `names` as typed, `metavar` None for a flag, `daily` if the first help screen shows it.
 
-    __slots__ = ("daily", "help", "key", "metavar", "names")
+    `repeats`: it may be given several times; the values stand one after the other, with NUL between them.
+    """
 
-    def __init__(self, names: str, metavar: str | None, help: str, *, daily: bool = False, key: str = "") -> None:
+    __slots__ = ("daily", "help", "key", "metavar", "names", "repeats")
+
+    def __init__(
+        self, names: str, metavar: str | None, help: str, *, daily: bool = False, key: str = "", repeats: bool = False
+    ) -> None:
+        self.repeats = repeats
         self.names = names.split()
         self.key = key or self.names[-1].lstrip("-").replace("-", "_")
         self.metavar = metavar
@@ -53,6 +59,8 @@ LAUNCH = [
     Option("-q --quiet", None, "say nothing while waiting"),
     Option("-v --verbose", None, "say what was granted, and wait aloud"),
     Option("--dry-run", None, "say what would happen, and do nothing"),
+    Option("--on", "WHERE", "where it runs: here, or slurm: Slurm queues and runs it"),
+    Option("--slurm", "ARG", "with --on slurm: ARG goes to srun or sbatch as it is", repeats=True),
     SIM,
     Option("-h --help", None, "print help; --help all prints all options"),
     Option("-V --version", None, "print the version"),
@@ -154,7 +162,7 @@ VERBS = {
         Option("--token-file", "FILE", "the token to ask for; made if it is not there"),
         Option("--control", None, "the page may kill, pause, resume and renice my jobs"),
     ),
-    "doctor": Verb("", "check the set-up"),
+    "doctor": Verb("", "check the set-up", Option("--on", "WHERE", "slurm: check what a Slurm here can do")),
     "demo": Verb(
         "", "the story on simulated GPUs, in a minute", Option("--fast", None, "without pauses for the reader")
     ),
@@ -301,7 +309,7 @@ def _long(word: str, words: list[str], at: int, by_name: dict[str, Option], give
         if at == len(words):
             raise UsageError(f"{name}: {option.metavar} missing")
         value, at = words[at], at + 1
-    given[option.key] = value
+    _put(option, value, given)
     return at
 
 
@@ -316,9 +324,14 @@ def _short(word: str, words: list[str], at: int, by_name: dict[str, Option], giv
             if at == len(words):
                 raise UsageError(f"-{letter}: {option.metavar} missing")
             value, at = words[at], at + 1
-        given[option.key] = value
+        _put(option, value, given)
         break
     return at
+
+
+def _put(option: Option, value: str, given: dict[str, str | bool]) -> None:
+    before = given.get(option.key) if option.repeats else None
+    given[option.key] = value if before is None else f"{before}\0{value}"
 
 
 def _known(name: str, value: str, by_name: dict[str, Option]) -> Option:

@@ -22,6 +22,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from cluster import Cluster, why_not
 from equipment import find_tool, missing_gpu
 from world import OTHER_UID, World, installed_command
 
@@ -155,6 +156,32 @@ def make_world() -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """A world of two simulated 24 GB GPUs."""
     return make_world()
+
+
+# Slurm
+
+
+@pytest.fixture(scope="session")
+def whole_cluster() -> Iterator[Cluster]:
+    """A Slurm of two machines with four GPUs each, for all tests of a worker."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(whole_cluster: Cluster) -> Iterator[Cluster]:
+    """The same, without jobs before and after a test."""
+    yield whole_cluster
+    whole_cluster.empty()
+
+
+@pytest.fixture
+def on_slurm(cluster: Cluster, make_world: Callable[..., World]) -> World:
+    """A world whose gpurun finds the cluster."""
+    return make_world(None, **cluster.env)
 
 
 # Another user

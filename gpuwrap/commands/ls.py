@@ -24,26 +24,37 @@ from .asking import Given, World
 TYPE_CHECKING = False  # as type checkers read it
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any, Protocol
 
+    from ..listing import Elsewhere
     from ..model import Job
 
+    class OtherQueue(Protocol):
+        """Jobs of this user in another queue."""
 
-def main(given: Given, operands: list[str]) -> int:
-    """List jobs; exit 1 if a job was named that is none."""
+        def rows(self) -> list[Elsewhere]:
+            """Return what is shown of them in the table."""
+
+        def as_json(self) -> list[dict[str, Any]]:
+            """Return the same for programs."""
+
+
+def main(given: Given, operands: list[str], other: "OtherQueue | None" = None) -> int:
+    """List jobs; exit 1 if a job was named that is none. `other` is a queue that is shown with this machine's."""
     world = World(given)
     if "watch" in given:
-        return _watch(world, given, operands)
+        return _watch(world, given, operands, other)
     gc.disable()  # a third of the time with thousands of jobs, and we are gone in a moment
     world.repair()
     if "json" in given:
-        missing = _print_json(world, given, operands)
+        missing = _print_json(world, given, operands, other)
     else:
         world.ask_line()
         jobs, missing = find(world, given, operands)
         screen = Screen.of_stdout()
-        lines = table(world, jobs, bool(operands), screen)
+        lines = table(world, jobs, bool(operands), screen, other)
         if screen.width is not None and not operands and len(lines) >= _height():
-            lines += lines[1::-1]  # header and totals have scrolled away
+            lines += lines[1::-1] if len(jobs) > 1 else lines[:1]  # header and totals have scrolled away
         sys.stdout.write("".join(f"{line}\n" for line in lines))  # at once: a print for each is a write for each
     sys.stdout.flush()
     for err in missing:
@@ -64,18 +75,20 @@ def _is_wanted(user: str, given: Given) -> bool:
     return "user" not in given or user == given["user"]
 
 
-def table(world: World, jobs: list[Listed], named: bool, screen: Screen) -> list[str]:
+def table(world: World, jobs: list[Listed], named: bool, screen: Screen, other: "OtherQueue | None" = None) -> list[str]:
     """Return the lines to show: of several jobs on a terminal totals and a header, in a pipe the header alone; then rows."""
-    if not jobs:
+    elsewhere = [] if other is None else other.rows()
+    if not jobs and not elsewhere:
         return [] if named else [_no_jobs(world)]
     now, standing = Now.here(), world.line()
     if named:
         fetch = world.explain(jobs)
         rows = [[job] for job in jobs]
-        return jobs_as_table(rows, standing, whole_reasons(rows, fetch(), how_far(world, jobs), now), now, screen)
+        notes = whole_reasons(rows, fetch(), how_far(world, jobs), now)
+        return jobs_as_table(rows, standing, notes, now, screen, elsewhere)
     rows = [[job] for job in in_order(jobs, standing)] if screen.width is None else fold(jobs, standing)
-    lines = jobs_as_table(rows, standing, news(rows, standing, how_far(world, jobs), now), now, screen)
-    return lines if screen.width is None or len(jobs) == 1 else [cut(totals(jobs), screen.width), *lines]
+    lines = jobs_as_table(rows, standing, news(rows, standing, how_far(world, jobs), now), now, screen, elsewhere)
+    return lines if screen.width is None or len(jobs) < 2 else [cut(totals(jobs), screen.width), *lines]
 
 
 def how_far(world: World, jobs: "Sequence[Listed]") -> dict[int, str]:
@@ -99,7 +112,7 @@ def _no_jobs(world: World) -> str:
     return f"no jobs on simulated GPUs ({world.sim})" if world.sim is not None and is_empty else "no jobs"
 
 
-def _print_json(world: World, given: Given, operands: list[str]) -> list[NoSuchJob]:
+def _print_json(world: World, given: Given, operands: list[str], other: "OtherQueue | None") -> list[NoSuchJob]:
     """Print whole records; returns an error for each word that names none."""
     import json
 
@@ -114,11 +127,14 @@ def _print_json(world: World, given: Given, operands: list[str]) -> list[NoSuchJ
     jobs = [job for job in jobs if _is_wanted(job.user, given)]
     places = world.line(bare=True).places
     why = world.explain(jobs)()
-    print(json.dumps({"jobs": [job_as_json(job, why.get(job.id), places.get(job.id)) for job in jobs]}))
+    found: dict[str, object] = {"jobs": [job_as_json(job, why.get(job.id), places.get(job.id)) for job in jobs]}
+    if other is not None:
+        found["slurm"] = other.as_json()
+    print(json.dumps(found))
     return missing
 
 
-def _watch(world: World, given: Given, operands: list[str]) -> int:
+def _watch(world: World, given: Given, operands: list[str], other: "OtherQueue | None") -> int:
     if "json" in given:
         raise UsageError("--watch goes without --json")
     from .watching import require_terminal, watch
@@ -129,7 +145,7 @@ def _watch(world: World, given: Given, operands: list[str]) -> int:
         world.refresh()
         world.ask_line()
         jobs, missing = find(world, given, operands)
-        return [*table(world, jobs, bool(operands), screen), *(cut(err.text, screen.width or 80) for err in missing)]
+        return [*table(world, jobs, bool(operands), screen, other), *(cut(err.text, screen.width or 80) for err in missing)]
 
     watch(lines, "gpurun ls", "--watch: ")
     return 0

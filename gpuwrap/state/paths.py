@@ -93,6 +93,14 @@ def open_folder(sim: str | None, *, create: bool = True) -> Folder | None:
     return _make(f"{private}/{world}", FALLBACK_ROOT) if create else None
 
 
+def slurm_folder() -> str:
+    """Return the folder of what was handed to Slurm, which is there once something was: beside the worlds, since in none."""
+    chosen = os.environ.get("GPURUN_DIR")
+    if chosen:
+        return os.path.join(os.path.abspath(chosen), "slurm")
+    return os.path.join(home_of_user() or "/nonexistent", ".local/state/gpurun/slurm")
+
+
 def home_of_user() -> str | None:
     """Return the home folder of the password entry, None if there is no entry."""
     import pwd  # ~0.2 ms, and only without GPURUN_DIR

@@ -96,6 +96,7 @@ SETTINGS: dict[str, Setting] = {
     "keep_history": Setting(_count, 10000, "how many ended jobs are remembered; 0: all"),
     "keep_logs": Setting(_duration, "30d", "how long logs of -d are kept after they were last written"),
     "keep_logs_size": Setting(_size, "10G", "how large logs of -d may be together; the oldest go first"),
+    "on": Setting(_one_of("here", "slurm"), "here", "where jobs run if --on does not say: here, or handed to Slurm"),
     "without_gpu": Setting(_one_of("refuse", "run"), "refuse", "without a driver: refuse, or run after one line of warning"),
 }
 
@@ -158,7 +159,7 @@ def read_settings() -> Settings:
     paths = files()
     marks = marks_of(paths)  # before they are read: what changes meanwhile is read once more, not missed
     for path in paths:
-        for name, value in _read_file(path).items():
+        for name, value in read_toml(path).items():
             setting = SETTINGS.get(name)
             if setting is None:
                 near = nearest(name, list(SETTINGS))
@@ -187,7 +188,8 @@ def remembered(text: str, marks: Marks) -> Settings:
     return Settings(values, written, sources, marks)
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def read_toml(path: str) -> dict[str, Any]:
+    """Read a file of settings; one that is not there says nothing. Raises GpurunError that names it."""
     try:
         # A pipe of that name would keep the arbiter waiting for somebody who writes.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)

@@ -145,7 +145,8 @@ class World:
     @property
     def folder(self) -> Path:
         """The world's one folder below GPURUN_DIR; AssertionError until gpurun has made it."""
-        found = [path for path in sorted(self.directory.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        folders = [path for path in sorted(self.directory.iterdir()) if path.is_dir() and path.name != "slurm"]
+        found = [path for path in folders if not path.name.startswith(".")]
         assert len(found) == 1, f"one world folder expected in {self.directory}, found {[path.name for path in found]}"
         return found[0]
 

@@ -88,6 +88,7 @@ FISH_VALUES = {
     "wait": "10m 1h 4h 1d",
     "time": "10m 1h 4h 1d",
     "after": "(__gpurun_list jobs)",
+    "on": "here slurm",
     "give_way": "never pause suspend requeue",
     "sim": "1x24G 2x24G 4x80G",
     "by": "10 -10",

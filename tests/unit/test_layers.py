@@ -32,6 +32,7 @@ LAYERS = [
     {"exports", "web"},
     {"launch"},
     {"commands"},
+    {"slurm"},
     {"cli", "block"},
     {"__main__"},
 ]
