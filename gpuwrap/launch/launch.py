@@ -19,7 +19,7 @@ from ..options import taken_for_program
 from ..state.paths import Folder
 from ..wire import PROTOCOL, pack
 from .program import execute, ignored_by_caller, readable, restore_python_signals, script_bytes, set_environment
-from .request import Given, stray_simulation, visible
+from .request import Given, simulated, stray_simulation, visible
 
 TYPE_CHECKING = False  # known to type checkers by its name; typing itself would cost a tenth of the start
 if TYPE_CHECKING:
@@ -44,9 +44,17 @@ def say(text: str) -> None:
 
 def warn(given: Given) -> None:
     """Say what is probably not meant, once for a launch."""
+    if "quiet" in given:
+        return
     stray = stray_simulation(given)
-    if stray is not None and "quiet" not in given:
+    if stray is not None:
         say(stray)
+    if "SLURM_JOB_ID" in os.environ and simulated(given) is None:
+        from ..state import allocation
+
+        stray = allocation.stray()
+        if stray is not None:
+            say(stray)
 
 
 class Launch:

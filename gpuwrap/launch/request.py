@@ -101,8 +101,13 @@ def read_request(given: Given) -> dict[str, object]:
 def visible(sim: str | None) -> str | None:
     """Return the caller's CUDA_VISIBLE_DEVICES if it lists GPUs, None if it says nothing.
 
-    NoDevFiles in a step of Slurm is Slurm's own word, and no profile's: that lists none. Simulated GPUs are not Slurm's.
+    NoDevFiles in a step of Slurm is Slurm's own word, and no profile's: that lists none. So does a step that Slurm gave none.
+    Simulated GPUs are not Slurm's.
     """
+    if sim is None and "SLURM_JOB_ID" in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        from ..state.allocation import has_no_gpus
+
+        return NO_DEVICES if has_no_gpus() else None
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if listed in SAYS_NOTHING and (listed != NO_DEVICES or sim is not None or not os.environ.get("SLURM_JOB_ID")):
         return None

@@ -23,12 +23,20 @@ def is_for_slurm(given: Given) -> bool:
         return _read(word, "--on") == SLURM
     if "slurm" in given:
         raise UsageError("--slurm: only with --on slurm")
-    if given.get("sim") or os.environ.get("GPURUN_SIM") or "SLURMD_NODENAME" in os.environ:
+    if given.get("sim") or os.environ.get("GPURUN_SIM") or _is_inside():
         return False
     word = os.environ.get("GPURUN_ON")
     if word:
         return _read(word, "GPURUN_ON") == SLURM
     return _settings_mention_it() and _from_settings() == SLURM
+
+
+def _is_inside() -> bool:
+    if "SLURM_JOB_ID" not in os.environ:
+        return False
+    from ..state.allocation import suffix_here
+
+    return suffix_here() != ""
 
 
 def _read(word: str, what: str) -> str:

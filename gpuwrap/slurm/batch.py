@@ -12,7 +12,7 @@ import time
 from types import FrameType
 
 from ..errors import SOME_FAILED, GpurunError, UsageError
-from ..launch.run import say
+from ..launch.launch import say
 from ..launch.sweep_rows import read_each
 from ..stdout import put
 from ..sweeps import argv_of, in_words, parse_array

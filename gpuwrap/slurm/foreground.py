@@ -16,7 +16,7 @@ import time
 
 from ..errors import FAILED, WAIT_LIMIT, GpurunError
 from ..launch.child import PR_SET_PDEATHSIG, Prctl, end_as
-from ..launch.run import say
+from ..launch.launch import say
 from ..launch.waitline import Line, in_foreground
 from . import record, tools
 from .engine import Slurm

@@ -3,9 +3,9 @@
 import sys
 
 from ..errors import UsageError
+from ..launch.launch import say
 from ..launch.program import find_program, program_argv, readable
 from ..launch.request import read_request
-from ..launch.run import say
 from .after import dependency
 from .engine import Slurm
 from .mapping import Given, Mapped, Request, is_batch, mapped, shown

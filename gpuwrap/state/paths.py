@@ -47,9 +47,10 @@ class Folder:
 def world_name(sim: str | None) -> str:
     """Name the world this process lives in. `sim` is the simulated GPUs' spec, if any."""
     name = f"{_machine_id()}-{os.stat('/proc/self/ns/pid').st_ino}"
-    slurm = os.environ.get("SLURM_JOB_ID", "")
-    if slurm.isalnum():
-        name += f"-slurm{slurm}"
+    if "SLURM_JOB_ID" in os.environ:
+        from .allocation import suffix_here
+
+        name += suffix_here()
     if sim:
         name += "-sim-" + "".join(letter if letter.isalnum() or letter in ".-+" else "_" for letter in sim)
     return name

@@ -137,7 +137,7 @@ def test_an_inherited_choice_limits_and_is_said_once(make_machine: MakeMachine) 
 BLOCK = "import gpuwrap\nwith gpuwrap.gpu():\n    print('granted')"
 
 
-STEP = {"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_JOB_ID": "77"}
+STEP = {"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_JOB_ID": "77", "SLURMD_NODENAME": "n1"}
 
 
 def test_a_step_of_slurm_without_gpus_gets_none(make_machine: MakeMachine) -> None:
@@ -179,7 +179,7 @@ def test_in_a_slurm_job_its_gpus_are_numbered_as_cuda_does(make_machine: MakeMac
     for index in (0, 1):
         machine.box.fail("nvmlDeviceGetHandleByIndex", NO_PERMISSION, index)
     uuids = [str(gpu.uuid) for gpu in machine.box.gpus]
-    slurm = {"SLURM_JOB_ID": "77", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    slurm = {"SLURM_JOB_ID": "77", "SLURMD_NODENAME": "n1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     for visible, expected in (("0", (0, 2)), ("1", (1, 3)), (uuids[3], (1, 3)), ("", (0, 2))):
         index, uuid_index = expected
         given = shown(machine, extra={**slurm, "CUDA_VISIBLE_DEVICES": visible})

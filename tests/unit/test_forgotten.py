@@ -81,7 +81,7 @@ def test_those_of_other_worlds_are_left_alone(
         stopped(GPURUN_JOB="7", GPURUN_SIM_DIR="/elsewhere/sim"),
         stopped(GPURUN_JOB="7"),
         stopped(GPURUN_JOB="7", GPURUN_DIR="/elsewhere"),
-        stopped(GPURUN_JOB="7", GPURUN_DIR=base, SLURM_JOB_ID="12"),
+        stopped(GPURUN_JOB="7", GPURUN_DIR=base, SLURM_JOB_ID="12", SLURMD_NODENAME="n1"),
         stopped(GPURUN_DIR=base),
         stopped(GPURUN_JOB="x", GPURUN_DIR=base),
     ]

@@ -16,6 +16,7 @@ from ...host import processes
 from ...host.freezer import Group, folder_of, job_of_group, world_key
 from ...host.signals import resume
 from ...policy.words import command_line
+from ...state.allocation import VARIABLES, suffix
 from ...state.paths import Folder
 from ..kin.marker import value_of
 from ..log import log
@@ -124,8 +125,9 @@ def _is_of_world(environment: bytes, folder: Folder, sim_root: str | None) -> bo
     if sim_root is not None or simulated:
         return simulated == os.fsencode(sim_root or "")
     name = os.path.basename(folder.path)
-    slurm = value_of(environment, b"SLURM_JOB_ID").decode("ascii", "replace")
-    if name.partition("-slurm")[2] != (slurm if slurm.isalnum() else ""):
+    job, node, step_gpus, job_gpus = (value_of(environment, each.encode()).decode("ascii", "replace") for each in VARIABLES)
+    _, mark, allocation = name.partition("-slurm")
+    if mark + allocation != suffix(job, node, step_gpus or job_gpus):
         return False
     chosen = value_of(environment, b"GPURUN_DIR")
     if not chosen:
