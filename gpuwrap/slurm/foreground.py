@@ -23,7 +23,7 @@ from .engine import Slurm
 from .listening import Listener
 from .mapping import Given, Mapped, Request, comment, program_words
 from .reading import SlurmJob
-from .reasons import sentence
+from .reasons import is_hopeless, sentence, what_helps
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 PASSED_ON = (*ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
@@ -34,6 +34,8 @@ WITHDRAW_SECONDS = 3.0
 SHORT_SECONDS = 3.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 15.0
 RESEND_SECONDS = 2.0
+# With -n Slurm answers at once, or not at all: without munged srun is silent for half a minute [run, 22.05].
+NO_ANSWER_SECONDS = 10.0
 
 
 def srun_words(given: Given, request: Request, found: Mapped, argv: list[bytes], token: str, *, pty: bool) -> list[bytes]:
@@ -82,7 +84,8 @@ class Foreground:
         self.token = os.urandom(6).hex()
         self.quiet, self.verbose = "quiet" in given, "verbose" in given
         wait = request.get("wait")
-        self.limit_mono = None if wait is None or "nonblock" in given else time.monotonic() + float(str(wait))
+        limit = NO_ANSWER_SECONDS if "nonblock" in given else None if wait is None else float(str(wait))
+        self.limit_mono = None if limit is None else time.monotonic() + limit
         self.line = Line()
         self.prctl = Prctl()
         self.srun = 0
@@ -93,7 +96,7 @@ class Foreground:
         self.messenger = 0
         self.recorded = ""
         self.look_mono = 0.0
-        self.told_down = False
+        self.told_down = self.told_hopeless = False
 
     def run(self) -> None:
         """Run the program and end as it did. Raises GpurunError if it never started."""
@@ -201,6 +204,8 @@ class Foreground:
             self.line.erase()
             self._record()
         if not self.listener.has_started:
+            if any(b"Munge" in line for line in self.listener.said):
+                self._signal_srun(signal.SIGKILL)  # it would try for half a minute before it says so
             if self.limit_mono is not None and time.monotonic() >= self.limit_mono:
                 self._over_limit()
             elif self.listener.is_queued and time.monotonic() >= self.look_mono:
@@ -286,14 +291,13 @@ class Foreground:
         """Say why it waits, on a terminal or if asked to."""
         self.look_mono = time.monotonic() + LOOK_SECONDS
         tells = not self.quiet and (self.verbose or (sys.stderr is not None and _is_terminal(2)))
-        comes_after = any(option.startswith("--dependency") for option in self.found.options)
-        if not tells and not comes_after:
-            self.look_mono = time.monotonic() + 3600.0
-            return
         job = self._look()
         if job is not None and job.reason == "DependencyNeverSatisfied":
             self._withdraw()
             raise GpurunError(f"job s{job.job}: cancelled: {sentence(job.reason)}")
+        if job is not None and is_hopeless(job.reason) and not self.quiet and not self.told_hopeless:
+            self.told_hopeless = True
+            say(f"s{job.job} will not start: {sentence(job.reason)}" + (f"\n{what_helps(job.reason)}"))
         if not tells:
             return
         why = f": {sentence(job.reason)}" if job is not None and job.state in ("waiting", "held") else ""
@@ -322,7 +326,7 @@ class Foreground:
         self._withdraw()
         if self.listener.has_started:
             return
-        self._give_up("")
+        self._give_up("" if job else "Slurm has not answered")
 
     def _withdraw(self) -> None:
         """Have srun take the job out of the line and end; the harder way, if it takes too long."""
@@ -402,6 +406,10 @@ class Foreground:
         errors = b"\n".join(self.listener.said).decode("utf-8", "replace")
         if "fatal: not found" in errors:
             return tools.not_installed("srun")
+        if "already completing or completed" in errors or "has been revoked" in errors:
+            if not self.quiet:
+                say(f"s{self.listener.job}: taken out of the line while it waited")
+            self._die(signal.SIGTERM)
         if "nonblock" in self.given and ("nodes are busy" in errors or "mmediate" in errors):
             self._give_up("no GPU is free in Slurm")
         if not errors:

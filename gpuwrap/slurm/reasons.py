@@ -55,6 +55,12 @@ def what_helps(reason: str) -> str:
     return next((help for word, _text, help in REASONS if reason.strip("(").startswith(word)), "")
 
 
+def is_hopeless(reason: str) -> bool:
+    """Whether the job will not start as it is, however long it waits."""
+    never = ("PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "QOSMaxWall", "InvalidAccount", "InvalidQOS")
+    return reason.startswith(never)
+
+
 def is_held(reason: str) -> bool:
     """Whether somebody holds the job."""
     return reason.startswith(("JobHeld", "launch_failed_requeued_held"))

@@ -113,7 +113,7 @@ def is_down(errors: str) -> bool:
 
 def own_words(errors: str) -> str:
     """Return the last complaint without the program's name before it: what comes first leads to it."""
-    lines = [line for line in errors.splitlines() if line.strip()]
+    lines = [line for line in errors.splitlines() if line.strip() and not line.startswith("Try ")]
     text = lines[-1] if lines else ""
     for _ in range(2):
         head, colon, rest = text.partition(": ")

@@ -53,6 +53,8 @@ def _status(name: Name, job: SlurmJob) -> int:
     if job.status == 0 and job.raw not in ("COMPLETED", ""):
         sys.stderr.write(f"gpurun: wait: {name}: {job.result}\n")
         return 143 if job.raw in ("CANCELLED", "TIMEOUT", "PREEMPTED") else SOME_FAILED
+    if job.raw not in ("COMPLETED", "FAILED", "CANCELLED"):
+        sys.stderr.write(f"gpurun: wait: {name}: {job.result}\n")
     return job.status
 
 
