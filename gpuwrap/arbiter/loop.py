@@ -43,7 +43,7 @@ from .jobs.sweeps import Sweeps
 from .keeper import Keeper
 from .kin.containers import Containers
 from .kin.known import Known
-from .kin.leftovers import Leftovers
+from .kin.leftovers import Leftovers, Survivors
 from .kin.links import Links
 from .kin.marker import Markers
 from .kin.members import Members
@@ -133,7 +133,12 @@ class Arbiter:
         self.order = Order(self)
         self.patience = Patience(self)
         self.pruning = Pruning(self)
-        self.left_behind = Leftovers(self)
+        self.left_behind = Leftovers(
+            store, self.leftovers, self.known, self.links, self.owners, self.notes.kin, lambda: self.deciding.look
+        )
+        self.survivors = Survivors(
+            self.known, self.holders, self.leaders, self, self.room, lambda job_id: self.enforcer.survivor_ended(job_id)
+        )
         self.memory = Memory(self)
         self.mending = Mending(self)
         self.astray = Astray(self)
@@ -332,6 +337,7 @@ class Arbiter:
                 seat.connection.job_id = None
             seat.close(self)
         self.leftovers.discard(job_id)
+        self.survivors.let_go(job_id)
         self.known.forget(job_id)
 
     def _resume_from_store(self) -> None:

@@ -61,8 +61,6 @@ class Seat:
     ended_by: str | None = None
     ask: "Ask | None" = None
     """How it was asked to end."""
-    survivors_watched: dict[int, int] = field(default_factory=dict)
-    """pidfds of survivors that are watched, by pid."""
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set anything; what may put the client out of reach is noted, so that nobody need look at each of a long line."""
@@ -84,10 +82,6 @@ class Seat:
     def close(self, watcher: Watcher) -> None:
         """Let go of every descriptor but the connection."""
         self.cancel_timers()
-        for pidfd in self.survivors_watched.values():
-            watcher.unwatch(pidfd)
-            os.close(pidfd)
-        self.survivors_watched.clear()
         self.let_go_of_leader(watcher)
 
     def let_go_of_leader(self, watcher: Watcher) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ...clocks import wall_at
 from ...host import processes
 from ...lifecycle import STARTED, Event, JobState
-from ...model import Action, Evict, Grant, Identity, Job, Pause, Result, ResultKind, Resume, Share
+from ...model import Action, Evict, Grant, Job, Pause, Result, ResultKind, Resume, Share
 from ...policy.effects import notice
 from ...units import format_of, format_size
 from ..bell.seat import Seat
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 OFFER_SECONDS = 5.0
 STALE_SECONDS = 1.0
-# A leftover younger than this counts as holding its job's GPUs even if it does not show there: it may still be importing.
-YOUNG_SECONDS = 60.0
-# Survivors of one job whose end is awaited by descriptor; the end of more is found at the next look.
-MOST_WATCHED = 64
 
 
 class Enforcer:
@@ -166,7 +162,10 @@ class Enforcer:
             seat.offer_timer.cancel()
             seat.offer_timer = None
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=wall_at(), started_mono=time.monotonic())
-        arbiter.left_behind.take_over(job)
+        for ended, rest in arbiter.left_behind.take_over(job):
+            before = arbiter.store.shrink(ended, rest)
+            if not rest:
+                self.release_if_let_go(before)
         arbiter.limits.watch(job)
         if not self._known.of(job.id).ancestors:
             arbiter.orphans.remember_ancestors(job)
@@ -311,56 +310,24 @@ class Enforcer:
         """End the grant of an ended job unless something of it still holds its GPUs."""
         arbiter = self._arbiter
         seat = arbiter.seats.get(job.id)
-        if seat is not None and job.shares and self._known.seen(job.id).processes and self._is_held(job):
+        is_ending = seat is not None and seat.kill_timer is not None
+        undecided = is_ending or arbiter.deciding.look is None
+        if seat is not None and arbiter.survivors.hold(job, undecided=undecided):
             arbiter.leftovers.add(job.id)
-            arbiter.left_behind.end_overdue(job)
+            if not is_ending and arbiter.survivors.is_overdue(job, arbiter.settings["end_leftovers"]):
+                log("leftovers", f"job {job.id}: ended by the setting end_leftovers")
+                arbiter.killing.kill(job, None, "the setting end_leftovers")
             return
         arbiter.leftovers.discard(job.id)
         arbiter.left_behind.forget(job.id)
         self.release(job)
         self._turn.later(lambda: arbiter.leave_seat(job.id))
 
-    def _is_held(self, job: Job) -> bool:
-        """Whether a survivor holds a GPU of the grant: the driver names it, a device file is open, or it is young."""
-        arbiter = self._arbiter
-        seat = arbiter.seats[job.id]
-        holding = {pid for pid, _size in arbiter.holders(job)}
-        held = False
-        undecided = seat.kill_timer is not None or arbiter.deciding.look is None
-        for pid, kin in list(self._known.of(job.id).processes.items()):
-            stat = processes.read_stat(pid)
-            if stat is None or stat.start_ticks != kin.start_ticks or stat.state in "ZX":
-                self._forget_survivor(job.id, pid)
-                continue
-            self._watch_survivor(job.id, kin)
-            young = pid != job.identity.pid and processes.age_seconds(stat) < YOUNG_SECONDS
-            if undecided or pid in holding or young or processes.has_device_open(pid):
-                held = True
-        return held
-
-    def _watch_survivor(self, job_id: int, kin: Identity) -> None:
-        seat = self._arbiter.seats[job_id]
-        watched = seat.survivors_watched
-        if kin.pid in watched or len(watched) >= MOST_WATCHED or not self._arbiter.room.is_for_a_job():
-            return
-        pidfd = processes.open_pidfd(kin)
-        if pidfd is not None:
-            seat.survivors_watched[kin.pid] = pidfd
-            self._arbiter.watch(pidfd, lambda _mask: self._survivor_ended(job_id, kin.pid))
-
-    def _survivor_ended(self, job_id: int, pid: int) -> None:
-        self._forget_survivor(job_id, pid)
+    def survivor_ended(self, job_id: int) -> None:
+        """One that outlived the leader of a job has ended."""
         job = self._arbiter.store.live.get(job_id)
         if job is not None and job.state is JobState.ENDED:
             self.release_if_let_go(job)
-
-    def _forget_survivor(self, job_id: int, pid: int) -> None:
-        seat = self._arbiter.seats[job_id]
-        self._known.of(job_id).processes.pop(pid, None)
-        pidfd = seat.survivors_watched.pop(pid, None)
-        if pidfd is not None:
-            self._arbiter.unwatch(pidfd)
-            os.close(pidfd)
 
     def release(self, job: Job) -> None:
         """Give a job's GPUs back, and let go of claims that no grant needs any more."""
