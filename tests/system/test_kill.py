@@ -177,3 +177,14 @@ def test_what_a_job_left_behind_is_sent_the_signal_that_was_asked_for(world: Wor
     wait_until(lambda: world.state(1) == "ended", "the job to end")
     assert world.run("kill", "-9", "1").stdout == f"job 1: had ended; sent KILL to what it left behind (pid {left})\n"
     wait_until(lambda: not alive(left), "it to end at once", 5)
+
+
+def test_a_chain_is_killed_in_one_word(world: World) -> None:
+    """The end of the first cancels the second, which is named as well."""
+    assert world.run("-d", "-N", "blocks", "-g", "all", "sleep", "600").returncode == 0
+    wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
+    assert world.run("-d", "sleep", "600").stdout == "2\n"
+    assert world.run("-d", "-a", "ok:2", "sleep", "600").stdout == "3\n"
+    done = world.run("kill", "2-3")
+    told = "job 2: cancelled while waiting\njob 3: cancelled while waiting\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, told, "")

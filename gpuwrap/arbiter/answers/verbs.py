@@ -6,7 +6,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -64,9 +64,12 @@ class Verbs:
         number = values.get("signal")
         by = processes.user_name(connection.uid)
         done = []
+        lived = {each.id for each in self._jobs(values) if not isinstance(each, int) and each.state is not JobState.ENDED}
         for job in self._jobs(values):
             if isinstance(job, int):
                 done.append([job, False, "no such job"])
+            elif job.state is JobState.ENDED and job.id in lived:  # it waited for one that was named before it (-a ok:JOB)
+                done.append([job.id, True, "cancelled while waiting"])
             elif values.get("requeue"):
                 done.append([job.id, *self._arbiter.reruns.evict_by_hand(job, by)])
             elif job.state is JobState.ENDED and job.id not in self._arbiter.leftovers:
@@ -168,13 +171,11 @@ class Verbs:
                 place, count = places[job_id]
                 each[2] = f"{text}, {ordinal(place)} of {count}"
 
-    def _jobs(self, values: Values) -> list[Job | int]:
-        """Return the jobs named by number; the number itself where there is no such job."""
-        found: list[Job | int] = []
+    def _jobs(self, values: Values) -> Iterator[Job | int]:
+        """Yield the jobs named by number, each as it is when its turn comes; the number itself where there is no such job."""
         for number in values["jobs"]:
             job = self._arbiter.store.find(number)
-            found.append(job if job is not None else number)
-        return found
+            yield job if job is not None else number
 
     def _leave(self, connection: Connection, _values: Values) -> None:
         """Leave now instead of in a while, if nothing is left to do."""
