@@ -10,7 +10,7 @@ from time import localtime, strftime
 from .clocks import Now, span
 from .folding import NUMBERS_WIDTH
 from .listed import IN_LINE, Listed
-from .policy.words import command_line, ordinal, safe
+from .policy.words import command_line, ordinal, safe, signal_name
 from .standing import Standing
 from .sweeps import in_words
 from .tables import Screen, Table, draw
@@ -193,7 +193,7 @@ def state_words(job: Listed) -> str:
     if job.state != "ended" or job.result_kind is None:
         return job.state
     if job.result_kind == "signal" and job.result_signal is not None:
-        return f"signal {job.result_signal}"
+        return f"SIG{signal_name(job.result_signal)}"
     return f"exit {job.result_code}" if job.result_kind == "exit" else job.result_kind
 
 

@@ -8,6 +8,7 @@ absent, never zero. This module knows nobody but the vocabulary beside it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from .lifecycle import JobState
 from .people import People
@@ -381,6 +382,8 @@ class View:
     """Jobs in line whose process itself still holds what ended jobs of its own left, and those jobs: it goes on with that."""
     patience: Mapping[int, float] = field(default_factory=dict)
     """For how many seconds jobs in line still wait, where that is limited (`-w`, `-n`)."""
+    neighbours: Mapping[str, Claim] = field(default_factory=dict)
+    """Claims of other worlds on GPUs (UUIDs) that nobody here has wanted so far: for telling alone, not for planning."""
     fault: str | None = None
     """Why there is no GPU at all."""
     without_gpu: bool = False
@@ -434,6 +437,14 @@ class Obstacle:
     total_bytes: int | None = None
 
 
+class Refusal(NamedTuple):
+    """Why a job cannot give way: words that follow its name, and where they have `{at}` in them, which moment that is."""
+
+    job_id: int
+    text: str
+    at_mono: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why a job waits: the rule that matters most, its place in line (1 is next), and what stands on each GPU.
@@ -450,8 +461,8 @@ class Reason:
     kept: tuple[int, ...] = ()
     yielding: tuple[int, ...] = ()
     """Jobs that are giving way to it now (being evicted)."""
-    cannot_yield: tuple[tuple[int, str], ...] = ()
-    """Jobs of lower rank in its way that cannot give way to it, and why not, each in a few words."""
+    cannot_yield: tuple[Refusal, ...] = ()
+    """Jobs of lower rank in its way that cannot give way to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,5 +507,5 @@ class Plan:
     actions: tuple[Action, ...] = ()
     reasons: Mapping[int, Reason] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
-    stuck: Mapping[int, tuple[tuple[int, str], ...]] = field(default_factory=dict)
+    stuck: Mapping[int, tuple[Refusal, ...]] = field(default_factory=dict)
     """Paused jobs that outrank by now those that compute beside them, and why these cannot give way."""

@@ -30,7 +30,9 @@ def _lines(done: list[tuple[int, str]], *, together: bool) -> list[str]:
     for text, group in groupby(done, key=lambda each: each[1]):
         numbers = [number for number, _ in group]
         if together and len(numbers) >= TOGETHER:
-            lines.append(f"jobs {in_words(sorted(numbers))} ({len(numbers)}): {text}")
+            # "has already ended", "is paused" of one
+            several = text.replace("has ", "have ", 1) if text.startswith("has ") else text
+            lines.append(f"jobs {in_words(sorted(numbers))} ({len(numbers)}): {several}")
         else:
             lines += [f"job {number}: {text}" for number in numbers]
     return lines

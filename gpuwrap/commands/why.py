@@ -8,7 +8,7 @@ from ..clocks import Now
 from ..errors import SOME_FAILED, GpurunError, NoSuchJob
 from ..lifecycle import IN_LINE, JobState
 from ..model import Job
-from ..policy.words import command, safe
+from ..policy.words import named_command, safe
 from ..render import state_words
 from ..tables import terminal_width
 from ..turns import before
@@ -45,14 +45,14 @@ def _explain(world: World, job: Job) -> None:
         return
     told = world.ask("why", job=job.id)
     if told is None:
-        print(f"job {job.id} ({command(job.argv)}) waits: the GPUs are just being looked at")
+        print(f"job {job.id} ({named_command(job)}) waits: the GPUs are just being looked at")
         return
     sentences, helps = told
     width = terminal_width()
     for text in sentences:
         print(_wrapped(text + ".", width))
     if helps:
-        print("What would help:")
+        print("what would help:")
         for text in helps:
             print(_wrapped("  " + text, width))
 
@@ -85,12 +85,12 @@ def _own_first(world: World) -> Job:
 
 def _not_waiting(job: Job) -> str:
     now, boot = Now.here(), job.identity.boot_id
-    name = f"job {job.id} ({command(job.argv)})"
+    name = f"job {job.id} ({named_command(job)})"
     if job.state is JobState.ENDED:
         text = f", {safe(job.result.text, 80)}" if job.result is not None and job.result.text else ""
         ago = f" {format_duration(now.since(job.ended_at, job.ended_mono, boot))} ago" if job.ended_at else ""
         return f"{name} does not wait: it ended{ago}: {state_words(job)}{text}."
     where = ", ".join(str(share.index) for share in job.shares)
     on = f" on GPU {where}" if job.shares else ""
-    since = f" since {format_duration(now.since(job.started_at, job.started_mono, boot))}" if job.started_at else ""
+    since = f" for {format_duration(now.since(job.started_at, job.started_mono, boot))}" if job.started_at else ""
     return f"{name} does not wait: {job.state.value}{on}{since}."

@@ -283,7 +283,7 @@ class Launch:
             raise ProgramNotRunnable(name, cause) from err
 
     def _tell(self, kind: str, values: dict[str, str]) -> None:
-        shorter = [values[name] for name in ("short0", "short1") if name in values]
+        shorter = [values[name] for name in sorted(values) if name.startswith("short")]
         self._own_line().show(values["text"], *shorter, plain=kind == "note")
 
     def _own_line(self) -> "Line":

@@ -1,17 +1,18 @@
 """What a plan does for one job, in a few words: for the echo of `renice`, and for the newcomer beside a paused job."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..lifecycle import JobState
-from ..model import Evict, Grant, Job, Pause, Plan, Resume, Share, View
+from ..model import Evict, Grant, Job, Pause, Plan, Refusal, Resume, Share, View
 from ..units import format_of, format_size
+from . import refusals
 from .placement import Room, Shape
 from .returning import is_vague
 from .words import gpu_list, job_list
 
 
-def effect(plan: Plan, job_id: int, view: View) -> str:
-    """Say what a plan made from `view` does for a job; empty if it goes on, or waits, as it did."""
+def effect(plan: Plan, job_id: int, view: View, clock: Callable[[float], str]) -> str:
+    """Say what a plan made from `view` does for a job; empty if it goes on, or waits, as it did. `clock` writes a moment."""
     jobs = {job.id: job for job in view.jobs}
     for action in plan.actions:
         if action.job_id != job_id:
@@ -30,22 +31,27 @@ def effect(plan: Plan, job_id: int, view: View) -> str:
     if paused:
         return f"pauses {job_list(paused)}"
     if jobs[job_id].state is JobState.PAUSED and jobs[job_id].yields_to is not None:
-        return f"stays paused: {stuck(plan, job_id)}" if job_id in plan.stuck else "stays paused"
+        return f"stays paused: {stuck(plan, job_id, clock)}" if job_id in plan.stuck else "stays paused"
     reason = plan.reasons.get(job_id)
     if reason is None:
         return ""
     if reason.yielding:
         return f"{job_list(reason.yielding)} {'is' if len(reason.yielding) == 1 else 'are'} being asked to end for it"
     if reason.cannot_yield:
-        (first, text), more = reason.cannot_yield[0], len(reason.cannot_yield) - 1
-        others = f", nor {more} more" if more else ""
-        return f"cannot interrupt job {first}: it {text}{others}"
+        return _cannot_interrupt(reason.cannot_yield, clock)
     return ""
 
 
-def stuck(plan: Plan, job_id: int) -> str:
+def _cannot_interrupt(refused: Sequence[Refusal], clock: Callable[[float], str]) -> str:
+    (job_ids, text), *others = refusals.grouped(refused, clock)
+    more = sum(len(each) for each, _ in others)
+    also = "" if not more else f"; {more} other{'' if more == 1 else 's'} cannot give way either"
+    return f"cannot interrupt {job_list(job_ids)}: {'it' if len(job_ids) == 1 else 'each'} {text}{also}"
+
+
+def stuck(plan: Plan, job_id: int, clock: Callable[[float], str]) -> str:
     """Say why a paused job does not go on although it outranks who computes beside it."""
-    return ", ".join(f"job {victim} {text}" for victim, text in plan.stuck[job_id][:2])
+    return ", ".join(refusals.sentence(*group) for group in refusals.grouped(plan.stuck[job_id], clock)[:2])
 
 
 def notice(grant: Grant, view: View) -> str | None:

@@ -19,7 +19,7 @@ from math import inf
 from operator import attrgetter
 
 from ..lifecycle import JobState
-from ..model import Action, Evict, Grant, Job, Pause, Plan, Resume, Rule, Share, View
+from ..model import Action, Evict, Grant, Job, Pause, Plan, Refusal, Resume, Rule, Share, View
 from ..units import PRIORITY_STEP
 from .choosing import choose
 from .explaining import InLine, Reasons
@@ -72,7 +72,7 @@ class _Pass:
         self._kept_shape: Shape | None = None
         self._freed: dict[str, Job] = {}
         self.leaving: dict[int, frozenset[int]] = {}
-        self.stuck: dict[int, tuple[tuple[int, str], ...]] = {}
+        self.stuck: dict[int, tuple[Refusal, ...]] = {}
         self.ranks = Ranks(view, now_mono)
         self.victims = Victims(view, now_mono, self.ranks)
         self._searched: set[object] = set()

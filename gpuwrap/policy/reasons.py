@@ -8,25 +8,28 @@
 from collections.abc import Callable, Sequence, Set
 from itertools import groupby
 from math import inf
-from time import localtime, strftime
 
 from ..lifecycle import IN_LINE, JobState
-from ..model import Job, Obstacle, Reason, Rule, View
+from ..model import Claim, Job, Obstacle, Reason, Refusal, Rule, View
 from ..sweeps import from_words
-from ..units import PRIORITY_HIGHEST, format_duration, format_of, format_size
+from ..units import PRIORITY_HIGHEST, PRIORITY_STEP, format_duration, format_of, format_size
+from . import refusals
 from .between import capped, used_less
+from .needs import URGENT
 from .placement import Shape, unexplained_bytes
 from .plan import ends_mono
 from .users import Standing
 from .words import (
     PROHIBITS,
     be,
+    clock_of,
     command,
     gpu_count,
     gpu_list,
     how_to_permit,
     job_list,
     joined,
+    moment,
     ordinal,
     program,
     safe,
@@ -36,8 +39,6 @@ from .words import (
 REFUSAL_LENGTH = 160
 # More than this many jobs or GPUs are counted instead of described.
 DESCRIBED = 2
-# An hour of the day says nothing beyond this.
-CLOCK_SECONDS = 18 * 3600
 
 # Rules that end by themselves when our own jobs end: the place in line matters.
 _OURS = (Rule.BUSY, Rule.MEMORY, Rule.BEHIND, Rule.JOBS_PER_GPU, Rule.COMPUTE_MODE)
@@ -56,6 +57,8 @@ def help_lines(reason: Reason, job: Job, view: View) -> list[str]:
 class Teller:
     """Tells reasons of one view at one moment; its date is only needed to name those of others."""
 
+    _described = DESCRIBED
+
     def __init__(self, view: View, now_mono: float, now_at: float, asker: int | None = None) -> None:
         """`asker`: the uid of who is told; None: each job's owner."""
         self._asker = asker
@@ -67,7 +70,7 @@ class Teller:
         self._told_places: dict[tuple[frozenset[str] | None, bool], list[int]] = {}
         self._on_gpu: dict[Rule, Callable[[Obstacle], str]] = {
             Rule.FOREIGN: self._foreign,
-            Rule.CLAIMED: _claimed,
+            Rule.CLAIMED: self._claimed,
             Rule.LEFTOVER: self._leftover,
             Rule.UNHEALTHY: _unhealthy,
             Rule.DRAINED: lambda _: "drained",
@@ -99,12 +102,12 @@ class Teller:
             return self._asks(reason, job) + safe(self._view.fault, REFUSAL_LENGTH)
         if len(places) < reason.gpus:
             there = "none" if not places else f"only {len(places)}"
-            return f"{gpu_count(reason.gpus)}: {there} of those that it may use is there"
+            return f"{gpu_count(reason.gpus)}: {there} of those that it may use {'is' if places else 'are'} here"
         if reason.kept and (free := self._kept_free(reason)):
             return self._asks(reason, job) + ", ".join([free, *self._awaited(reason)])
         refused = reason.cannot_yield if reason.rule in _OURS and reason.rule is not Rule.BEHIND else ()
         if refused:
-            parts = self._refused(refused) + self._new_parts(reason, job, {job_id for job_id, _ in refused})
+            parts = self._refused(refused) + self._new_parts(reason, job, {each.job_id for each in refused})
             if len(places) == reason.gpus:
                 return f"{gpu_list(places)}: " + ", ".join(parts)
         else:
@@ -129,6 +132,10 @@ class Teller:
             return [f"gpurun resume {job.id} lets it go"]
         if reason.rule is Rule.STOPPED:
             return ["fg in its terminal lets it go on"]
+        if reason.rule is Rule.AFTER:
+            return [f"gpurun why {number} tells of the first of those" for number in self._view.after.get(job.id, ())[:1]]
+        if not self._view.gpus or len(self._places(job)) < reason.gpus:
+            return ["gpurun gpus shows which are here, gpurun doctor why"]
         lines: list[str] = []
         for obstacle in reason.obstacles:
             lines += self._help_on_gpu(obstacle, job)
@@ -156,11 +163,12 @@ class Teller:
             told = self._told_awaited[id(job_ids)] = ", and ".join(parts)
         return told
 
-    def _refused(self, refused: Sequence[tuple[int, str]]) -> list[str]:
+    def _refused(self, refused: Sequence[Refusal]) -> list[str]:
         """Say which lower jobs cannot give way, and why not."""
-        parts = [f"job {job_id} {safe(text, REFUSAL_LENGTH)}" for job_id, text in refused[:DESCRIBED]]
-        more = len(refused) - DESCRIBED
-        return [*parts, f"and {more} more {'job' if more == 1 else 'jobs'} cannot give way"] if more > 0 else parts
+        groups = refusals.grouped(refused, clock_of(self._now_mono, self._now_at))
+        parts = [refusals.sentence(*group) for group in groups[: self._described]]
+        more = sum(len(job_ids) for job_ids, _ in groups[self._described :])
+        return [*parts, f"{more} other{'' if more == 1 else 's'} cannot give way either"] if more else parts
 
     def _parts(self, reason: Reason, job: Job) -> list[str]:
         """Say what stands on the GPUs.
@@ -274,8 +282,32 @@ class Teller:
 
     # One GPU each.
 
+    def _claim_on(self, obstacle: Obstacle) -> Claim | None:
+        """Return who has claimed a GPU; of one that a stranger's process is on only if it is that one's process."""
+        if obstacle.claim is not None or obstacle.rule is not Rule.FOREIGN or obstacle.process is None:
+            return obstacle.claim
+        gpu = self._gpus.get(obstacle.gpu_index)
+        claim = None if gpu is None else self._view.neighbours.get(gpu.uuid)
+        return claim if claim is not None and claim.user in (None, obstacle.process.user) else None
+
+    def _claimed(self, obstacle: Obstacle) -> str:
+        """Say whose gpurun has a GPU, and for which process."""
+        claim, gpu = self._claim_on(obstacle), self._gpus.get(obstacle.gpu_index)
+        whose = [each for each in (gpu.foreign or () if gpu is not None else ()) if claim and each.user == claim.user]
+        process = max(whose, key=lambda each: each.bytes or 0, default=None)
+        owner = "another" if claim is None or not claim.user else f"{safe(claim.user)}'s"
+        if process is not None and process.mine:
+            owner = "another of your"  # another folder's, or that of an allocation
+        if process is not None:
+            size = "" if process.bytes is None else f", {format_size(process.bytes)}"
+            return f"{owner} gpurun{'s' if process.mine else ''} has it (its job: pid {process.pid}{size})"
+        pid = f" (pid {claim.pid})" if claim is not None and claim.pid is not None else ""
+        return f"{owner} gpurun has it{pid}"
+
     def _foreign(self, obstacle: Obstacle) -> str:
         process = obstacle.process
+        if self._claim_on(obstacle) is not None:
+            return self._claimed(obstacle)
         if process is None:
             return "in use by a process that is not in the queue"
         idle = f"idle for {format_duration(process.idle_seconds)}" if process.idle_seconds else ""
@@ -349,8 +381,7 @@ class Teller:
         return [f"ends by {self._clock(end)}"] if inf > end > self._now_mono else []
 
     def _clock(self, mono: float) -> str:
-        seconds = mono - self._now_mono
-        return strftime("%H:%M" if seconds < CLOCK_SECONDS else "%d %b", localtime(self._now_at + seconds))
+        return moment(mono - self._now_mono, self._now_at)
 
     def _places(self, job: Job) -> list[int]:
         asked = job.request.allowed, job.request.gpus > 1
@@ -370,6 +401,10 @@ class Teller:
     def _help_on_gpu(self, obstacle: Obstacle, job: Job) -> list[str]:
         index, shares = obstacle.gpu_index, not job.request.shares and job.request.gpus > 0
         share = ", or share the GPU with -m SIZE" if shares else ""
+        claim = self._claim_on(obstacle)
+        if claim is not None or obstacle.rule is Rule.CLAIMED:
+            whose = f"{safe(claim.user)}'s" if claim is not None and claim.user else "that"
+            return [f"each user has a queue of their own here: it comes free when {whose} job ends; -m does not share it"]
         if obstacle.rule is Rule.FOREIGN and obstacle.process is not None:
             if obstacle.process.mine:
                 pid = obstacle.process.pid
@@ -392,11 +427,13 @@ class Teller:
     def _help_in_line(self, reason: Reason, job: Job) -> list[str]:
         lines = []
         if reason.rule is Rule.JOBS_PER_GPU:
-            lines.append(f"the setting jobs_per_gpu is {self._view.bounds.jobs_per_gpu}")
+            lines.append(f"a larger jobs_per_gpu in the settings: it is {self._view.bounds.jobs_per_gpu}")
         if reason.rule is Rule.MEMORY:
             lines.append("started with a smaller -m SIZE it might fit")
         if reason.rule is Rule.BUSY and not job.request.shares and self._would_share(reason):
             lines.append("started with -m SIZE it would share a GPU with others that fit")
+        if reason.rule in _OURS and reason.place == 1:
+            lines += self._help_first(reason, job)
         if reason.rule in _OURS and reason.place > 1:
             line = [each for each in self._view.jobs if each.state in IN_LINE and each.id != job.id]
             standing = Standing(self._view)
@@ -405,6 +442,25 @@ class Teller:
             if job.priority < first <= PRIORITY_HIGHEST:
                 place = "first of its owner's" if standing.apart else "first in line"
                 lines.append(f"gpurun renice {first} {job.id} puts it {place}")
+        return lines
+
+    def _help_first(self, reason: Reason, job: Job) -> list[str]:
+        """Say what would let the first in line start: nobody needs only to wait for it."""
+        lines = []
+        restartable = [each.job_id for each in reason.cannot_yield if refusals.NOT_RESTARTABLE in each.text]
+        if restartable:
+            lines.append(f"started with -r, {job_list(restartable)} could be ended for it, and be run again")
+        ids = {number for each in reason.obstacles for number in each.job_ids if number in self._jobs}
+        standing = Standing(self._view)
+        holders = [each for number in sorted(ids) if (each := self._jobs[number]).state not in IN_LINE]
+        holders = [each for each in holders if not standing.are_strangers(each, job)]
+        outranked = any(each.priority + PRIORITY_STEP <= URGENT for each in holders)
+        if outranked and not reason.cannot_yield and job.priority < URGENT:
+            lines.append(f"gpurun renice urgent {job.id} makes less important jobs give way, where they can")
+        if len(holders) == 1:
+            lines.append(f"gpurun kill {holders[0].id} ends job {holders[0].id}")
+        elif holders:
+            lines.append(f"the end of one of these; gpurun kill {holders[0].id} ends job {holders[0].id}")
         return lines
 
     def _would_share(self, reason: Reason) -> bool:
@@ -422,13 +478,6 @@ def must_succeed(job: Job) -> Set[int]:
     """Return which jobs must have succeeded before it starts (`--after ok:JOB`)."""
     words = (job.after_jobs or "").split()
     return {number for word in words if word.startswith("ok:") for number in from_words(word.removeprefix("ok:"))}
-
-
-def _claimed(obstacle: Obstacle) -> str:
-    claim = obstacle.claim
-    owner = f"{safe(claim.user)}'s" if claim is not None and claim.user else "another"
-    pid = f" (pid {claim.pid})" if claim is not None and claim.pid is not None else ""
-    return f"claimed by {owner} gpurun{pid}"
 
 
 def _unhealthy(obstacle: Obstacle) -> str:

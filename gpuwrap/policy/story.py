@@ -7,7 +7,7 @@ from ..model import Job, Obstacle, Reason, Rule
 from ..sweeps import in_words
 from .plan import ends_mono
 from .reasons import Teller, must_succeed
-from .words import command
+from .words import job_list, named_command
 
 # What is awaited has so many columns beside a list; else it is counted.
 AFTER_WIDTH = 14
@@ -19,14 +19,14 @@ _RULES = {
     Rule.CAP: "its owner has as much as he may have at once",
     Rule.SWEEP: "it is a row of a sweep that runs only so many at once (%N)",
     Rule.BUSY: "it asks for whole GPUs, and a whole GPU is free only when no other job computes there",
-    Rule.MEMORY: "a GPU is shared only where its promises leave room for one more",
-    Rule.FOREIGN: "a process that is not in the queue uses the GPU, and gpurun disturbs no stranger",
-    Rule.CLAIMED: "another user's or another folder's gpurun has the GPU",
-    Rule.LEFTOVER: "a GPU is free only when nothing of the job before holds it",
+    Rule.MEMORY: "no GPU has so much memory left beside what its jobs were promised",
+    Rule.FOREIGN: "a process that was not started by gpurun uses the GPU, and is left alone",
+    Rule.CLAIMED: "another gpurun has the GPU: another user's, or that of another folder of yours; each has a queue of its own",
+    Rule.LEFTOVER: "a job has ended, but a process that it started still holds the GPU",
     Rule.UNHEALTHY: "nothing starts on a GPU that is not healthy",
     Rule.DRAINED: "nothing starts on a drained GPU",
-    Rule.UNKNOWN: "memory of which the driver says nothing counts as taken",
-    Rule.UNEXPLAINED: "memory that nobody admits to holding counts as taken",
+    Rule.UNKNOWN: "the driver does not say how much memory is free, and what is not known counts as taken",
+    Rule.UNEXPLAINED: "memory is held by a process that the driver does not name, and that counts as taken",
     Rule.JOBS_PER_GPU: "the setting jobs_per_gpu limits how many share a GPU",
     Rule.COMPUTE_MODE: "the GPU's compute mode limits who may compute there",
 }
@@ -75,19 +75,39 @@ def _ok(job_ids: Iterable[int]) -> str:
     return ",".join(f"ok:{run}" for run in runs.split(",")) if runs else ""
 
 
-class Brief(Teller):
-    """Tells reasons on a line that has no room for how long a holder has run."""
+class Compact(Teller):
+    """Tells reasons on a line that has little room: who is told of nobody before it is first in line."""
+
+    def _asks(self, reason: Reason, job: Job, *, in_line: bool = False) -> str:
+        return super()._asks(reason, job, in_line=in_line and reason.place > 1)
+
+
+class Brief(Compact):
+    """Tells them where there is no room for how long a holder has run, either."""
 
     def _standing(self, job: Job) -> list[str]:
         return []
 
 
+class Numbers(Teller):
+    """Tells reasons by numbers alone, as lists of earlier versions show them."""
+
+    def _holder(self, job_id: int) -> str:
+        return f"job {job_id}"
+
+
+class Briefest(Numbers, Compact):
+    """Tells them by numbers alone, on a line that has little room."""
+
+
 class Storyteller(Teller):
-    """Tells one job's reason in sentences."""
+    """Tells one job's reason in sentences, and leaves nobody out."""
+
+    _described = 8
 
     def sentences(self, reason: Reason, job: Job) -> list[str]:
         """Return the rule, the holders and the earliest end, as far as there is something to say."""
-        told = [f"job {job.id} ({command(job.argv)}) waits: {self._rule(reason, job)}"]
+        told = [f"job {job.id} ({named_command(job)}) waits: {self._rule(reason, job)}"]
         if reason.rule in (Rule.HELD, Rule.STOPPED, Rule.ABSENT):
             return told
         holders = self.sentence(reason, job)
@@ -99,14 +119,22 @@ class Storyteller(Teller):
         if reason.rule is Rule.BEHIND and reason.behind is not None:
             first = f"job {reason.behind}, which is before it in line"
             return f"what is free is kept for {first}, and others pass only if they cannot delay that one"
+        if not self._view.gpus and self._view.fault is not None:
+            return "there is no GPU to be had"
+        if len(self._places(job)) < reason.gpus:
+            return "there are fewer GPUs than it asks for among those that it may use"
+        if reason.cannot_yield:
+            return "less important jobs would make way for it, but these cannot"
+        if reason.rule is Rule.FOREIGN and any(self._claim_on(each) for each in reason.obstacles):
+            return _RULES[Rule.CLAIMED]
         if reason.rule is Rule.BUSY and job.request.shares:
             return "what was granted whole is shared with nobody"
         return _RULES.get(reason.rule, reason.rule.value)
 
     def _earliest(self, reason: Reason, job: Job) -> str:
         """Say when it can start at the earliest, judging by time limits; no end rather than a bad one."""
-        mine = [each for each in reason.obstacles if each.job_ids]
-        if not mine:
+        mine = [each for each in reason.obstacles if each.job_ids and each.rule is not Rule.LEFTOVER]
+        if not mine or any(each.at_mono is not None for each in reason.cannot_yield):
             return ""
         free = len(self._places(job)) - len(reason.obstacles)
         missing = max(1, reason.gpus - max(0, free))
@@ -117,8 +145,7 @@ class Storyteller(Teller):
             unlimited = sorted({number for each in mine for number in each.job_ids if self._is_unlimited(number)})
             if not unlimited:
                 return ""
-            named, has = (f"job {unlimited[0]}", "has") if len(unlimited) == 1 else ("these jobs", "have")
-            return f"nobody can say until when: {named} {has} no time limit"
+            return f"nobody can say until when: {job_list(unlimited)} {'has' if len(unlimited) == 1 else 'have'} no time limit"
         before = reason.place - 1
         turn = "its turn comes" if not before else f"the next turn, with {before} before it in line, comes"
         return f"{turn} by {self._clock(end)} at the latest (limit of {_named(holders)})"

@@ -15,9 +15,9 @@ from math import comb, inf
 from typing import NamedTuple
 
 from ..lifecycle import JobState
-from ..model import GiveWay, Job, View, Yielding
+from ..model import GiveWay, Job, Refusal, View, Yielding
 from ..restarts import stored_signals
-from ..units import format_duration, format_of
+from . import refusals
 from .choosing import SETS_COMPARED
 from .needs import Need, need
 from .placement import Room, Shape
@@ -32,7 +32,7 @@ TRIED = 32
 
 _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
 _COMPUTING = (JobState.GRANTED, JobState.RUNNING, JobState.STOPPING)
-_NOTHING = Yielding(no_pause="has only just started", no_evict="has only just started")
+_NOTHING = Yielding(no_pause=refusals.JUST_STARTED, no_evict=refusals.JUST_STARTED)
 
 
 class Option(NamedTuple):
@@ -343,72 +343,71 @@ class Victims:
             option = option.plus(found[best])
         return tuple(chosen)
 
-    # Why not.
+    # Why not. (All of it is said in `refusals`.)
 
     def why_not(
         self, job: Job, shape: Shape, rooms: Iterable[Room], spared: Spared, gone: Set[int] = frozenset()
-    ) -> tuple[tuple[int, str], ...]:
-        """Say of each lower job in the way why it cannot give way, in words that follow its name."""
-        told: dict[int, str] = {}
+    ) -> tuple[Refusal, ...]:
+        """Say of each lower job in the way why it cannot give way."""
+        told: dict[int, Refusal] = {}
         for room in rooms:
             for holder in room.holders:
                 victim = self._jobs.get(holder.job_id)
                 if victim is None or victim.id in told or not self.outranks(job, victim) or victim.state is JobState.ENDED:
                     continue
-                text = self._why_not(job, victim, room, need(job, shape, room), spared, gone)
-                if text is not None:
-                    told[victim.id] = text
-        return tuple(sorted(told.items()))
+                found = self._why_not(job, victim, room, need(job, shape, room), spared, gone)
+                if found is not None:
+                    told[victim.id] = found
+        return tuple(told[number] for number in sorted(told))
 
     def _why_not(
         self, job: Job, victim: Job, room: Room, wanted: Need, spared: Spared, gone: Set[int]
-    ) -> str | None:
+    ) -> Refusal | None:
         if victim.state is JobState.GRANTED:
-            return "is starting"
+            return Refusal(victim.id, refusals.STARTING)
         if victim.state is JobState.STOPPING:
-            return "is being asked to end"
+            return Refusal(victim.id, refusals.ENDING)
         if self._refuses(victim, job):
-            return "never gives way (--give-way never)"
+            return Refusal(victim.id, refusals.NEVER)
         if victim.id in spared.wholly:
-            return "has a GPU that is kept for another job"
+            return Refusal(victim.id, refusals.KEPT)
         bound = self._yielding.get(victim.id, _NOTHING)
         evict = self._why_not_evict(job, victim, bound, spared)
         if evict is None:
             return None
         pause = self._why_not_pause(job, victim, room, wanted, bound, gone)
-        if pause is None:
-            return None
-        return evict if pause == evict else f"{pause} and {evict}"
+        return None if pause is None else refusals.both(pause, evict)
 
-    def _why_not_evict(self, job: Job, victim: Job, bound: Yielding, spared: Spared) -> str | None:
-        if victim.request.give_way is not GiveWay.REQUEUE or not bound.can_evict:
-            return bound.no_evict or "may not be restarted (-r)"
+    def _why_not_evict(self, job: Job, victim: Job, bound: Yielding, spared: Spared) -> Refusal | None:
+        text, at_mono = "", None
         least = self._least_run(job, victim)
-        if self._ran(victim) < least:
-            return f"is restarted only after {format_duration(least)} of running"
-        if not self._waits_for(job, victim):
-            return f"is given {format_duration(ending_seconds(victim))} to end, and job {job.id} gives up before"
-        if victim.state is not JobState.RUNNING and not self._may_wake(victim):
-            return "would need memory that is in use beside it while it ends"
-        return "would make room for another job first" if victim.id in spared.not_evicted else None
+        if victim.request.give_way is not GiveWay.REQUEUE or not bound.can_evict:
+            text = bound.no_evict or refusals.NOT_RESTARTABLE
+        elif self._ran(victim) < least:
+            text = refusals.too_young(least, computes=victim.state is JobState.RUNNING)
+            at_mono = None if victim.started_mono is None else victim.started_mono + least
+        elif not self._waits_for(job, victim):
+            text = refusals.too_slow(ending_seconds(victim), job.id)
+        elif victim.state is not JobState.RUNNING and not self._may_wake(victim):
+            text = refusals.NO_ROOM_TO_END
+        elif victim.id in spared.not_evicted:
+            text = refusals.FOR_ANOTHER
+        return Refusal(victim.id, text, at_mono) if text else None
 
     def _why_not_pause(
         self, job: Job, victim: Job, room: Room, wanted: Need, bound: Yielding, gone: Set[int]
-    ) -> str | None:
+    ) -> Refusal | None:
         if bound.pause_seconds <= 0:
-            return bound.no_pause or "cannot be paused"
+            return Refusal(victim.id, bound.no_pause or refusals.NO_PAUSE)
         if not self.may_stay_paused(job, victim.id):
-            left = format_duration(bound.pause_seconds)
-            if bound.short_only:
-                return f"may only be paused for jobs with a time limit of at most {left}"
-            return f"may be paused for only {left} more within a day"
-        ago = self._returned_ago(victim)
-        if ago is not None and victim.state is JobState.RUNNING:
-            return f"went on only {format_duration(ago)} ago after a pause"
+            return Refusal(victim.id, refusals.too_long(bound.pause_seconds, short_only=bound.short_only))
+        if self._returned_ago(victim) is not None and victim.state is JobState.RUNNING:
+            assert victim.returned_mono is not None
+            return Refusal(victim.id, refusals.JUST_BACK, victim.returned_mono + self._bounds.min_return_seconds)
         mine = next(each for each in victim.shares if each.uuid == room.gpu.uuid)
         held = room.held(victim.id, mine.bytes)
         suffices = not held if wanted.bytes is None else wanted.bytes <= room.left(gone, (victim.id,)).bytes
-        return None if suffices else f"holds {format_of(held, room.total())}"
+        return None if suffices else Refusal(victim.id, refusals.holds(held, room.total()))
 
 
 def ending_seconds(victim: Job) -> float:

@@ -3,15 +3,19 @@
 What comes from outside (commands, users, faults) is written escaped: nothing that a terminal would obey.
 """
 
+from time import localtime, strftime
+
 from ..widths import columns, cut
 
 TYPE_CHECKING = False  # as type checkers read it: lists of jobs wait for this module, and typing imports much
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from ..model import ForeignProcess, Leftover
+    from ..model import ForeignProcess, Job, Leftover
 
 COMMAND_LENGTH = 40
+# An hour of the day says nothing beyond this.
+CLOCK_SECONDS = 18 * 3600
 PROHIBITS = "its compute mode prohibits computing"
 _ENDINGS = ("th", "st", "nd", "rd", "th", "th", "th", "th", "th", "th")
 
@@ -19,6 +23,11 @@ _ENDINGS = ("th", "st", "nd", "rd", "th", "th", "th", "th", "th", "th")
 def command(argv: "Sequence[bytes]") -> str:
     """Write a command for people: short, in one line, safe on any terminal."""
     return command_line([argument.decode("utf-8", "surrogateescape") for argument in argv[:COMMAND_LENGTH]])
+
+
+def named_command(job: "Job") -> str:
+    """Write a job's command, and its name before it."""
+    return f"{safe(job.name, 30)}: {command(job.argv)}" if job.name else command(job.argv)
 
 
 def command_line(words: list[str]) -> str:
@@ -96,6 +105,16 @@ def joined(texts: "Sequence[str]") -> str:
 def be(indices: "Sequence[int]") -> str:
     """Write `is` or `are`."""
     return "is" if len(indices) == 1 else "are"
+
+
+def moment(seconds: float, now_at: float) -> str:
+    """Write when it is in so many seconds: the hour, or of what is far away the day."""
+    return strftime("%H:%M" if seconds < CLOCK_SECONDS else "%d %b", localtime(now_at + seconds))
+
+
+def clock_of(now_mono: float, now_at: float) -> "Callable[[float], str]":
+    """Return what writes a moment on the clock that decides: `at 16:09`, `now` if it has passed."""
+    return lambda mono: f"at {moment(mono - now_mono, now_at)}" if mono > now_mono else "now"
 
 
 def ordinal(place: int) -> str:

@@ -136,7 +136,7 @@ def test_who_has_just_come_back_is_not_paused_again_because_the_clock_was_set_fo
     set_clock(shifting, 6 * 60)  # more than it runs at least after each return
     again = shifting.start("-p", "urgent", "true")
     until_state(shifting, 3, "waiting")
-    assert re.search(r"went on only \d+ s ago after a pause", text(shifting, "why", "3"))
+    assert re.search(r"was paused a moment ago and may be paused again at \d\d:\d\d", text(shifting, "why", "3"))
     assert (shifting.state(1), again.poll()) == ("running", None)
 
 

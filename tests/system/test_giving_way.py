@@ -208,7 +208,8 @@ def test_a_job_that_has_just_come_back_is_left_alone_and_the_reason_said(stage: 
     stage.until_state(3, "waiting")
 
     def told() -> re.Match[str] | None:
-        return re.search(r"job 1 went on only \S+( s)? ago after a pause", stage.text("why", "3"))
+        sentence = r"job 1 was paused a moment ago and may be paused again at \d\d:\d\d \(min_return\)"
+        return re.search(sentence, stage.text("why", "3"))
 
     wait_until(told, "the reason to be told")
     stage.beats.until_beats("train", 20)

@@ -51,7 +51,7 @@ def test_it_tells_how_long_a_job_waited_and_ran_and_how_it_ended(world: World, t
     assert header.split() == ["JOB", "RESULT", "ENDED", "WAITED", "RAN", "PEAK", "LOG", "COMMAND"]
     words = [line.split("  ") for line in lines]
     told = [[word.strip() for word in line if word.strip()] for line in words]
-    assert [line[:2] for line in told] == [["1", "exit 0"], ["2", "exit 3"], ["3", "signal 9"], ["4", "wait-limit"]]
+    assert [line[:2] for line in told] == [["1", "exit 0"], ["2", "exit 3"], ["3", "SIGKILL"], ["4", "wait-limit"]]
     assert str(tmp_path / "log") in told[0]
     assert told[0][-1] == "good: sh -c 'sleep 1'"
     rows = json.loads(world.run("history", "--json").stdout)["jobs"]

@@ -52,7 +52,7 @@ def test_a_job_starts_once_more_may_share_a_gpu(make_world: MakeWorld) -> None:
     share(world, "1G", 1, "running")
     arbiter = world.arbiter_pid()
     share(world, "1G", 2, "waiting")
-    wait_until(lambda: "the setting jobs_per_gpu is 1" in world.run("why", "2").stdout, "the setting to be named")
+    wait_until(lambda: "a larger jobs_per_gpu" in world.run("why", "2").stdout, "the setting to be named")
     write(world, "jobs_per_gpu = 2\n")
     until_state(world, 2, "running")
     # A file that has gone leaves the defaults, which know no limit.
@@ -114,7 +114,7 @@ def test_a_broken_file_costs_nobody_a_place_when_the_arbiter_dies(make_world: Ma
     wait_until(lambda: world.arbiter_pid() not in (None, before), "the next arbiter", SOON_SECONDS)
     assert world.run("ls").returncode == 0
     # Where the client's summons was faster than the keeper, the claim is only free once that has seen it.
-    wait_until(lambda: "the setting jobs_per_gpu is 1" in world.run("why", "2").stdout, "the setting to hold", SOON_SECONDS)
+    wait_until(lambda: "a larger jobs_per_gpu" in world.run("why", "2").stdout, "the setting to hold", SOON_SECONDS)
     assert [line.endswith("what was read before stays") for line in said(world)] == [True]
     holder.kill()
     until_state(world, 2, "running")

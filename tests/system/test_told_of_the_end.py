@@ -59,7 +59,7 @@ def test_who_was_killed_knows_it(world: World) -> None:
     child.wait(30)
     done = world.run("wait", "1")
     assert (done.returncode, done.stderr) == (143, "")
-    assert results(world) == ["signal 15"]
+    assert results(world) == ["SIGTERM"]
 
 
 def test_exit_0_when_asked_to_make_room_is_done_and_said_once_with_what_would_help(world: World) -> None:

@@ -115,12 +115,24 @@ def test_a_strangers_process_and_claim_are_told_by_gpu() -> None:
     assert text == (
         "a GPU, 1st in line: job 1 (python train.py, 2 h so far) has GPU 0, "
         "job 2 (python train.py, 2 h so far) has GPU 1, "
-        "GPU 2: bob's python (pid 991, 31G), not in the queue, GPU 3: claimed by carla's gpurun (pid 7001)"
+        "GPU 2: bob's python (pid 991, 31G), not in the queue, GPU 3: carla's gpurun has it (pid 7001)"
     )
-    assert told(waiting(9), cards[3:]) == "GPU 3: claimed by carla's gpurun (pid 7001)"
-    assert told(waiting(9), (gpu(claim=Claim(None, None)),)) == "GPU 0: claimed by another gpurun"
+    assert told(waiting(9), cards[3:]) == "GPU 3: carla's gpurun has it (pid 7001)"
+    assert told(waiting(9), (gpu(claim=Claim(None, None)),)) == "GPU 0: another gpurun has it"
     unseen = gpu(foreign=(foreign(user=None, command=None, size=None),))
     assert told(waiting(9), (unseen,)) == "GPU 0: somebody's process (pid 991), not in the queue"
+
+
+def test_a_gpu_of_a_colleagues_gpurun_is_told_as_that_whoever_came_first_upon_it() -> None:
+    """Situation 33: its job is no stranger to be asked, and sharing does not help, since the claim stands."""
+    job, claim = foreign(28973, GIB, user="bob"), Claim(7001, "bob")
+    text = "GPU 0: bob's gpurun has it (its job: pid 28973, 1G)"
+    helps = ["each user has a queue of their own here: it comes free when bob's job ends; -m does not share it"]
+    for cards, view in (((gpu(foreign=(job,), claim=claim),), {}), ((gpu(foreign=(job,)),), {"neighbours": {"GPU-0": claim}})):
+        assert told(waiting(2), cards, **view) == text
+        assert helped(waiting(2), cards, **view) == helps
+    unrelated = gpu(foreign=(foreign(5, GIB, user="carla"),))
+    assert "not in the queue" in told(waiting(2), (unrelated,), neighbours={"GPU-0": claim})
 
 
 def test_what_an_ended_job_left_is_told() -> None:
@@ -150,7 +162,7 @@ def test_a_gpu_that_nobody_can_have_says_why(text: str) -> None:
 def test_alike_gpus_are_told_once() -> None:
     assert told(waiting(3), gpus(4, drained=True)) == "a GPU: GPUs 0-3: drained"
     cards = tuple(gpu(index, claim=Claim(7000 + index, "carla")) for index in range(6))
-    assert told(waiting(3), cards).endswith("GPU 2: claimed by carla's gpurun (pid 7002), and 3 more GPUs")
+    assert told(waiting(3), cards).endswith("GPU 2: carla's gpurun has it (pid 7002), and 3 more GPUs")
 
 
 def test_compute_mode_and_limits_say_so() -> None:
@@ -172,20 +184,24 @@ def test_those_passed_over_say_why() -> None:
 
 
 def test_fewer_gpus_than_asked_for_is_told() -> None:
-    assert told(waiting(3, 4), gpus(1)) == "4 GPUs: only 1 of those that it may use is there"
-    assert told(waiting(3, allowed=frozenset({"gone"})), gpus(1)) == "a GPU: none of those that it may use is there"
+    assert told(waiting(3, 4), gpus(1)) == "4 GPUs: only 1 of those that it may use is here"
+    assert told(waiting(3, allowed=frozenset({"gone"})), gpus(1)) == "a GPU: none of those that it may use are here"
 
 
 def test_help_says_how_to_share_and_how_to_go_first() -> None:
+    urgent = "gpurun renice urgent 3 makes less important jobs give way, where they can"
+    kill = "gpurun kill 1 ends job 1"
     sharer = running(1, share(0, GIB, whole=False), m=1)
-    assert helped(waiting(3), gpus(1), sharer) == ["started with -m SIZE it would share a GPU with others that fit"]
-    assert helped(waiting(3), gpus(1), running(1, share(0))) == []
+    share_it = "started with -m SIZE it would share a GPU with others that fit"
+    assert helped(waiting(3), gpus(1), sharer) == [share_it, urgent, kill]
+    assert helped(waiting(3), gpus(1), running(1, share(0))) == [urgent, kill], "the first in line is always told what would"
+    assert helped(waiting(3, priority=50), gpus(1), running(1, share(0), priority=45)) == [kill]
     assert helped(waiting(3), gpus(1), running(1, share(0)), waiting(2, priority=5)) == [
         "gpurun renice 6 3 puts it first in line"
     ]
     assert helped(waiting(3), gpus(1), running(1, share(0)), waiting(2, priority=100)) == []
     assert helped(waiting(3, m=8), gpus(1), running(1, share(0, 20 * GIB, whole=False), m=20)) == [
-        "started with a smaller -m SIZE it might fit"
+        "started with a smaller -m SIZE it might fit", urgent, kill,
     ]
 
 

@@ -1,6 +1,7 @@
 """Giving way: by which means, who, within which bounds, and how they come back."""
 
 from dataclasses import replace
+from time import localtime, strftime
 
 import pytest
 from views import DATE, GIB, NOW, TOTAL, applied, foreign, gpu, gpus, in_state, running, share, waiting
@@ -17,6 +18,7 @@ from gpuwrap.model import (
     Job,
     Pause,
     Plan,
+    Refusal,
     Resume,
     Rule,
     View,
@@ -25,6 +27,7 @@ from gpuwrap.model import (
 from gpuwrap.policy.effects import effect, notice
 from gpuwrap.policy.plan import plan
 from gpuwrap.policy.reasons import sentence
+from gpuwrap.policy.words import clock_of
 
 DAY = 14400.0
 PAUSABLE = Yielding(DAY, no_evict="may not be restarted (-r)")
@@ -108,7 +111,7 @@ def test_only_a_whole_step_makes_others_give_way(own: int, other: int, gives_way
 def test_never_means_never_even_where_it_would_be_possible() -> None:
     view = world(holder(1, give_way=GiveWay.NEVER), urgent(m=4), ways=BOTH)
     assert actions(view) == ()
-    assert plan(view, NOW).reasons[50].cannot_yield == ((1, "never gives way (--give-way never)"),)
+    assert plan(view, NOW).reasons[50].cannot_yield == (Refusal(1, "never gives way (--give-way never)"),)
 
 
 def test_what_may_only_be_paused_is_never_evicted() -> None:
@@ -126,7 +129,7 @@ def test_a_job_that_cannot_take_an_offer_makes_nobody_give_way() -> None:
 def test_a_job_that_is_only_starting_is_left_alone() -> None:
     view = world(in_state(holder(1), JobState.GRANTED), holder(2, 1, held=22), urgent(m=8), count=2)
     assert actions(view) == ()
-    assert dict(plan(view, NOW).reasons[50].cannot_yield)[1] == "is starting"
+    assert {each.job_id: each.text for each in plan(view, NOW).reasons[50].cannot_yield}[1] == "is starting"
 
 
 # What a job needs, and what pausing leaves.
@@ -342,8 +345,8 @@ def test_a_job_that_came_back_from_a_pause_runs_for_a_while_before_the_next() ->
     assert actions(world(holder(1, returned_mono=NOW - 299), urgent())) == ()
     assert actions(world(holder(1, returned_mono=NOW - 300), urgent())) == (Pause(1, 50),)
     view = world(holder(1, returned_mono=NOW - 120), urgent())
-    text = plan(view, NOW).reasons[50].cannot_yield[0][1]
-    assert text == "went on only 2 min ago after a pause and may not be restarted (-r)"
+    at = strftime("%H:%M", localtime(DATE + 180))
+    assert told(view) == f"GPU 0: job 1 was paused a moment ago and may be paused again at {at} (min_return)"
 
 
 def test_a_young_job_is_paused_but_not_evicted() -> None:
@@ -377,7 +380,7 @@ def test_who_may_hardly_be_paused_any_more_is_paused_only_for_what_is_known_to_b
     view = world(holder(1), urgent(), ways=little)
     assert actions(view) == ()
     (told,) = plan(view, NOW).reasons[50].cannot_yield
-    assert told == (1, "may be paused for only 4 min more within a day and may not be restarted (-r)")
+    assert told == Refusal(1, "may be paused for only 4 min more within a day (pause_limit) and may not be restarted (-r)")
     assert actions(replace(view, bounds=Bounds(least_pause_seconds=299.0))) == (Pause(1, 50),)
     assert actions(world(holder(1), urgent(time_limit_seconds=299.0), ways=little)) == (Pause(1, 50),)
     assert actions(world(holder(1), urgent(time_limit_seconds=299.5), ways=little)) == ()
@@ -391,7 +394,7 @@ def test_nobody_is_evicted_for_a_job_that_may_have_given_up_by_then() -> None:
     for waits, enough in ((0.0, False), (129.0, False), (130.0, True)):
         assert bool(actions(replace(view, patience={50: waits}))) is enough
     (told,) = plan(replace(view, patience={50: 60.0}), NOW).reasons[50].cannot_yield
-    assert told == (1, "runs in a terminal and is given 2 min to end, and job 50 gives up before")
+    assert told.text == "runs in a terminal and may take 2 min to end (--signal), and job 50 gives up before (-w)"
     quick = world(requeued(1, signals="15:1"), urgent(), ways=RESTARTABLE, patience={50: 12.0})
     assert actions(quick) == (Evict(1, 50),)
     # A pause takes no time.
@@ -460,7 +463,8 @@ def test_nobody_is_evicted_where_another_is_first_in_line_for_what_comes_free() 
     low = requeued(3, 2), requeued(4, 3)
     view = world(*fixed, *low, wide, urgent(), count=4, ways={3: RESTARTABLE, 4: RESTARTABLE})
     assert actions(view) == ()
-    assert "would make room for another job first" in dict(plan(view, NOW).reasons[50].cannot_yield)[4]
+    refused = {each.job_id: each.text for each in plan(view, NOW).reasons[50].cannot_yield}
+    assert "would make room for a job that is before this one" in refused[4]
 
 
 # Coming back.
@@ -545,7 +549,7 @@ def test_a_paused_job_is_not_evicted_where_it_could_take_what_others_were_promis
 
     assert actions(with_promise(8)) == (Evict(1, 50),)
     assert actions(with_promise(20)) == ()
-    assert "would need memory that is in use beside it while it ends" in told(with_promise(20))
+    assert "is paused, and would need for its end the memory that the job beside it uses" in told(with_promise(20))
 
 
 def test_one_that_is_being_evicted_does_not_go_on_too() -> None:
@@ -576,10 +580,10 @@ def test_equal_rank_or_less_than_a_step_leaves_a_paused_job_where_it_is() -> Non
 def test_a_paused_job_takes_back_only_what_those_beside_it_can_give() -> None:
     view = world(paused(holder(1, priority=20), yields_to=50), newcomer(priority=0))
     assert actions(view) == ()
-    assert plan(view, NOW).stuck == {1: ((50, "holds 4 of 24G and may not be restarted (-r)"),)}
+    assert plan(view, NOW).stuck == {1: (Refusal(50, "holds 4 of 24G and may not be restarted (-r)"),)}
     never = newcomer(request=holder(9, give_way=GiveWay.NEVER).request)
     view = world(paused(holder(1, priority=100), yields_to=50), never)
-    assert (actions(view), plan(view, NOW).stuck) == ((), {1: ((50, "never gives way (--give-way never)"),)})
+    assert (actions(view), plan(view, NOW).stuck) == ((), {1: (Refusal(50, "never gives way (--give-way never)"),)})
     just_back = world(paused(holder(1, priority=100), yields_to=50), newcomer(returned_mono=NOW - 10))
     assert actions(just_back) == ()
 
@@ -606,7 +610,7 @@ def told(view: View, number: int = 50) -> str:
 
 
 def said(view: View, number: int = 50) -> str:
-    return effect(plan(view, NOW), number, view)
+    return effect(plan(view, NOW), number, view, clock_of(NOW, DATE))
 
 
 def test_the_one_in_the_way_is_told_with_what_it_holds() -> None:
@@ -622,8 +626,12 @@ def test_several_in_the_way_are_told_and_many_are_counted() -> None:
         "job 2 (python train.py, 2 h so far) has GPU 1"
     )
     view = world(*(holder(number, number - 1) for number in range(1, 5)), urgent(), count=4, ways=STIFF)
-    assert told(view).endswith("may not be restarted (-r), and 2 more jobs cannot give way")
-    assert said(view) == "cannot interrupt job 1: it runs in a terminal and may not be restarted (-r), nor 3 more"
+    assert told(view) == "a GPU, 1st in line: each of jobs 1, 2, 3 and 4 runs in a terminal and may not be restarted (-r)"
+    assert said(view) == "cannot interrupt jobs 1, 2, 3 and 4: each runs in a terminal and may not be restarted (-r)"
+    ways = {1: STIFF, 2: STIFF, 3: Yielding(no_pause="is asleep"), 4: Yielding(no_pause="is away")}
+    view = world(*(holder(number, number - 1) for number in range(1, 5)), urgent(), count=4, ways=ways)
+    assert told(view).endswith("(-r), job 3 is asleep and may not be restarted (-r), 1 other cannot give way either")
+    assert said(view).endswith("each runs in a terminal and may not be restarted (-r); 2 others cannot give way either")
 
 
 def test_who_ends_for_it_is_told() -> None:

@@ -15,6 +15,7 @@ from gpuwrap.model import Bounds, Evict, GiveWay, Gpu, Grant, Job, Pause, Plan, 
 from gpuwrap.policy.effects import effect
 from gpuwrap.policy.plan import plan
 from gpuwrap.policy.reasons import Teller
+from gpuwrap.policy.words import clock_of
 from gpuwrap.units import MIB, PRIORITY_STEP
 
 RANKS = st.sampled_from((-10, 0, 5, 10, 20, 50))
@@ -214,7 +215,7 @@ def test_every_sentence_is_one_printable_line(view: View) -> None:
     for before, made in rounds(view):
         teller = Teller(before, NOW, DATE)
         for job in before.jobs:
-            lines = [effect(made, job.id, before)] if job.state in IN_LINE else []
+            lines = [effect(made, job.id, before, clock_of(NOW, DATE))] if job.state in IN_LINE else []
             if job.id in made.reasons:
                 reason = made.reasons[job.id]
                 lines += [teller.sentence(reason, job), *teller.help_lines(reason, job)]

@@ -12,6 +12,7 @@ from ...model import Evict, Grant, Job, Pause
 from ...policy.effects import effect
 from ...policy.plan import plan
 from ...policy.reasons import Teller
+from ...policy.words import clock_of
 from ..bell.socket import Connection
 from ..jobs.enforce import gpu_words
 from ..seeing.views import view_of
@@ -70,8 +71,8 @@ def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:
         if isinstance(action, Grant) and action.job_id == job.id:
             return f"would start now on {gpu_words(action.shares)}"
     if any(isinstance(action, Evict) and action.newcomer_id == job.id for action in made.actions):
-        return f"would start as soon as others have ended: it {effect(made, job.id, view)}"
+        return f"would start as soon as others have ended: it {effect(made, job.id, view, clock_of(now_mono, wall_at()))}"
     if any(isinstance(action, Pause) and action.newcomer_id == job.id for action in made.actions):
-        return f"would start now: it {effect(made, job.id, view)}"
+        return f"would start now: it {effect(made, job.id, view, clock_of(now_mono, wall_at()))}"
     waits_for = Teller(view, now_mono, wall_at()).sentence(made.reasons[job.id], job)
     return f"would not start: it waits for {waits_for}" if patience == 0 else f"would wait for {waits_for}"

@@ -6,16 +6,18 @@
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ...clocks import wall_at
 from ...errors import FAILED, GpurunError
 from ...host import processes
 from ...lifecycle import Event, JobState
 from ...model import Job, Plan, View
 from ...policy.effects import effect
-from ...policy.words import ordinal
+from ...policy.words import clock_of, ordinal
 from ...turns import before
 from ..bell.socket import Connection
 from ..jobs.killing import SPARED
@@ -147,7 +149,7 @@ class Verbs:
         for done in self.renicings.values():
             for job_id, well, _text in done:
                 if well and isinstance(job_id, int) and job_id not in self._effects:
-                    self._effects[job_id] = effect(made, job_id, view)
+                    self._effects[job_id] = effect(made, job_id, view, clock_of(time.monotonic(), wall_at()))
 
     def planned(self) -> None:
         """A plan was made: echo what it does for changed priorities."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...errors import FAILED
 from ...lifecycle import STARTED, JobState
 from ...model import Job, ResultKind
+from ...policy.words import signal_name
 from ...state.awaiting import OK, Awaited, from_row, in_row
 from ...units import parse_integer
 from ..log import log
@@ -158,7 +159,7 @@ class Order:
         if result.kind is ResultKind.EXIT:
             return None if result.code == 0 else f"job {job_id} failed (exit {result.code})"
         if result.kind is ResultKind.SIGNAL:
-            return f"job {job_id} failed (signal {result.signal})"
+            return f"job {job_id} failed (SIG{signal_name(result.signal or 0)})"
         cause = result.text or result.kind.value
         first = cause.partition(_CANCELLED)[2].removesuffix(")")
         if first.startswith("job "):  # it was itself cancelled for another's sake: the first cause is told, not all between

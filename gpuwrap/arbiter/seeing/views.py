@@ -1,11 +1,12 @@
 """The view of one queue, as a plan is made from it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...host.devices import Look
 from ...lifecycle import STARTED, JobState
-from ...model import Bounds, Job, View, Yielding
+from ...model import Bounds, Claim, Job, View, Yielding
 from ...state.settings import Settings
 from ...units import PRIORITY_STEP
 
@@ -23,7 +24,7 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
     """
     after, own = arbiter.order.blocked(), arbiter.left_behind.own()
     if parent_id is None:
-        return arbiter.observer.outer_view(
+        view = arbiter.observer.outer_view(
             look,
             arbiter.claims.others,
             arbiter.notes.drained.get(),
@@ -35,10 +36,17 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
             own=own,
             patience=arbiter.patience.left(),
         )
+        return replace(view, neighbours=_neighbours(arbiter.claims.peek, view))
     parent = arbiter.store.live.get(parent_id)
     if parent is None or parent.state not in STARTED or parent.state in _PAUSED:
         return None  # requests inside a paused job are passed over
     return replace(arbiter.observer.inner_view(parent, look, arbiter.bounds), after=after, own=own)
+
+
+def _neighbours(peek: Callable[[str], Claim | None], view: View) -> dict[str, Claim]:
+    """Return who has claimed the GPUs on which strangers compute, as far as no job of ours came across the claim."""
+    unknown = [gpu.uuid for gpu in view.gpus if gpu.foreign and gpu.claim is None]
+    return {uuid: claim for uuid in unknown if (claim := peek(uuid)) is not None}
 
 
 def runs_without(settings: Settings, look: Look | None) -> bool:

@@ -82,7 +82,7 @@ class Inventory:
         notes += [_job_words(job, gpu) for job in here]
         notes += [astray.here(stray) for stray in strays]
         notes += [f"left by job {each.job_id}: {leftover_words(each)}" for each in gpu.leftovers]
-        notes += [_foreign_words(process) for process in gpu.foreign or ()]
+        notes += [_foreign_words(process, claim) for process in gpu.foreign or ()]
         unexplained = unexplained_bytes(gpu)
         if unexplained and unexplained > unexplained_allowance(gpu.total_bytes or 0):  # less is the driver's own
             notes.append(f"{format_size(unexplained)} held by nobody the driver names")
@@ -124,7 +124,7 @@ def _state(gpu: Gpu, in_use: bool, claim: Claim | None, kept: int | None) -> tup
     if claim is not None:
         owner = f"{safe(claim.user)}'s" if claim.user else "another"
         pid = f" (pid {claim.pid})" if claim.pid is not None else ""
-        found.append(("claimed", f"claimed by {owner} gpurun{pid}"))
+        found.append(("claimed", f"{owner} gpurun has it{pid}"))
     if gpu.compute_mode is ComputeMode.PROHIBITED:
         found.append(("prohibited", f"prohibited: {PROHIBITS}; {how_to_permit(gpu.index)}"))
     if gpu.foreign is None and not gpu.fault:
@@ -160,12 +160,13 @@ def _job_words(job: Job, gpu: Gpu) -> str:
     return f"job {job.id}:{holds}{promised}{',' if holds or promised else ''} {command(job.argv)}{since}{state}"
 
 
-def _foreign_words(process: ForeignProcess) -> str:
+def _foreign_words(process: ForeignProcess, claim: Claim | None) -> str:
     owner = "your" if process.mine else f"{safe(process.user)}'s" if process.user else "somebody's"
     size = "" if process.bytes is None else f", {format_size(process.bytes)}"
     idle = f", idle for {format_duration(process.idle_seconds)}" if process.idle_seconds else ""
     still = f", {process.still}" if process.still else ""
-    return f"{owner} {program(process)} (pid {process.pid}{size}{still}{idle}), not in the queue"
+    queued = "that gpurun's" if claim is not None and process.user == claim.user else "not in the queue"
+    return f"{owner} {program(process)} (pid {process.pid}{size}{still}{idle}), {queued}"
 
 
 def _jobs(job_ids: list[int]) -> str:

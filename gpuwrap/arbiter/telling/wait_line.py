@@ -15,8 +15,8 @@ from ...lifecycle import IN_LINE, JobState
 from ...model import Job, Plan, Rule, View
 from ...policy.effects import stuck
 from ...policy.reasons import Teller
-from ...policy.story import Brief, Lister, Storyteller
-from ...policy.words import job_list
+from ...policy.story import Brief, Briefest, Compact, Lister, Numbers, Storyteller
+from ...policy.words import clock_of, job_list
 from ...turns import before
 from ...units import format_duration, format_size
 from ..kin.containers import PASSED_IN
@@ -33,12 +33,14 @@ QUIET_SECONDS, MOST_SECONDS = 0.75, 10.0
 COMPUTING = (JobState.GRANTED, JobState.RUNNING, JobState.STOPPING)
 # "2 h so far" grows; nothing else on the line does without an event.
 REFRESH_SECONDS = 30.0
+# Who waits is told for how long only from then on.
+TELLING_SECONDS = 60.0
 # So many waiting jobs are looked at each time, whether they have come to the foreground.
 FEW = 64
 # The rule, where no plan is the reason.
 UNWRITTEN, UNAFFECTED = "unwritten", "; running jobs are not affected"
 # What no job's end changes: the line says what to do. (For the rest there is `why`.)
-STRANGE = ("foreign", "leftover", "unexplained", "drained", "unhealthy", "unknown", "compute-mode")
+STRANGE = ("foreign", "claimed", "leftover", "unexplained", "drained", "unhealthy", "unknown", "compute-mode")
 
 
 class _Coming:
@@ -147,7 +149,16 @@ class Lines:
         if others:
             self._tell(first, "wait", self._counted(jobs))
         else:
-            self._tell(first, "wait", self.text(first), self.text(first, Brief), self.text(first, Lister))
+            short = [self.text(first, kind) for kind in (Teller, Compact, Brief, Briefest)]
+            self._tell(first, "wait", self._with_own_time(first, short[0]), *short)
+
+    def _with_own_time(self, job: Job, text: str) -> str:
+        """Add for how long a job has waited, once that says something; before what would help."""
+        waited = time.monotonic() - (job.submitted_mono or time.monotonic())
+        if waited < TELLING_SECONDS or job.state is not JobState.WAITING:
+            return text
+        first, newline, second = text.partition("\n")
+        return f"{first}; it has waited for {format_duration(waited)}{newline}{second}"
 
     def _tell(self, job: Job, kind: str, text: str, *shorter: str) -> None:
         """Tell a client something new; of a line the shorter versions too, since only it knows how much room there is."""
@@ -176,7 +187,7 @@ class Lines:
         found = {}
         for job_id in job_ids:
             job = self._arbiter.store.live.get(job_id)
-            words = self.explain(job, Lister if listed else Teller, helps=False) if job is not None else None
+            words = self.explain(job, Numbers if listed else Teller, helps=False) if job is not None else None
             if words is not None:
                 found[job_id] = words
         return found
@@ -255,7 +266,7 @@ class Lines:
         if job.yields_to is None:
             return f"paused by hand, {since}{times}: gpurun resume {job.id} lets it go on"
         plan, _ = self._decided(job)
-        why = f": {stuck(plan, job.id)}" if plan is not None and job.id in plan.stuck else ""
+        why = f": {stuck(plan, job.id, clock_of(now, wall_at()))}" if plan is not None and job.id in plan.stuck else ""
         return f"paused for {job_list(self._stand_beside(job))}, {since}{times}{why}"
 
     def _stand_beside(self, job: Job) -> list[int]:
