@@ -24,11 +24,17 @@ from typing import Any
 import psutil
 from waiting import wait_until
 
+from gpuwrap.state.schema import LIVE
+from gpuwrap.wire import PACKET, pack
+
 # Here lie the programs that tests run.
 SUPPORT = Path(__file__).parent
 
 # Who else there is on the machine: nobody.
 OTHER_UID = 65534
+
+# So long an arbiter that answers a ping may take; one that a test has stopped takes longer.
+ANSWER_SECONDS = 1.0
 
 Argument = str | bytes | os.PathLike[str]
 
@@ -140,7 +146,29 @@ class World:
 
     def state(self, job_id: int) -> str | None:
         """The state of a job, None while there is no such job, so that it can be waited for."""
-        return next((job["state"] for job in self.jobs() if job["id"] == job_id), None)
+        found = self.rows("SELECT state FROM job WHERE id = ?", job_id)
+        self._settle()
+        return found[0]["state"] if found else None
+
+    def states(self) -> list[str]:
+        """The states of all jobs by number, ended ones too."""
+        found = self.rows("SELECT state FROM job ORDER BY id")
+        self._settle()
+        return [row["state"] for row in found]
+
+    def live(self) -> list[int]:
+        """The jobs that `gpurun ls` lists, by number: they have not ended, or their grant stands."""
+        found = self.rows(f"SELECT id FROM job WHERE {LIVE} ORDER BY id")
+        self._settle()
+        return [row["id"] for row in found]
+
+    def _settle(self) -> None:
+        """Wait for an arbiter that is there to answer: what it had written down it has also done before."""
+        with contextlib.suppress(OSError, AssertionError), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+            line.settimeout(ANSWER_SECONDS)
+            line.connect(str(self.bell))
+            line.send(pack("ping"))
+            line.recv(PACKET)
 
     @property
     def folder(self) -> Path:
@@ -217,12 +245,14 @@ class World:
 
     def processes(self) -> list[psutil.Process]:
         """Every living process that belongs to this world, arbiter and keeper last; zombies do not count."""
-        found: dict[int, psutil.Process] = {}
-        for process in self._candidates():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if process.pid not in found and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                    found[process.pid] = process
         arbiter, keeper = self.arbiter_pid(), self.keeper_pid()
+        pids = self._found() | {*self._live_jobs(), arbiter, keeper}
+        found: dict[int, psutil.Process] = {}
+        for pid in pids - {None, os.getpid()}:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found[process.pid] = process
         return sorted(found.values(), key=lambda process: ((process.pid == keeper) + 2 * (process.pid == arbiter), process.pid))
 
     def _folder_if_any(self) -> Path | None:
@@ -231,27 +261,24 @@ class World:
         except (AssertionError, FileNotFoundError):
             return None
 
-    def _candidates(self) -> Iterator[psutil.Process]:
-        for child in self._children:
-            # Until it is waited for, its pid cannot be anybody else's.
-            if child.returncode is None:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process = psutil.Process(child.pid)
-                    yield process
-                    yield from process.children(recursive=True)
-        for pid in psutil.pids():
-            with contextlib.suppress(OSError, psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                if self._marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    yield process
-                    yield from process.children(recursive=True)
-        yield from self._live_jobs()
-        for pid in (self.arbiter_pid(), self.keeper_pid()):
-            if pid is not None:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    yield psutil.Process(pid)
+    def _found(self) -> set[int]:
+        """Who is of this world, by pid: all are seen in one look, since many tests look, on machines with many processes."""
+        everybody = dict(_everybody())
+        below: dict[int, list[int]] = {}
+        for pid, parent in everybody.items():
+            below.setdefault(parent, []).append(pid)
+        # Until a child is waited for, its pid cannot be anybody else's.
+        pending = [child.pid for child in self._children if child.returncode is None]
+        pending += [pid for pid in everybody if self._marker in _environment(pid)]
+        found: set[int] = set()
+        while pending:
+            pid = pending.pop()
+            if pid not in found:
+                found.add(pid)
+                pending += below.get(pid, ())
+        return found
 
-    def _live_jobs(self) -> Iterator[psutil.Process]:
+    def _live_jobs(self) -> Iterator[int]:
         # A program may have a cleared environment and no living parent; the row knows its pid and start time.
         try:
             rows = self.rows("SELECT * FROM job WHERE state <> 'ended'")
@@ -260,8 +287,7 @@ class World:
         for row in rows:
             pid, start = row.get("pid"), row.get("start_ticks")
             if pid and start and start == start_ticks(pid):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    yield psutil.Process(pid)
+                yield pid
 
     # Ending it
 
@@ -302,3 +328,18 @@ def start_ticks(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(stat.rpartition(b")")[2].split()[19])
+
+
+def _everybody() -> Iterator[tuple[int, int]]:
+    """Every process with its parent."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                yield int(name), int(Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()[1])
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

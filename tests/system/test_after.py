@@ -17,7 +17,7 @@ def gate(world: World, tmp_path: Path, status: int = 0, *options: str) -> tuple[
     path = tmp_path / "gate"
     script = f"while ! [ -e {path} ]; do sleep 0.05; done; exit {status}"
     child = world.start(*options, "-m", "1G", "sh", "-c", script)
-    wait_until(lambda: any(job["state"] == "running" for job in world.jobs()), "the first job to run")
+    wait_until(lambda: "running" in world.states(), "the first job to run")
     return child, path
 
 
@@ -88,7 +88,7 @@ def test_it_is_known_to_the_next_arbiter(world: World, tmp_path: Path) -> None:
 def test_ranges_names_and_globs_name_the_jobs(world: World, tmp_path: Path) -> None:
     first, path = gate(world, tmp_path, 0, "-N", "lr-1")
     children = [world.start("-a", text, "true") for text in ("1-3", "lr-*", "lr-1,1")]
-    wait_until(lambda: len(world.jobs(all=False)) == 4, "all to wait")
+    wait_until(lambda: len(world.live()) == 4, "all to wait")
     path.touch()
     assert [child.wait(30) for child in [first, *children]] == [0, 0, 0, 0]
     assert world.run("-a", "lr-1", "true").returncode == 0  # the latest of that name
@@ -169,7 +169,7 @@ def test_the_failure_of_the_first_goes_down_the_longest_line(world: World, tmp_p
     second.send_signal(signal.SIGCONT)
     assert world.run("ls").returncode == 0
     assert second.wait(30) == 125
-    wait_until(lambda: not world.jobs(all=False), "all of them to be cancelled", 20)
+    wait_until(lambda: not world.live(), "all of them to be cancelled", 20)
     (last,) = world.rows("SELECT result_kind, result_text FROM job WHERE id = 400")
     assert last["result_kind"] == "cancelled"
     assert last["result_text"].startswith("job 399 did not succeed (job 1 ")  # the first cause, not all between

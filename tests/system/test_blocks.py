@@ -68,7 +68,7 @@ time.sleep(60)
     assert child.stdout.readline() == "2 0\n"
     machine.box.set(0, processes=[Process(child.pid, 9 * GIB)])
     (tmp_path / "end2").touch()
-    wait_until(lambda: [job["state"] for job in machine.world.jobs()] == ["ended"] * 2, "both blocks to end")
+    wait_until(lambda: machine.world.states() == ["ended"] * 2, "both blocks to end")
     shares = machine.world.rows("SELECT job_id, bytes FROM share")
     assert shares == [{"job_id": 2, "bytes": 9 * GIB}]
 

@@ -18,7 +18,7 @@ SLEEP = ("python3", "-c", "import time; time.sleep(60)")
 def block(world: World) -> "subprocess.Popen[str]":
     """Have both GPUs taken."""
     child = world.start("-g", "all", *SLEEP)
-    wait_until(lambda: any(job["state"] == "running" for job in world.jobs()), "the GPUs to be taken")
+    wait_until(lambda: "running" in world.states(), "the GPUs to be taken")
     return child
 
 
@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_waits(world: Worl
     done = world.run("-d", "-o", tmp_path / "no-%j" / "file", "true")  # known only once there is a number
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr == f"gpurun: cannot write: {tmp_path}/no-1/file: no such file or directory\n"
-    wait_until(lambda: all(job["state"] == "ended" for job in world.jobs()), "nothing to be left")
+    wait_until(lambda: set(world.states()) == {"ended"}, "nothing to be left")
 
 
 def test_a_program_that_cannot_be_executed_is_said_where_the_caller_looks(world: World, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_pipe_that_nobody_reads_is_refused_and_holds_nothing(world: World, tmp
         assert (done.returncode, done.stdout) == (125, "")
         assert done.stderr.startswith("gpurun: cannot write: ")
         assert done.stderr.endswith(": nobody reads this pipe\n")
-    wait_until(lambda: all(job["state"] == "ended" for job in world.jobs()), "all to have ended")
+    wait_until(lambda: set(world.states()) == {"ended"}, "all to have ended")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     assert world.run("-o", tmp_path / "pipe", "echo", "read").returncode == 0
     assert os.read(reader, 100) == b"read\n"

@@ -60,7 +60,7 @@ def stage(make_world: Callable[..., World], tmp_path: Path) -> Iterator[Stage]:
     (tmp_path / "over").touch()
     stage.open_all()
     world.run("kill", "-9", "--all", "-y")
-    wait_until(lambda: not world.jobs(all=False), "all jobs to end", 15)
+    wait_until(lambda: not world.live(), "all jobs to end", 15)
     nobody_left_standing(ended)
     no_group_left(world)
 
@@ -586,7 +586,7 @@ def test_worlds_whose_folders_have_the_same_inode_have_groups_of_their_own(
         for stage in stages:
             stage.open_all()
             try:
-                wait_until(lambda each=stage: not each.world.jobs(all=False), "its job to end", 15)  # type: ignore[misc]
+                wait_until(lambda each=stage: not each.world.live(), "its job to end", 15)  # type: ignore[misc]
                 no_group_left(stage.world)
             finally:
                 kill_everything(stage.world)
@@ -636,7 +636,7 @@ def ordinary(everybodys_command: str, open_folder: Path, delegated: Path) -> Ite
         stage = Stage(world, open_folder, ["/usr/bin/python3", "-I", "-S"])
         yield stage
         stage.open_all()
-        wait_until(lambda: not world.jobs(all=False), "all jobs to end", 15)
+        wait_until(lambda: not world.live(), "all jobs to end", 15)
         no_group_left(world)
 
 

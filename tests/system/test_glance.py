@@ -19,7 +19,7 @@ def test_a_row_of_alike_jobs_is_killed_as_it_stands_and_no_other(world: World) -
     rows = [line.split()[:4] for line in terminal.text().splitlines()[2:]]
     assert rows == [["1,3-4", "running", "0", "0"], ["2", "running", "0", "1"]]
     assert world.run("kill", rows[0][0]).returncode == 0
-    wait_until(lambda: [job["state"] for job in world.jobs()] == ["ended", "running", "ended", "ended"], "three to end")
+    wait_until(lambda: world.states() == ["ended", "running", "ended", "ended"], "three to end")
     shown = world.run("history", "1,3-4").stdout.splitlines()
     assert [line.split()[0] for line in shown] == ["JOB", "1", "3", "4"]
 

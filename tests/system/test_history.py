@@ -124,14 +124,14 @@ def test_without_a_limit_every_job_is_remembered(world: World) -> None:
     wait_until(lambda: world.state(1) == "ended", "the job to end")
     let_pass(1.5, "the arbiter prunes a second after its start")
     assert world.run("-g", "0", "true").returncode == 0
-    wait_until(lambda: [job["state"] for job in world.jobs()] == ["ended"] * 2, "both to have ended, and be known")
+    wait_until(lambda: world.states() == ["ended"] * 2, "both to have ended, and be known")
 
 
 def test_a_log_too_large_to_be_kept_takes_no_other_along(world: World) -> None:
     (world.directory / "settings.toml").write_text('keep_logs_size = "4K"\n')
     for script in ("echo small", "head -c 9000 /dev/zero"):
         world.run("-d", "sh", "-c", script)
-    wait_until(lambda: all(job["state"] == "ended" for job in world.jobs()), "both to end")
+    wait_until(lambda: set(world.states()) == {"ended"}, "both to end")
     for pid in (world.keeper_pid(), world.arbiter_pid()):  # the next prunes soon after its start
         assert pid is not None
         psutil.Process(pid).kill()

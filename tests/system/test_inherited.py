@@ -117,7 +117,7 @@ def test_a_successor_without_threads_has_gpu_jobs_wait_and_looks_again(
     done = world.run("-n", "-q", "--", "true")
     assert (done.returncode, done.stderr) == (124, ""), "it waits, and is not refused"
     waiting = world.start("-q", "--", "sh", "-c", "exit 3")
-    wait_until(lambda: "waiting" in [job["state"] for job in world.jobs(all=False)], "a job to wait", 10)
+    wait_until(lambda: "waiting" in world.states(), "a job to wait", 10)
     for child in idle:
         child.kill()
         child.wait()
@@ -344,7 +344,7 @@ def test_a_waiting_client_costs_one_descriptor(world: World) -> None:
     before = open_at(arbiter)
     for _ in range(10):
         world.start("-q", "--", "true")
-    wait_until(lambda: len([job for job in world.jobs() if job["state"] == "waiting"]) == 10, "10 to wait")
+    wait_until(lambda: world.states().count("waiting") == 10, "10 to wait")
     wait_until(lambda: open_at(arbiter) <= before + 10, "one descriptor for each", 10)
 
 

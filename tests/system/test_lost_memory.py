@@ -62,7 +62,7 @@ DAMAGES: dict[str, Damage] = {
 def test_a_list_shows_the_live_jobs_whatever_is_done_to_the_database(world: World, damage: Damage) -> None:
     for _ in range(12):
         assert world.run("-d", "sleep", "600").returncode == 0
-    wait_until(lambda: [job["state"] for job in world.jobs()].count("running") == 2, "two to run")
+    wait_until(lambda: world.states().count("running") == 2, "two to run")
     before = world.run("ls", "--json")
     arbiter = world.arbiter_pid()
     damage(world.folder)

@@ -331,11 +331,11 @@ asking.join()
 print(holder.wait(), late[0].wait())
 """
     child = script(world, body, world.command, "-i", "0")
-    wait_until(lambda: len(world.jobs()) == 2 and world.state(2) == "running", "the inner job to hold the GPU")
+    wait_until(lambda: len(world.states()) == 2 and world.state(2) == "running", "the inner job to hold the GPU")
     held.touch()
-    wait_until(lambda: len(world.jobs()) == 3 and world.state(3) == "waiting", "the block to wait")
+    wait_until(lambda: len(world.states()) == 3 and world.state(3) == "waiting", "the block to wait")
     ask.touch()
-    wait_until(lambda: len(world.jobs()) == 4, "another to ask")
+    wait_until(lambda: len(world.states()) == 4, "another to ask")
     assert world.rows("SELECT parent_id FROM job WHERE id = 4") == [{"parent_id": 1}]
     end.touch()
     assert child.communicate(timeout=30)[0] == "0 0\n"

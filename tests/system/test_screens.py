@@ -242,7 +242,7 @@ def test_the_waiting_line_is_erased_before_a_signal_kills(world: World, number: 
     assert terminal.finish() == 0
     assert "waits" not in terminal.text()
     assert f"status {128 + number}" in terminal.text()
-    wait_until(lambda: len(world.jobs(all=False)) == 1, "the waiting job to leave the line")
+    wait_until(lambda: len(world.live()) == 1, "the waiting job to leave the line")
 
 
 def test_a_hang_up_takes_a_waiting_job_out_of_the_line(world: World) -> None:
@@ -250,7 +250,7 @@ def test_a_hang_up_takes_a_waiting_job_out_of_the_line(world: World) -> None:
     terminal = Terminal(world, [world.command, "true"])
     terminal.await_text("waits for a GPU")
     terminal.hang_up()
-    wait_until(lambda: len(world.jobs(all=False)) == 1, "the waiting job to leave the line")
+    wait_until(lambda: len(world.live()) == 1, "the waiting job to leave the line")
 
 
 def test_stopped_in_the_shell_it_keeps_its_place_and_is_drawn_again(world: World) -> None:
@@ -308,7 +308,7 @@ def test_the_order_of_a_loop_is_that_of_its_starts_also_for_the_next_arbiter(wor
     first = running(world, "python", "train.py")
     loop = f"for i in $(seq 20); do {world.command} -q -- sh -c 'echo $0 $GPURUN_JOB >> log' $i & done; wait"
     shell = world.adopt(subprocess.Popen(["sh", "-c", loop], cwd=tmp_path, env=world.env))
-    wait_until(lambda: len(world.jobs(all=False)) == 21, "all to wait", 60)
+    wait_until(lambda: len(world.live()) == 21, "all to wait", 60)
     before = world.arbiter_pid()
     assert before
     os.kill(before, signal.SIGKILL)
@@ -327,9 +327,9 @@ def test_the_order_of_a_loop_is_that_of_its_starts_also_for_the_next_arbiter(wor
 def test_without_a_terminal_waiting_is_silent(world: World) -> None:
     running(world, "python", "train.py")
     aloud = world.start("-v", "true")
-    wait_until(lambda: len(world.jobs(all=False)) == 2, "one to wait")
+    wait_until(lambda: len(world.live()) == 2, "one to wait")
     quiet = world.start("true")
-    wait_until(lambda: len(world.jobs(all=False)) == 3, "two to wait")
+    wait_until(lambda: len(world.live()) == 3, "two to wait")
     assert aloud.stderr is not None
     line = aloud.stderr.readline()
     expect("verbose-waiting", line)
@@ -425,7 +425,7 @@ def test_kill_all_asks_on_a_terminal_when_more_than_one_runs(make_world: MakeWor
     assert terminal.finish() == 1
     assert [job["state"] for job in world.jobs(all=False)] == ["running", "running"]
     expect("kill-all-yes", on_terminal(world, "kill", "--all", "-y"))
-    wait_until(lambda: not world.jobs(all=False), "both to end")
+    wait_until(lambda: not world.live(), "both to end")
 
 
 @pytest.mark.parametrize("word", ["-9", "-KILL", "-SIGKILL", "-s9", "--signal=KILL"])

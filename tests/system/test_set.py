@@ -47,7 +47,7 @@ def test_a_waiting_job_is_changed_and_the_change_is_told(blocked: World) -> None
 def test_it_starts_at_once_if_it_can_with_less(world: World) -> None:
     world.start("-m", "20G", *SLEEP)
     world.start("-m", "20G", *SLEEP)
-    wait_until(lambda: [job["state"] for job in world.jobs()] == ["running"] * 2, "both to run")
+    wait_until(lambda: world.states() == ["running"] * 2, "both to run")
     child = world.start("-m", "8G", "true")
     wait_until(lambda: world.state(3) == "waiting", "the third to wait")
     assert world.run("set", "-m", "2G", "3").returncode == 0
@@ -77,7 +77,7 @@ def test_the_wait_limit_can_be_shortened_and_stretched(world: World) -> None:
     world.start("-g", "all", *SLEEP)
     wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
     short, long = world.start("-w", "1h", "true"), world.start("-w", "8s", "true")
-    wait_until(lambda: len(world.jobs()) == 3, "both to wait")
+    wait_until(lambda: len(world.states()) == 3, "both to wait")
     numbers = {row["pid"]: row["id"] for row in world.rows("SELECT pid, id FROM job")}
     assert world.run("set", "-w", "1s", str(numbers[short.pid])).returncode == 0
     assert world.run("set", "-w", "1h", str(numbers[long.pid])).returncode == 0
@@ -92,7 +92,7 @@ def test_the_choice_of_gpus_stays_within_what_the_caller_may_see(make_world: Cal
     wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
     script = ("-m", "4G", "sh", "-c", "echo got $CUDA_VISIBLE_DEVICES; sleep 0.1")
     children = [world.start(*script, extra={"CUDA_VISIBLE_DEVICES": text}) for text in ("1,2", "1", "")]
-    wait_until(lambda: len(world.jobs()) == 4, "all to wait")
+    wait_until(lambda: len(world.states()) == 4, "all to wait")
     numbers = {row["pid"]: str(row["id"]) for row in world.rows("SELECT pid, id FROM job")}
     two, one, free = (numbers[child.pid] for child in children)
     assert world.run("set", "--not", "1", two).stdout == f"job {two}: GPUs to choose from 1,2 → 2\n"
@@ -120,7 +120,7 @@ def test_of_a_sweep_too_the_choice_stays_within_what_the_caller_may_see(world: W
     world.start("-g", "all", *SLEEP)
     wait_until(lambda: world.state(1) == "running", "the GPUs to be taken")
     world.start("--array", "1-2", "-m", "4G", "true", extra={"CUDA_VISIBLE_DEVICES": "1"})
-    wait_until(lambda: len(world.jobs()) == 3, "the rows to wait")
+    wait_until(lambda: len(world.states()) == 3, "the rows to wait")
     assert world.run("set", "-i", "0", "2-3").returncode == 1
     assert world.run("set", "-i", "1", "2-3").stdout == "job 2: as it was\njob 3: as it was\n"
 

@@ -167,7 +167,7 @@ class Storm:
             wait_until(over, "everybody's turn to come", within)
         except AssertionError as failure:
             raise AssertionError(f"{failure}: {alive}\n{self.stage.said()}") from None
-        wait_until(lambda: not self.stage.world.jobs(all=False), "the arbiter to have seen all ends", 30)
+        wait_until(lambda: not self.stage.world.live(), "the arbiter to have seen all ends", 30)
 
     # Judging
 

@@ -77,7 +77,7 @@ def logged_in(command: str, folder: Path, session: Session, mounts: Mounts) -> I
         stage.open_all()
         ended = [row["pid"] for row in world.rows("SELECT pid FROM job")]
         world.run("kill", "-9", "--all", "-y")
-        wait_until(lambda: not world.jobs(all=False), "all jobs to end", 15)
+        wait_until(lambda: not world.live(), "all jobs to end", 15)
         nobody_left_standing(ended)
         wait_until(lambda: not job_groups(stage), "the groups of its jobs to be removed", 15)
 
