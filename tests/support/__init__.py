@@ -16,6 +16,7 @@ For some of them:
     crowd       Starts many gpuruns at once, disturbs them, and proves what came of it.
     pauses      Reads the log of beat.py; groups of the freezer; an ordinary user at a desk.
     family      A small tree of real processes, made to order.
+    inprocess   An arbiter in the test's own process, woken by hand; its clients, its jobs, its clock.
     manager     A login session without systemd, and a stand-in for its user's manager.
     steps       Kills gpurun between any two of its steps.
 Programs, which tests run:

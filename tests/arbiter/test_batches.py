@@ -1,20 +1,15 @@
 """What a batch leaves behind in the arbiter itself: where it noted the end of a job, and where it could not be committed."""
 
 import errno
-import os
 import select
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from views import waiting
+from inprocess import Client, SlowDevices, five_good_wakes, full_disk, shares, started, wake, watched
 from waiting import wait_until
 
 from gpuwrap.arbiter.bell.socket import Connection
@@ -24,91 +19,10 @@ from gpuwrap.arbiter.pausing.pausing import Pausing
 from gpuwrap.arbiter.seeing.sampling import SAMPLE_SECONDS
 from gpuwrap.errors import StoreError
 from gpuwrap.host import processes
-from gpuwrap.host.devices import Look
-from gpuwrap.host.simulated import SimulatedDevices
 from gpuwrap.lifecycle import Event, JobState
-from gpuwrap.model import GiveWay, Job, Request, Share
-from gpuwrap.state.paths import Folder
-from gpuwrap.state.settings import read_settings
-from gpuwrap.state.store import Store
+from gpuwrap.model import GiveWay, Job, Request
 from gpuwrap.units import GIB
 from gpuwrap.wire import PACKET, pack, unpack
-
-# A claim on it holds for the whole machine, where others may run this test as well.
-GPU = f"GPU-sim-{os.getpid():x}-0"
-
-
-class SlowDevices(SimulatedDevices):
-    """GPUs whose looks are over in a later wake, as a real driver's are; `takes_long`: only when the test says so."""
-
-    takes_long = False
-    opening = False
-
-    def finish_look(self) -> Look:
-        if self.takes_long:
-            raise BlockingIOError
-        look = super().finish_look()
-        return Look((), look.begun_mono, pending=True) if self.opening else look
-
-
-@pytest.fixture
-def arbiter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arbiter]:
-    """An arbiter that nobody can ring for: no bell, no keeper."""
-    monkeypatch.setenv("GPURUN_DIR", str(tmp_path))
-    fd = os.open(tmp_path, os.O_RDONLY)
-    store = Store(Folder(str(tmp_path), fd))
-    devices = SlowDevices("24G", str(tmp_path), os.getpid())
-    made = Arbiter(Folder(str(tmp_path), fd), store, devices, read_settings(), ["true"], devices.root)
-    yield made
-    store.close()
-    devices.close()
-    os.close(fd)
-
-
-@pytest.fixture
-def leader() -> Iterator["subprocess.Popen[bytes]"]:
-    with subprocess.Popen(["sleep", "600"]) as child:
-        yield child
-        child.kill()
-
-
-def started(arbiter: Arbiter, leader: "subprocess.Popen[bytes]", **changes: Any) -> tuple[Job, int]:
-    """A running job on the GPU, and the descriptor of its leader, which the loop watches."""
-    identity = processes.identify(leader.pid)
-    assert identity is not None
-    with arbiter.store.batch():
-        job = arbiter.store.register(replace(waiting(0), identity=identity, **changes))
-        granted = arbiter.store.grant(job, (Share(GPU, 0, 24 * GIB, True),), "granted")
-        job = arbiter.store.move(granted, Event.TAKE, "taken", started_at=time.time(), started_mono=time.monotonic())
-        pidfd = processes.open_pidfd(identity)
-        assert pidfd is not None
-        arbiter.adopt(job, None, pidfd)
-        arbiter.watch_leader(job.id)
-    assert pidfd in watched()
-    return job, pidfd
-
-
-def watched() -> set[int]:
-    """Every descriptor that an epoll of this process watches."""
-    found: set[int] = set()
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            lines = Path(f"/proc/self/fdinfo/{name}").read_text().splitlines()
-            found |= {int(line.split()[1]) for line in lines if line.startswith("tfd:")}
-    return found
-
-
-@contextmanager
-def full_disk(arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch, cause: str = "the disk is full") -> Iterator[None]:
-    """What is written is written, as far as it goes, but not committed."""
-
-    def refuse() -> None:
-        arbiter.store.write_down()
-        raise StoreError("write", "state.db", cause)
-
-    with monkeypatch.context() as full:
-        full.setattr(arbiter.store, "commit", refuse)
-        yield
 
 
 def end(leader: "subprocess.Popen[bytes]", pidfd: int) -> None:
@@ -166,10 +80,10 @@ def test_who_uses_too_much_is_told_once_that_is_written_down(
     """Or a terminal would hear it again and again while the disk is full, or a successor's word a second time."""
     job, _pidfd = started(arbiter, leader, request=Request(memory_bytes=GIB))
     with arbiter.store.batch():
-        job = arbiter.store.shrink(job, (Share(GPU, 0, GIB, False),))
+        job = arbiter.store.shrink(job, shares(arbiter, 0, size=GIB))
     told: list[str] = []
     monkeypatch.setattr(memory, "tell", lambda _job, text: told.append(text))
-    monkeypatch.setattr(arbiter.tuning, "check", lambda: arbiter.memory.note({job.id: {GPU: 2 * GIB}}))
+    monkeypatch.setattr(arbiter.tuning, "check", lambda: arbiter.memory.note({job.id: {shares(arbiter, 0)[0].uuid: 2 * GIB}}))
     with full_disk(arbiter, monkeypatch):
         arbiter.step([])
         arbiter.step([])
@@ -287,56 +201,6 @@ def test_who_only_asks_is_answered_although_a_batch_fails(arbiter: Arbiter, monk
 # Who asked is answered, whichever of the batches was lost: that of the question, or a later one
 
 
-class Client:
-    """Somebody who asks, and what was heard."""
-
-    def __init__(self, arbiter: Arbiter) -> None:
-        self.arbiter = arbiter
-        ours, self.socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        self.socket.setblocking(False)
-        self.connection = Connection(ours)
-        arbiter.bell.connections[self.connection.fd] = self.connection
-        arbiter.watch(self.connection.fd, lambda mask: arbiter.bell._ready(self.connection, mask))
-
-    def ask(self, kind: str, **values: object) -> None:
-        self.socket.send(pack(kind, **values))
-        wake(self.arbiter, self)
-
-    def heard(self) -> list[tuple[str, dict[str, str]]]:
-        found = []
-        with suppress(BlockingIOError):
-            while packet := self.socket.recv(PACKET):
-                found.append(unpack(packet))
-        return found
-
-    def kinds(self) -> list[str]:
-        return [kind for kind, _values in self.heard()]
-
-    def close(self) -> None:
-        self.arbiter.bell.drop(self.connection)
-        self.socket.close()
-
-
-def wake(arbiter: Arbiter, *clients: Client) -> None:
-    """One wake, with all that the clients have said and a look that may be over, and what nobody waits for."""
-    ready = [arbiter.devices.fileno(), *(each.connection.fd for each in clients)]
-    arbiter.step([(fd, select.EPOLLIN) for fd in ready])
-    arbiter.catch_up()
-
-
-def five_good_wakes(arbiter: Arbiter) -> None:
-    for _ in range(5):
-        wake(arbiter)
-
-
-@pytest.fixture
-def client(arbiter: Arbiter) -> Iterator[Client]:
-    made = Client(arbiter)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def driver(arbiter: Arbiter) -> SlowDevices:
     assert isinstance(arbiter.devices, SlowDevices)
@@ -353,13 +217,6 @@ def in_line(arbiter: Arbiter, leader: "subprocess.Popen[bytes]", client: Client)
     five_good_wakes(arbiter)
     client.heard()
     return number
-
-
-@pytest.fixture
-def other(arbiter: Arbiter) -> Iterator[Client]:
-    made = Client(arbiter)
-    yield made
-    made.close()
 
 
 def test_the_echo_of_a_new_priority_comes_although_the_plan_was_lost(
@@ -521,7 +378,7 @@ def test_so_it_is_of_a_job_whose_grant_was_written_and_whose_start_cannot_be(
     arbiter: Arbiter, client: Client, other: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     five_good_wakes(arbiter)
-    client.ask("register", key="a", tty=-1, gpus=0)  # no claim, which another test may hold
+    client.ask("register", key="a", tty=-1, gpus=0)
     five_good_wakes(arbiter)
     (number,) = arbiter.store.live
     assert "offer" in client.kinds()
@@ -597,10 +454,10 @@ def test_who_uses_too_much_is_ended_although_the_batch_in_which_that_was_seen_wa
     request = Request(memory_bytes=GIB, give_way=GiveWay.REQUEUE)
     job, _pidfd = started(arbiter, leader, request=request, stub=True)
     with arbiter.store.batch():
-        arbiter.store.change(job, shares=(Share(GPU, 0, GIB, False),))
+        arbiter.store.change(job, shares=shares(arbiter, 0, size=GIB))
 
     def look() -> None:
-        arbiter.memory.note({job.id: {GPU: 2 * GIB}})
+        arbiter.memory.note({job.id: {shares(arbiter, 0)[0].uuid: 2 * GIB}})
 
     with monkeypatch.context() as twice:
         twice.setattr(arbiter.tuning, "check", look)
