@@ -31,7 +31,7 @@ from gpuwrap.host import processes
 from gpuwrap.host.devices import Look
 from gpuwrap.host.signals import standing
 from gpuwrap.host.simulated import SimulatedDevices
-from gpuwrap.lifecycle import Event
+from gpuwrap.lifecycle import STARTED, Event
 from gpuwrap.model import Job, Share
 from gpuwrap.policy.asking import Standing
 from gpuwrap.state.paths import Folder
@@ -217,6 +217,7 @@ class Jobs:
         self.arbiter = arbiter
         self.clients: dict[int, Client] = {}
         self.children: list[subprocess.Popen[bytes]] = []
+        self.asking: list[Client] = []
         self._below: list[psutil.Process] = []
         five_good_wakes(arbiter)
 
@@ -230,12 +231,20 @@ class Jobs:
         self._below.append(wait_until(find, "the leader to start another", 5))
         return self._below[-1].pid
 
-    def register(self, *command: str, **values: object) -> int:
-        """Have a child ask for GPUs; its number."""
+    def ask_as(self, kind: str, *command: str, **values: object) -> Client:
+        """Have a child of its own ask for something; the key is its pid, if there is no other."""
         child = subprocess.Popen(command or ("sleep", "600"), stdin=subprocess.DEVNULL, start_new_session=True)
         self.children.append(child)
+        # exec closes the pipe by which it is awaited before there is a command line to be seen.
+        wait_until(lambda: processes.command_line(child.pid), "the child to have a command line", 5)
         client = Client(self.arbiter, child)
-        client.ask("register", **{"key": str(child.pid), **values})
+        self.asking.append(client)
+        client.ask(kind, **{"key": str(child.pid), **values})
+        return client
+
+    def register(self, *command: str, **values: object) -> int:
+        """Have a child ask for GPUs; its number."""
+        client = self.ask_as("register", *command, **values)
         said = client.heard()
         assert said[0][0] == "job", said
         number = int(said[0][1]["id"])
@@ -281,8 +290,11 @@ class Jobs:
         return stands(self.leader(number).pid)
 
     def end(self, number: int) -> Job:
-        """Its program ends by itself, by KILL; the job as it is afterwards."""
+        """Its program ends by itself, by KILL, or the gpurun that waits does; the job as it is afterwards."""
         self.leader(number).kill()
+        if self.job(number).state not in STARTED:
+            self.leader(number).wait()
+            self.clients[number].hang_up()
         return self.ended(number)
 
     def ended(self, number: int) -> Job:
@@ -292,7 +304,7 @@ class Jobs:
         return self.job(number)
 
     def close(self) -> None:
-        for client in self.clients.values():
+        for client in self.asking:
             client.close()
         for process in self._below:
             with contextlib.suppress(psutil.NoSuchProcess):
