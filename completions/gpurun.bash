@@ -1,7 +1,7 @@
 # Completion of gpurun(1) for bash: verbs, options, values, jobs, and the wrapped command with its own completion.
 
 # --- tables (compared with gpurun's own by a test)
-__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top web doctor demo completion help'
+__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top web metrics doctor demo completion help'
 __gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --on --slurm --sim -h --help -V --version'
 __gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim'
 __gpurun_valued_ls='-u --user --sim'
@@ -32,6 +32,8 @@ __gpurun_valued_top='-u --user --sim'
 __gpurun_options_top='-u --user --sim -h --help'
 __gpurun_valued_web='--port --bind --token-file --sim'
 __gpurun_options_web='--port --bind --token-file --control --sim -h --help'
+__gpurun_valued_metrics='--listen --textfile --sim'
+__gpurun_options_metrics='--listen --textfile --sim -h --help'
 __gpurun_valued_doctor='--on --sim'
 __gpurun_options_doctor='--on --sim -h --help'
 __gpurun_valued_demo='--sim'

@@ -80,7 +80,7 @@ function __gpurun_nth --description 'whether this is the Nth word after the verb
 end
 
 # --- tables (compared with gpurun's own by a test)
-set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top web doctor demo completion help
+set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top web metrics doctor demo completion help
 set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim
 complete -c gpurun -f -n __gpurun_first -a ls -d 'jobs, and why they wait'
 complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running'
@@ -96,6 +96,7 @@ complete -c gpurun -f -n __gpurun_first -a wait -d 'wait for jobs, return the st
 complete -c gpurun -f -n __gpurun_first -a history -d 'what ran: waited, ran, memory, result'
 complete -c gpurun -f -n __gpurun_first -a top -d 'live screen of GPUs and jobs; q leaves'
 complete -c gpurun -f -n __gpurun_first -a web -d 'a page for the browser: GPUs, jobs, logs'
+complete -c gpurun -f -n __gpurun_first -a metrics -d 'figures for Prometheus'
 complete -c gpurun -f -n __gpurun_first -a doctor -d 'check the set-up'
 complete -c gpurun -f -n __gpurun_first -a demo -d 'the story on simulated GPUs, in a minute'
 complete -c gpurun -f -n __gpurun_first -a completion -d 'print the completion for bash, zsh or fish'
@@ -197,6 +198,10 @@ complete -c gpurun -n '__gpurun_verb web' -l token-file -x -d 'the token to ask 
 complete -c gpurun -n '__gpurun_verb web' -l control -d 'the page may kill, pause, resume and renice my jobs'
 complete -c gpurun -n '__gpurun_verb web' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb web' -s h -l help -d 'print help'
+complete -c gpurun -n '__gpurun_verb metrics' -l listen -x -d 'serve them at [HOST]:PORT (127.0.0.1:9460)'
+complete -c gpurun -n '__gpurun_verb metrics' -l textfile -x -d 'write them once, for node_exporter’s collector'
+complete -c gpurun -n '__gpurun_verb metrics' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
+complete -c gpurun -n '__gpurun_verb metrics' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb doctor' -l on -x -a 'here slurm' -d 'slurm: check what a Slurm here can do'
 complete -c gpurun -n '__gpurun_verb doctor' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb doctor' -s h -l help -d 'print help'

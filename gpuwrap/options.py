@@ -162,6 +162,12 @@ VERBS = {
         Option("--token-file", "FILE", "the token to ask for; made if it is not there"),
         Option("--control", None, "the page may kill, pause, resume and renice my jobs"),
     ),
+    "metrics": Verb(
+        "",
+        "figures for Prometheus",
+        Option("--listen", "ADDRESS", "serve them at [HOST]:PORT (127.0.0.1:9460)"),
+        Option("--textfile", "FILE", "write them once, for node_exporter's collector"),
+    ),
     "doctor": Verb("", "check the set-up", Option("--on", "WHERE", "slurm: check what a Slurm here can do")),
     "demo": Verb(
         "", "the story on simulated GPUs, in a minute", Option("--fast", None, "without pauses for the reader")

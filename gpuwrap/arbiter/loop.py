@@ -61,6 +61,7 @@ from .seeing.observe import Observer
 from .seeing.sampling import Sampling
 from .seeing.views import bounds_of
 from .shutdown import Shutdown
+from .telling.figures import Figures
 from .telling.gpus import Inventory
 from .telling.wait_line import Lines
 from .timers import Timer, Timers
@@ -121,6 +122,7 @@ class Arbiter:
         self._has_offered = False
         self._idle_timer: Timer | None = None
         self._leaving = False
+        self.figures = Figures()
         self.ahead = Ahead(self)
         self.deciding = Deciding(self)
         self.claims = Claims(self, self.timers, self._claims_changed)
@@ -218,6 +220,7 @@ class Arbiter:
     def _not_committed(self, err: StoreError | Poisoned) -> None:
         """The batch did not happen: all is as before it, who asked in it hears so, and the rest is tried again soon."""
         err = explained(self.folder, err) if isinstance(err, StoreError) else err
+        self.figures.not_committed()
         is_news = self.unwritten is None or self.unwritten.text != err.text
         if is_news:  # or a disk that stays full would be filled by saying so
             log("store", err.text)

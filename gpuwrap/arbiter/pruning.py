@@ -7,6 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from ..accounts.totals import Totals
 from ..clocks import file_age
 from ..lifecycle import JobState
 from ..outputs import LOGS
@@ -32,11 +33,15 @@ class Pruning:
     def _prune(self) -> None:
         kept = int(self._arbiter.settings["keep_history"])
         awaited = self._arbiter.order.awaited_by_anybody()
-        removed = self._arbiter.store.prune(kept, ROWS_AT_ONCE, awaited) if kept else 0
+        removed = self._arbiter.store.prune(kept, ROWS_AT_ONCE, awaited, self._keep) if kept else 0
         if removed:
             log("prune", f"{removed} rows")
         self._turn.do(self._prune_logs)
         self._arbiter.timers.after(FIRST_SECONDS if removed == ROWS_AT_ONCE else BETWEEN_SECONDS, self._prune)
+
+    def _keep(self, forgotten: Totals) -> None:
+        totals = self._arbiter.notes.totals
+        totals.put(totals.get().plus(forgotten))
 
     def _prune_logs(self) -> None:
         live = {job.id for job in self._arbiter.store.live.values() if job.state is not JobState.ENDED}

@@ -6,11 +6,14 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from ..accounts.stretches import COMPUTING, Move, Present, Stretch, stretches_of
+from ..accounts.totals import Totals
 from ..clocks import boot_id, span, suspended_seconds, wall_at
 from ..model import Job
+from .notes import TOTALS
 from .paths import DATABASE, Folder
 from .reading import Reader, columns_in
 from .schema import JOB_COLUMNS
+from .totals import totals_of
 
 # Numbers in one statement [SQLite, SQLITE_MAX_VARIABLE_NUMBER: 999 before 3.32].
 AT_ONCE = 900
@@ -97,6 +100,26 @@ class Chronicle(Reader):
         return self._jobs(
             f"SELECT {self._known(JOB_COLUMNS)} FROM job WHERE state = 'ended' ORDER BY ended_at DESC, id DESC LIMIT ?", (most,)
         )
+
+    def totals(self) -> Totals:
+        """Return what all jobs come to, those that were forgotten, too."""
+        try:
+            forgotten = Totals.remembered(self.setting(TOTALS))
+        except ValueError:
+            forgotten = Totals()
+        return forgotten.plus(totals_of(self._fetch, None, monotonic(), boot_id()))
+
+    def states(self) -> dict[str, int]:
+        """Count the jobs that have not ended, by state."""
+        return dict(self._fetch("SELECT state, count(*) FROM job WHERE state != 'ended' GROUP BY state", ()))
+
+    def granted(self) -> dict[str, int]:
+        """Return how many bytes of each GPU, by UUID, are granted."""
+        return dict(self._fetch("SELECT uuid, sum(bytes) FROM share GROUP BY uuid", ()))
+
+    def arbiter_starts(self) -> int:
+        """Count the arbiters that have started so far: their rows are numbered, and only old ones are forgotten."""
+        return int(self._fetch("SELECT coalesce(max(id), 0) FROM arbiter", ())[0][0])
 
     def setting(self, name: str) -> str:
         """Return what the arbiter wrote down under a name; empty if nothing."""

@@ -9,10 +9,14 @@
 from collections.abc import Callable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from ..accounts.totals import Totals
+
 Value = TypeVar("Value")
 Key = TypeVar("Key", int, str)
 Starts = dict[int, int]
 """Processes: start times by pid."""
+
+TOTALS = "totals"
 
 
 class Keeps(Protocol):
@@ -132,6 +136,8 @@ class Kept:
         """Whom it was told that a job computes where it was granted nothing: `attempt:GPU` itself, `N` another job."""
         self.peak_before: Notes[str, int] = Notes(store, "peak before", int, str)
         """By fingerprint: what a command was known to need before its last runs failed."""
+        self.totals = Note(store, TOTALS, Totals.remembered, Totals.text)
+        """What jobs came to that are forgotten; who shows totals reads it, too."""
 
 
 def _parsed(read: Callable[[str], Value], text: str) -> Value | None:

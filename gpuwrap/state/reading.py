@@ -14,7 +14,7 @@ from .schema import JOB_COLUMNS, LATEST_NAMED, LIVE, ROWS_OF_SWEEP, VERSION
 
 TYPE_CHECKING = False  # as type checkers read it; importing typing would cost every list
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from ..accounts.progress import Progress
@@ -137,7 +137,7 @@ class Reader:
         present = columns_in(self._db, "job")
         return ", ".join(column if column in present else f"NULL AS {column}" for column in columns.split(", "))
 
-    def _fetch(self, sql: str, values: tuple[object, ...]) -> "list[Any]":
+    def _fetch(self, sql: str, values: "tuple[object, ...] | Mapping[str, object]") -> "list[Any]":
         try:
             return self._db.execute(sql, values).fetchall()
         except UnicodeEncodeError:

@@ -50,6 +50,32 @@ FROM job WHERE id >= ? AND id < ? AND sweep = ?
 GROUP BY state, started, failed, CASE WHEN state IN ('ended', 'waiting', 'held') THEN 0 ELSE id END ORDER BY min(id)
 """
 
+# What jobs come to, for sums that only grow; `{0}` says which jobs, `{1}` whose moves.
+RESULTS = (
+    "SELECT CASE WHEN result_kind != 'exit' THEN result_kind WHEN result_code = 0 THEN 'success' ELSE 'failure' END AS result,"
+    " count(*) FROM job WHERE state = 'ended' AND {0} GROUP BY result"
+)
+FIRST_WAITS = (
+    "SELECT max(0, first - submitted_mono) FROM job JOIN (SELECT job_id, min(mono) AS first FROM event"
+    " WHERE to_state = 'running' AND {1} GROUP BY job_id) ON id = job_id"
+    " WHERE first IS NOT NULL AND submitted_mono IS NOT NULL AND {0}"
+)
+# What lasts still does so until now, in this boot; how long one ran that was lost with its boot is not known.
+USE = """
+SELECT user, total(max(0, seconds) * gpus) FROM job JOIN (
+    SELECT job_id, to_state, next_state, coalesce(next, :now) - mono AS seconds, next IS NULL AS lasts FROM (
+        SELECT job_id, to_state, mono, lead(mono) OVER moves AS next, lead(to_state) OVER moves AS next_state
+        FROM event WHERE {1} WINDOW moves AS (PARTITION BY job_id ORDER BY id)
+    ) WHERE to_state IN ('running', 'stopping')
+) ON id = job_id
+WHERE NOT (lasts AND boot_id != :boot) AND NOT (next_state IS 'ended' AND result_kind IS 'lost') AND {0}
+GROUP BY user ORDER BY min(id)
+"""
+GAVE_WAY_BY = (
+    "SELECT to_state, count(*) FROM event WHERE (to_state = 'waiting' AND why = :gave_way"
+    " OR to_state IN ('paused', 'suspended') AND why NOT LIKE 'paused by %') AND {1} GROUP BY to_state"
+)
+
 TABLES = """
 CREATE TABLE IF NOT EXISTS job (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -13,11 +13,12 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from time import monotonic
 from typing import Any
 
+from ..accounts.totals import Totals
 from ..clocks import boot_id, wall_at
 from ..errors import StoreError
 from ..lifecycle import Event, IllegalMove, JobState, after
@@ -29,6 +30,7 @@ from .paths import DATABASE, Folder
 from .reading import Translated
 from .rows import columns_of, job_from_row, row_from_job, shares_from_text
 from .schema import JOB_COLUMNS, LATEST_NAMED
+from .totals import totals_of
 
 _ARBITER_ROWS_KEPT = 20
 
@@ -268,9 +270,10 @@ class Store:
             self._write("DELETE FROM setting WHERE name = ?", (name,))
         self._mirror.put_note(name, text or None)
 
-    def prune(self, kept: int, most: int, awaited: Collection[int] = ()) -> int:
+    def prune(self, kept: int, most: int, awaited: Collection[int], keep: Callable[[Totals], None]) -> int:
         """Forget ended jobs beyond the latest `kept` but for those `awaited`, at most so many; returns how many.
 
+        `keep` is called with what they came to.
         Numbers are never reused.
         """
         old = self._read(
@@ -279,6 +282,8 @@ class Store:
             (kept, most + len(awaited)),
         )
         gone = [job_id for (job_id,) in old if job_id not in awaited][:most]
+        if gone:  # what they came to stays
+            keep(totals_of(self._fetch, gone, monotonic(), boot_id()))
         for job_id in gone:
             self._write("DELETE FROM job WHERE id = ?", (job_id,))
             self._write("DELETE FROM event WHERE job_id = ?", (job_id,))
@@ -321,9 +326,12 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
 
     def _read(self, sql: str, values: Iterable[Any]) -> list[Any]:
+        return self._fetch(sql, tuple(values))
+
+    def _fetch(self, sql: str, values: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
         self.write_down()
         with Translated("read"):
-            return self._db.execute(sql, tuple(values)).fetchall()
+            return self._db.execute(sql, values).fetchall()
 
 
 class Batch:

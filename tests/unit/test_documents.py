@@ -239,5 +239,6 @@ def test_the_readme_uses_only_what_exists() -> None:
 def test_the_package_ships_what_it_prints() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     for path in ("share/bash-completion/completions/gpurun", "share/zsh/site-functions/_gpurun",
-                 "share/fish/vendor_completions.d/gpurun.fish", "share/man/man1/gpurun.1", "gpuwrap/completions"):  # fmt: skip
+                 "share/fish/vendor_completions.d/gpurun.fish", "share/man/man1/gpurun.1", "gpuwrap/completions",
+                 "share/gpurun/grafana-dashboard.json"):  # fmt: skip
         assert path in project, path

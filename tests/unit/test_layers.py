@@ -60,6 +60,7 @@ ONE_IMPORTER = {
     "tomllib": {"state.settings"},
     # extras: only what they are for loads them
     "matplotlib": {"exports.picture"},
+    "prometheus_client": {"exports.prometheus"},
     "starlette": {"web.app"},
     "uvicorn": {"web.serve"},
 }

@@ -5,6 +5,7 @@
 2. A request that cannot be committed is refused with the reason; taking is answered `again`, since the job keeps its place.
 """
 
+import json
 import time
 from collections.abc import Callable
 from traceback import format_exception
@@ -72,6 +73,7 @@ class Answers:
             "continued": self._continued,
             **arbiter.sweeps.kinds,
             "ping": lambda connection, _values: self._turn.say(connection, "done", text=""),
+            "figures": self._figures,
             "mend": arbiter.mending.asked,
             **self.verbs.kinds,
         }
@@ -180,6 +182,9 @@ class Answers:
     def refuse(self, connection: Connection, err: GpurunError) -> None:
         """Say why what was asked is not done."""
         self._turn.say(connection, "refused", **_in_packet(err))
+
+    def _figures(self, connection: Connection, _values: Values) -> None:
+        self._turn.answer(connection, json.dumps(self._arbiter.figures.as_json()))
 
     def _too_old(self, connection: Connection) -> None:
         log("old", "a client speaks a newer protocol: leaving to let it start its own arbiter")

@@ -293,5 +293,6 @@ KINDS: dict[str, Kind] = {
     "why": Kind({"job": _COUNT}, ("job",), Lost.REPEAT),
     "gpus": Kind(lost=Lost.REPEAT),
     "ping": Kind(lost=Lost.REPEAT),
+    "figures": Kind(lost=Lost.REPEAT),
     "mend": Kind(lost=Lost.REPEAT),
 }

@@ -114,8 +114,10 @@ class Deciding:
                 return
             self._turn.changed_mono = None
             arbiter.ahead.ask()
+            begun_mono = time.monotonic()
             if not self._plan_once():
                 self._turn.changed_mono = self.look.begun_mono  # once more, from the same look
+            arbiter.figures.planned(time.monotonic() - begun_mono)
             if self._turn.changed_mono is None:
                 break
         arbiter.ahead.over()
