@@ -178,6 +178,7 @@ complete -c gpurun -n '__gpurun_verb logs' -s n -l lines -x -d 'only the last N 
 complete -c gpurun -n '__gpurun_verb logs' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb logs' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb wait' -l all -d 'all jobs of mine'
+complete -c gpurun -n '__gpurun_verb wait' -l bell -d 'then ring the terminal, and have it notify you'
 complete -c gpurun -n '__gpurun_verb wait' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb wait' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb history' -l since -x -d 'ended since: 2d, yesterday, 14:30, 2026-11-20'

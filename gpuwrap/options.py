@@ -141,7 +141,12 @@ VERBS = {
         Option("-f --follow", None, "go on until the jobs have ended, waiting ones too"),
         Option("-n --lines", "N", "only the last N lines of what is there"),
     ),
-    "wait": Verb("JOB...", "wait for jobs, return the status", ALL),
+    "wait": Verb(
+        "JOB...",
+        "wait for jobs, return the status",
+        ALL,
+        Option("--bell", None, "then ring the terminal, and have it notify you"),
+    ),
     "history": Verb(
         "[JOB]...",
         "what ran: waited, ran, memory, result",

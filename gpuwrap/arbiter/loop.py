@@ -61,6 +61,7 @@ from .seeing.observe import Observer
 from .seeing.sampling import Sampling
 from .seeing.views import bounds_of
 from .shutdown import Shutdown
+from .telling.ends import Ends
 from .telling.figures import Figures
 from .telling.gpus import Inventory
 from .telling.wait_line import Lines
@@ -122,7 +123,7 @@ class Arbiter:
         self._has_offered = False
         self._idle_timer: Timer | None = None
         self._leaving = False
-        self.figures = Figures()
+        self.figures, self.ends = Figures(), Ends(self)
         self.ahead = Ahead(self)
         self.deciding = Deciding(self)
         self.claims = Claims(self, self.timers, self._claims_changed)

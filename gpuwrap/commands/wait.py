@@ -8,29 +8,43 @@ not 0, in the order named, of a range and of a sweep whichever have ended before
 import signal
 import sys
 
+from ..accounts.sums import has_failed
 from ..errors import SOME_FAILED, WAIT_LIMIT
 from ..lifecycle import JobState
 from ..model import Job, ResultKind
-from ..policy.words import cause_of_end, signal_name
+from ..policy.words import cause_of_end, command, signal_name
+from ..render import state_words
 from .asking import Given, World, require_jobs
+from .ringing import ring
 
 
 def main(given: Given, operands: list[str]) -> int:
     """Wait until every job named has ended."""
-    require_jobs(operands, given, "wait JOB...")
+    require_jobs(operands, given, "wait [--bell] JOB...")
     world = World(given)
     jobs, missing = world.select(operands, everything="all" in given, ended=True)
     waited = [job.id for job in jobs if job.state is not JobState.ENDED]
     if waited:
         world.ask_about("watch", waited)
     status = 0
-    for job in jobs:
-        ended = world.reader.by_number(job.id, job.id)[0] if world.reader is not None else job
+    ends = [world.reader.by_number(job.id, job.id)[0] if world.reader is not None else job for job in jobs]
+    for ended in ends:
         status = status or status_of(ended)
     for err in missing:
         sys.stderr.write(f"gpurun: wait: {err.text}\n")
         status = status or SOME_FAILED
+    if "bell" in given and ends:
+        ring(_in_words(ends))
     return status
+
+
+def _in_words(ends: list[Job]) -> str:
+    """Say what has ended, for a notification."""
+    if len(ends) == 1:
+        job = ends[0]
+        return f"job {job.id} {job.name or command(job.argv)}: {state_words(job)}"
+    failed = sum(has_failed(job) for job in ends)
+    return f"{len(ends)} jobs have ended" + (f", {failed} failed" if failed else "")
 
 
 def status_of(job: Job) -> int:

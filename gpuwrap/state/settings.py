@@ -70,6 +70,13 @@ def _ignored(value: Any) -> tuple[int | str, ...]:
     return tuple(words)
 
 
+def _argv(value: Any) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else None
+    if words is None or not all(isinstance(word, str) and word and "\0" not in word for word in words):
+        raise UsageError(f'{value}: a command and its arguments: ["COMMAND", "ARGUMENT"]')
+    return tuple(words)
+
+
 def _is_pid(word: Any) -> bool:
     return isinstance(word, int) and not isinstance(word, bool) and abs(word) < 1 << 31
 
@@ -97,6 +104,8 @@ SETTINGS: dict[str, Setting] = {
     "keep_logs": Setting(_duration, "30d", "how long logs of -d are kept after they were last written"),
     "keep_logs_size": Setting(_size, "10G", "how large logs of -d may be together; the oldest go first"),
     "on": Setting(_one_of("here", "slurm"), "here", "where jobs run if --on does not say: here, or handed to Slurm"),
+    "on_end": Setting(_argv, [], "a command that is told of the end of each of your jobs that ran for long"),
+    "on_end_after": Setting(_duration, "10m", "how long a job ran at least for its end to be told"),
     "without_gpu": Setting(_one_of("refuse", "run"), "refuse", "without a driver: refuse, or run after one line of warning"),
 }
 

@@ -52,6 +52,7 @@ class Answers:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
+        self._figures = arbiter.figures
         self.birth = Birth(arbiter)
         self.admission = Admission(arbiter)
         self.verbs = Verbs(arbiter, self)
@@ -73,7 +74,7 @@ class Answers:
             "continued": self._continued,
             **arbiter.sweeps.kinds,
             "ping": lambda connection, _values: self._turn.say(connection, "done", text=""),
-            "figures": self._figures,
+            "figures": self._tell_figures,
             "mend": arbiter.mending.asked,
             **self.verbs.kinds,
         }
@@ -183,8 +184,8 @@ class Answers:
         """Say why what was asked is not done."""
         self._turn.say(connection, "refused", **_in_packet(err))
 
-    def _figures(self, connection: Connection, _values: Values) -> None:
-        self._turn.answer(connection, json.dumps(self._arbiter.figures.as_json()))
+    def _tell_figures(self, connection: Connection, _values: Values) -> None:
+        self._turn.answer(connection, json.dumps(self._figures.as_json()))
 
     def _too_old(self, connection: Connection) -> None:
         log("old", "a client speaks a newer protocol: leaving to let it start its own arbiter")

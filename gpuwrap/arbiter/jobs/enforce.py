@@ -38,6 +38,7 @@ class Enforcer:
         self._arbiter = arbiter
         self._turn = arbiter.turn
         self._known = arbiter.known
+        self._ends = arbiter.ends
 
     # --- granting -----------------------------------------------------------------------------------------------
 
@@ -271,11 +272,14 @@ class Enforcer:
         self._end(job, Result(ResultKind.LOST, text=text), text, ended_mono=None)
 
     def _end(self, job: Job, result: Result, why: str, **changes: object) -> None:
+        settings = self._arbiter.settings
         self._arbiter.pausing.ended(job)
         result = self._arbiter.scarcity.judge(job, self._arbiter.shutdown.judge(result))
         changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
         job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
         self._turn.later(lambda: _log_end(job, result))
+        if settings["on_end"]:
+            self._turn.later(lambda: self._ends.tell(job, settings["on_end"], settings["on_end_after"]))
         self._turn.later(lambda: self._arbiter.scarcity.forget(job))
         self._arbiter.shutdown.ended(job)
         seat = self._arbiter.seats.get(job.id)

@@ -33,6 +33,7 @@ class Deciding:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
+        self._figures = arbiter.figures
         self.look: Look | None = None
         self.views: dict[int | None, View] = {}
         self.plans: dict[int | None, Plan] = {}
@@ -117,7 +118,7 @@ class Deciding:
             begun_mono = time.monotonic()
             if not self._plan_once():
                 self._turn.changed_mono = self.look.begun_mono  # once more, from the same look
-            arbiter.figures.planned(time.monotonic() - begun_mono)
+            self._figures.planned(time.monotonic() - begun_mono)
             if self._turn.changed_mono is None:
                 break
         arbiter.ahead.over()
