@@ -85,7 +85,7 @@ def test_who_is_not_there_cannot_be_waited_for(line: Line, text: str) -> None:
     ("result", "told"),
     [
         (Result(ResultKind.EXIT, code=3), "job 1 failed (exit 3)"),
-        (Result(ResultKind.SIGNAL, signal=9), "job 1 failed (signal 9)"),
+        (Result(ResultKind.SIGNAL, signal=9), "job 1 failed (SIGKILL)"),
         (Result(ResultKind.CANCELLED, text="cancelled by anna"), "job 1 did not succeed (cancelled by anna)"),
         (Result(ResultKind.WAIT_LIMIT), "job 1 did not succeed (wait-limit)"),
         (Result(ResultKind.LOST, text="the machine was restarted"), "job 1 did not succeed (the machine was restarted)"),
@@ -255,4 +255,4 @@ def test_who_waits_for_the_success_of_one_that_is_killed_is_told(jobs: Jobs) -> 
     jobs.clients[second].heard()
     jobs.end(first)
     told = dict(jobs.clients[second].heard())
-    assert told["end"]["text"] == f"job {first} failed (signal 9)"
+    assert told["end"]["text"] == f"job {first} failed (SIGKILL)"
