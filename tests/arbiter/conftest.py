@@ -9,6 +9,7 @@ from family import Tree
 from inprocess import Client, Clock, Jobs, made_arbiter
 
 from gpuwrap.arbiter.loop import Arbiter
+from gpuwrap.arbiter.pausing import stopping
 
 
 @pytest.fixture
@@ -22,6 +23,8 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
 def arbiter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arbiter]:
     """An arbiter of one GPU that nobody can ring for: no bell, no keeper."""
     monkeypatch.setenv("GPURUN_DIR", str(tmp_path))
+    # On a busy machine half a second is not always enough, and then it is no pause.
+    monkeypatch.setattr(stopping, "STOP_SECONDS", 20.0)
     with made_arbiter(tmp_path) as made:
         yield made
 

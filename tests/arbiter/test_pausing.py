@@ -34,19 +34,23 @@ def test_who_may_be_paused_stands_still_for_who_is_urgent_and_goes_on_after_it(j
     assert jobs.job(victim).yields_to is None
 
 
-def test_who_may_not_be_paused_is_waited_for(jobs: Jobs) -> None:
-    victim = jobs.start(give_way="never")
-    newcomer = jobs.register(priority=URGENT)
+def test_who_never_gives_way_is_never_paused(jobs: Jobs, other: Client) -> None:
+    victim = jobs.start(give_way="never", memory=4 * 2**30)
+    newcomer = jobs.register(priority=URGENT, memory=21 * 2**30)
     five_good_wakes(jobs.arbiter)
     assert (jobs.state(victim), jobs.state(newcomer)) == ("running", "waiting")
+    assert "job 1 never gives way (--give-way never)" in str(other.answer("why", job=newcomer))
+    ((_id, well, text),) = other.answer("pause", jobs=victim)
+    assert (well, "never gives way" in text) == (False, True), "by hand neither"
     assert not jobs.stands(victim)
 
 
-@pytest.mark.parametrize("priority", [0, 1, 9])
-def test_who_is_hardly_more_urgent_waits(jobs: Jobs, priority: int) -> None:
-    victim = jobs.start()
-    newcomer = jobs.register(priority=priority)
-    assert (jobs.state(victim), jobs.state(newcomer)) == ("running", "waiting")
+@pytest.mark.parametrize(("priority", "states"), [(0, "running waiting"), (9, "running waiting"), (10, "paused granted")])
+def test_less_than_a_step_does_not_interrupt(jobs: Jobs, priority: int, states: str) -> None:
+    victim = jobs.start(memory=4 * 2**30)
+    newcomer = jobs.register(priority=priority, memory=20 * 2**30 + 1)
+    five_good_wakes(jobs.arbiter)
+    assert f"{jobs.state(victim)} {jobs.state(newcomer)}" == states
 
 
 def test_a_pause_that_could_not_be_written_down_is_none(jobs: Jobs, arbiter: Arbiter, other: Client, monkeypatch: Any) -> None:

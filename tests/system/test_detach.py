@@ -287,7 +287,7 @@ def test_a_pipe_that_nobody_reads_is_refused_and_holds_nothing(world: World, tmp
         assert (done.returncode, done.stdout) == (125, "")
         assert done.stderr.startswith("gpurun: cannot write: ")
         assert done.stderr.endswith(": nobody reads this pipe\n")
-    wait_until(lambda: set(world.states()) == {"ended"}, "all to have ended")
+    wait_until(lambda: not world.live(), "all to have ended")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     assert world.run("-o", tmp_path / "pipe", "echo", "read").returncode == 0
     assert os.read(reader, 100) == b"read\n"

@@ -57,8 +57,8 @@ def at(lines: list[Line], what: str) -> int:
 @pytest.mark.parametrize(
     ("min_run", "saves"),
     [
-        pytest.param("12s", True, id="12 s, saves when asked"),
-        pytest.param("12s", False, id="12 s, dies when asked"),
+        pytest.param("6s", True, id="6 s, saves when asked"),
+        pytest.param("6s", False, id="6 s, dies when asked"),
         pytest.param(None, True, id="defaults", marks=[pytest.mark.long, pytest.mark.limit(600)]),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_restartable_training_makes_way_for_an_urgent_job_and_comes_back_from_
     world = make_world("1x80G")
     if min_run is not None:
         (world.directory / "settings.toml").write_text(f'min_run = "{min_run}"\n')
-    seconds, words = (12, "12 s") if min_run else (300, "5 min")
+    seconds, words = (6, "6 s") if min_run else (300, "5 min")
     stage = Stage(world, tmp_path)
     beats, pause = stage.beats, 20 if min_run else 100
     epochs = int(seconds * 1000 / pause) + 150

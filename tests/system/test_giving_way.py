@@ -179,22 +179,6 @@ def test_renice_back_of_a_job_that_still_waits_leaves_everybody_as_they_were(sta
     assert (stage.world.state(1), stage.world.state(2)) == ("running", "waiting")
 
 
-def test_less_than_a_step_does_not_interrupt(stage: Stage) -> None:
-    stage.running("train", f"take={20 * GIB}")
-    stage.start("near", under=["-p", "9", "-m", "8G"])
-    stage.until_state(2, "waiting")
-    stage.beats.until_beats("train", 20)
-    # Planned anew for another job, it waits still.
-    stage.start("other", under=["-p", "-9", "-m", "8G"])
-    stage.until_state(3, "waiting")
-    assert (stage.world.state(1), stage.world.state(2)) == ("running", "waiting")
-    assert "may not be restarted" not in stage.text("why", "2")
-    stage.start("step", under=["-p", "10", "-m", "8G"])
-    stage.until_running("step")
-    assert (stage.world.state(1), stage.world.state(2)) == ("paused", "waiting")
-    assert stage.beats.steps_between("train", stage.beats.first("step", "start").at_ns, time.monotonic_ns()) == []
-
-
 def test_a_job_that_has_just_come_back_is_left_alone_and_the_reason_said(stage: Stage) -> None:
     stage.running("train", f"take={20 * GIB}")
     for number, tag in enumerate(("once", "twice"), start=2):
@@ -216,18 +200,6 @@ def test_a_job_that_has_just_come_back_is_left_alone_and_the_reason_said(stage: 
     assert (stage.world.state(1), stage.world.state(3)) == ("running", "waiting")
     stage.open("train")
     stage.until_running("twice")
-
-
-def test_who_never_gives_way_is_never_paused(stage: Stage) -> None:
-    stage.running("train", f"take={20 * GIB}", under=["--give-way", "never"])
-    stage.start("infer", under=["-p", "urgent"])
-    stage.until_state(2, "waiting")
-    wait_until(lambda: "job 1 never gives way (--give-way never)" in stage.text("why", "2"), "the reason to be told")
-    stage.beats.until_beats("train", 20)
-    assert stage.world.state(1) == "running"
-    # By hand neither.
-    done = stage.world.run("pause", "1")
-    assert (done.returncode, "never gives way" in done.stderr + done.stdout) == (1, True), done
 
 
 # Several

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from world import World
 
 import gpuwrap
 from gpuwrap.arbiter.answers.table import KINDS
-from gpuwrap.wire import PACKET, PROTOCOL, pack, unpack
+from gpuwrap.wire import PACKET, unpack
 
 # What is said through a pipe of gpurun's own, between a launch in the background and who started it, or an arbiter and its
 # summoner.
@@ -58,60 +57,6 @@ def busy(world: World) -> World:
     return world
 
 
-REFUSED = {
-    "a version that is no number": b"ping\0version=x",
-    "a version of nothing": b"ping\0version=",
-    "a version of 5000 digits": f"ping\0version={HUGE}".encode(),
-    "fewer GPUs than none": b"register\0key=a\0gpus=-3",
-    "GPUs that are no number": b"register\0key=a\0gpus=x",
-    "less memory than none": b"register\0key=a\0memory=-5",
-    "no memory": b"register\0key=a\0memory=0",
-    "no part of the memory": b"register\0key=a\0percent=-1",
-    "more than all memory": b"register\0key=a\0percent=101",
-    "a wait that is no number": b"register\0key=a\0wait=nan",
-    "a wait for ever": b"register\0key=a\0wait=inf",
-    "a time that counts backwards": b"register\0key=a\0time=-1",
-    "a priority beyond all": b"register\0key=a\0priority=100000",
-    "a name that is no text": b"register\0key=a\0name=\xff",
-    "a way that nobody gives": b"register\0key=a\0give_way=gladly",
-    "a signal that cannot be caught": b"register\0key=a\0signals=9:10",
-    "a signal without a delay": b"register\0key=a\0signals=15",
-    "no key": b"register\0gpus=1",
-    "a job that is no number": b"kill\0jobs=1 x",
-    "no jobs": b"kill",
-    "a signal that there is none of": b"kill\0jobs=1\0signal=900",
-    "no priority": b"renice\0jobs=1",
-    "more rows than may be": b"rows\0indices=1-999999999999",
-    "a row twice": b"rows\0indices=1,1",
-    "a row without its command": b"rows\0indices=1,2\0lines=true\0scripts=- -",
-    "a row whose quotation is open": b"rows\0indices=1\0lines=echo 'a\0scripts=-",
-    "an unknown kind": b"frobnicate\0a=b",
-    "no kind": b"\0version=2",
-}
-
-
-@pytest.mark.parametrize("wrong", REFUSED)
-def test_a_mistake_refuses_its_own_request_alone(busy: World, wrong: str) -> None:
-    """Whatever else came in the same wake: nobody loses what was asked, nor the connection."""
-    arbiter = busy.arbiter_pid()
-    assert arbiter is not None
-    with line_to(busy) as mad, line_to(busy) as watcher:
-        os.kill(arbiter, signal.SIGSTOP)
-        watcher.send(pack("watch", version=PROTOCOL, jobs="1"))
-        mad.send(REFUSED[wrong])
-        watcher.send(pack("renice", version=PROTOCOL, jobs="2", by=5))
-        os.kill(arbiter, signal.SIGCONT)
-        kind, values = answer(mad)
-        assert (kind, answer(watcher)[0]) == ("refused", "done")
-        assert any(word in values["text"] for word in ("must be", "is missing", "does not know", "cannot register rows"))
-        assert "\n" not in values["text"]
-        assert len(values["text"]) < 200
-        mad.send(b"ping")
-        assert answer(mad)[0] == "done"
-    assert busy.arbiter_pid() == arbiter
-    assert [(job["id"], job["state"], job["priority"]) for job in busy.jobs()] == [(1, "running", 0), (2, "waiting", 5)]
-
-
 @pytest.mark.parametrize("packet", [b"kill\0jobs=" + b"1 " * PACKET, b"ping\0version", b"\xff" * 10 + b"\0\xff"])
 def test_who_sends_what_no_client_can_have_made_loses_the_connection_and_nobody_else(busy: World, packet: bytes) -> None:
     arbiter = busy.arbiter_pid()
@@ -120,28 +65,6 @@ def test_who_sends_what_no_client_can_have_made_loses_the_connection_and_nobody_
         assert mad.recv(PACKET) == b""
     assert busy.arbiter_pid() == arbiter
     assert [job["state"] for job in busy.jobs()] == ["running", "waiting"]
-
-
-def test_what_a_newer_client_says_beyond_what_is_known_is_not_looked_at(busy: World) -> None:
-    with line_to(busy) as newer:
-        newer.send(pack("ping", version=PROTOCOL, colour="red", jobs="x"))
-        assert answer(newer)[0] == "done"
-
-
-def test_an_older_stub_that_still_says_ok_hears_nothing(busy: World) -> None:
-    with line_to(busy) as stub:
-        stub.send(b"ok\0what=pausing")
-        stub.send(b"ping")
-        assert answer(stub)[0] == "done"
-
-
-def test_a_connection_is_one_jobs(busy: World) -> None:
-    """The end of a second one's process would be seen by nobody: it would wait, or run, for ever."""
-    with line_to(busy) as line:
-        for key in ("a", "b"):
-            line.send(pack("register", version=PROTOCOL, key=key, priority=-5))
-        assert [answer(line)[0], answer(line)[0]] == ["job", "refused"]
-    assert len(busy.jobs()) == 3
 
 
 # --- the table and who sends ----------------------------------------------------------------------------------------
