@@ -133,19 +133,45 @@ def gpu_as_json(gpu: Mapping[str, Any]) -> dict[str, Any]:
     return {key: gpu.get(key) for key in GPU_KEYS}  # an arbiter that is older than we knows fewer
 
 
-def gpus_as_table(gpus: Sequence[Mapping[str, Any]], screen: Screen, *, brief: bool = False) -> list[str]:
-    """Lines of `gpus`: a header and a row for each GPU; each of its users has a line, in a pipe (or `brief`) they share one."""
+def gpus_as_table(
+    gpus: Sequence[Mapping[str, Any]], screen: Screen, *, brief: bool = False, bars: bool = False
+) -> list[str]:
+    """Lines of `gpus`: a header and a row for each GPU; each of its users has a line, in a pipe (or `brief`) they share one.
+
+    `bars` draws how much of the memory is used and how busy it is, and leaves the name out.
+    """
     loads = {gpu["uuid"]: load_words(gpu) for gpu in gpus}
     load = ["LOAD"] if any(text != UNKNOWN_LOAD for text in loads.values()) else []
-    header, rows, codes = ["GPU", "NAME", "FREE", *load, "USED BY"], [], []
+    if bars:
+        loads = {gpu["uuid"]: _busy_bar(gpu) + loads[gpu["uuid"]] for gpu in gpus}
+    header, rows, codes = ["GPU", "MEMORY" if bars else "NAME", "FREE", *load, "USED BY"], [], []
     for gpu in gpus:
         notes = [safe(note, 200) for note in gpu["notes"]] or ["free"]
         if brief or screen.width is None:
             notes = ["; ".join(notes)]
-        rows.append([str(gpu["index"]), safe(gpu["name"], 30), _free(gpu), *(loads[gpu["uuid"]] for _ in load), notes[0]])
+        second = _memory_bar(gpu) if bars else safe(gpu["name"], 30)
+        rows.append([str(gpu["index"]), second, _free(gpu), *(loads[gpu["uuid"]] for _ in load), notes[0]])
         rows += [["", "", "", *("" for _ in load), note] for note in notes[1:]]
         codes += [GREEN if gpu["state"] == "free" else RED if gpu["state"] == "unhealthy" else ""] * len(notes)
-    return draw(Table(header, rows, codes, ("GPU",), ("NAME", "LOAD")), screen)
+    return draw(Table(header, rows, codes, ("GPU",), ("NAME", "LOAD", "MEMORY")), screen)
+
+
+BAR = 10
+
+
+def _bar(part: float) -> str:
+    full = round(BAR * max(0.0, min(1.0, part)))
+    return f"[{'#' * full}{'.' * (BAR - full)}]"
+
+
+def _memory_bar(gpu: Mapping[str, Any]) -> str:
+    free, total = gpu["free_bytes"], gpu["total_bytes"]
+    return _bar(1 - free / total) if total and free is not None else ""
+
+
+def _busy_bar(gpu: Mapping[str, Any]) -> str:
+    percent = (gpu.get("load") or {}).get("utilization_percent")
+    return "" if percent is None else _bar(percent / 100) + " "
 
 
 UNKNOWN_LOAD = "- - - -"

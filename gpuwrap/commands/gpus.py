@@ -26,9 +26,9 @@ def main(given: Given, operands: list[str]) -> int:
     return 0
 
 
-def table(gpus: Sequence[Mapping[str, Any]], screen: Screen, *, brief: bool = False) -> list[str]:
-    """Return the lines to show of what the arbiter told; `brief`: one for each GPU."""
-    return gpus_as_table(gpus, screen, brief=brief) if gpus else ["no GPUs"]
+def table(gpus: Sequence[Mapping[str, Any]], screen: Screen, *, brief: bool = False, bars: bool = False) -> list[str]:
+    """Return the lines to show of what the arbiter told; `brief`: one for each GPU; `bars`: drawn, and without names."""
+    return gpus_as_table(gpus, screen, brief=brief, bars=bars) if gpus else ["no GPUs"]
 
 
 def _drain(given: Given, operands: list[str]) -> int:

@@ -137,15 +137,17 @@ def _print_json(world: World, given: Given, operands: list[str], other: "OtherQu
 def _watch(world: World, given: Given, operands: list[str], other: "OtherQueue | None") -> int:
     if "json" in given:
         raise UsageError("--watch goes without --json")
-    from .watching import require_terminal, watch
+    from .browsing import Page
+    from .watching import require_terminal, run_verb, watch
 
     require_terminal("--watch: ")
 
-    def lines(screen: Screen) -> list[str]:
+    def page(screen: Screen) -> Page:
         world.refresh()
         world.ask_line()
         jobs, missing = find(world, given, operands)
-        return [*table(world, jobs, bool(operands), screen, other), *(cut(err.text, screen.width or 80) for err in missing)]
+        lines = [cut(err.text, screen.width or 80) for err in missing]
+        return Page(table(world, jobs, bool(operands), screen, other), lines)
 
-    watch(lines, "gpurun ls", "--watch: ")
+    watch(page, "gpurun ls", run_verb(world.sim), "--watch: ")
     return 0

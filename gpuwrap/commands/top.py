@@ -8,7 +8,8 @@ from ..tables import Screen
 from ..widths import cut
 from . import gpus, ls
 from .asking import Given, World
-from .watching import require_terminal, watch
+from .browsing import Page
+from .watching import require_terminal, run_verb, watch
 
 
 def main(given: Given, operands: list[str]) -> int:
@@ -18,21 +19,21 @@ def main(given: Given, operands: list[str]) -> int:
     require_terminal()
     world = World(given, create=True)
     world.ask("gpus")  # raises what can be said without a screen
-    watch(lambda screen: _lines(world, given, screen), "gpurun top")
+    watch(lambda screen: _page(world, given, screen), "gpurun top", run_verb(world.sim))
     return 0
 
 
-def _lines(world: World, given: Given, screen: Screen) -> list[str]:
-    """Return both tables; where they have not room, each GPU takes one line before jobs are lost at the end."""
+def _page(world: World, given: Given, screen: Screen) -> Page:
+    """Return both tables; where they have not room, each GPU takes one line before jobs must be scrolled to."""
     world.refresh()
     told = None
     try:
         told = world.ask("gpus")
-        above = gpus.table(told, screen)
+        above = gpus.table(told, screen, bars=True)
     except GpurunError as err:
         above = [cut(err.text, screen.width or 80)]
     jobs, _ = ls.find(world, given, [])
-    below = ["", *ls.table(world, jobs, False, screen)]
-    if told and screen.height is not None and len(above) + len(below) > screen.height:
-        above = gpus.table(told, screen, brief=True)
-    return above + below
+    below = ls.table(world, jobs, False, screen)
+    if told and screen.height is not None and len(above) + 1 + len(below) > screen.height:
+        above = gpus.table(told, screen, brief=True, bars=True)
+    return Page(below, [*above, ""])

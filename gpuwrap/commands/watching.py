@@ -9,17 +9,21 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
 import sys
 import termios
 import time
 from collections.abc import Callable
 
 from ..errors import GpurunError, UsageError
+from ..policy.words import safe
 from ..stdout import put
 from ..tables import Screen
-from ..widths import columns, cut
+from .browsing import Browser, Page, keys_in
 
 SECONDS = 1.0
+# Of a log's line so much is shown.
+MOST_COLUMNS = 1000
 # The title, and an empty line below it.
 HEAD_LINES = 2
 # The alternate screen, no cursor, no wrapping; and back [xterm, Control Sequences].
@@ -38,8 +42,12 @@ def require_terminal(asked_by: str = "") -> None:
         raise UsageError(f"{asked_by}needs a terminal that can move its cursor: TERM is dumb or not set")
 
 
-def watch(lines: Callable[[Screen], list[str]], title: str, asked_by: str = "") -> None:
-    """Show lines until `q` is typed; dies of the signal that ends it. Needs what `require_terminal` looks for."""
+def watch(page: Callable[[Screen], Page], title: str, verb: Callable[[list[str]], str], asked_by: str = "") -> None:
+    """Show a page until `q` is typed; dies of the signal that ends it. Needs what `require_terminal` looks for.
+
+    It is asked for anew each second; between that keys act on the one that is there. `verb` runs a verb for a key.
+    """
+    browser, shown, due_mono, size = Browser(verb), Page([]), 0.0, (0, 0)
     with _Terminal(asked_by) as terminal:
         while True:
             terminal.take()
@@ -47,22 +55,35 @@ def watch(lines: Callable[[Screen], list[str]], title: str, asked_by: str = "") 
             screen = Screen.of_stdout()
             width = (screen.width or 80) - 1  # erasing beyond the last column takes it along
             screen = Screen(width, screen.colour, max(rows - HEAD_LINES, 0))
-            if not terminal.draw(_frame(lines(screen), width, rows, title)):
+            if time.monotonic() >= due_mono or (width, rows) != size:
+                shown, size = page(screen), (width, rows)
+                due_mono = time.monotonic() + SECONDS
+            if not terminal.draw(_frame(browser.frame(shown, width, rows, f"{title}  {time.strftime('%H:%M:%S')}"))):
+                due_mono = 0.0
                 continue
-            if terminal.key_within(SECONDS) in (b"q", b"Q", b"\x04"):
+            typed = terminal.typed_within(max(0.0, due_mono - time.monotonic()))
+            if typed is None:
+                due_mono = 0.0  # a new size, or we have just been brought back
+            elif not all(browser.key(key) for key in keys_in(typed)):
                 return
 
 
-def _frame(lines: list[str], width: int, rows: int, title: str) -> str:
-    head = cut(f"{title}  {time.strftime('%H:%M:%S')}", max(width - 8, 1))
-    shown = [head + "q leaves".rjust(width - columns(head)), "", *lines]
-    if len(shown) > rows:  # empty lines go first
-        shown = [line for line in shown if line]
-    if len(shown) > rows:
-        hidden = len(shown) - rows + 1
-        shown = [*shown[: rows - 1], f"… and {hidden} more lines"]
-    body = "\x1b[K\r\n".join(shown)
+def _frame(lines: list[str]) -> str:
+    body = "\x1b[K\r\n".join(lines)
     return f"{BEGIN}\x1b[H{body}\x1b[K\x1b[J{END}"
+
+
+def run_verb(sim: str | None) -> Callable[[list[str]], str]:
+    """Return what runs a verb in a world as the command line does, and returns what it says."""
+
+    def run(words: list[str]) -> str:
+        verb, *rest = words
+        argv = [sys.executable, "-m", "gpuwrap", verb, *(["--sim", sim] if sim is not None else []), *rest]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        text = (done.stdout + done.stderr).decode("utf-8", "replace")
+        return "\n".join(safe(line.expandtabs(), MOST_COLUMNS) for line in text.splitlines()) or "nothing is said"
+
+    return run
 
 
 class _Terminal:
@@ -120,21 +141,21 @@ class _Terminal:
     def _write(text: str) -> None:
         put(text.encode("utf-8", "replace"))
 
-    def key_within(self, seconds: float) -> bytes:
-        """Wait for a key, a new size, or until it is time for the next frame."""
+    def typed_within(self, seconds: float) -> str | None:
+        """Wait for keys, or until it is time for the next frame; None if something else has woken us."""
         watched = [self._wake_reading]
         if self._saved is not None:
             watched.append(0)
         ready, _, _ = select.select(watched, [], [], seconds)
         if self._wake_reading in ready:
             os.read(self._wake_reading, 4096)
-            return b""
+            return None
         if 0 in ready:
-            key = os.read(0, 1)
-            if not key:
+            typed = os.read(0, 4096)
+            if not typed:
                 raise SystemExit(0)  # the terminal has gone
-            return key
-        return b""
+            return typed.decode("utf-8", "replace")
+        return ""
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -132,3 +132,34 @@ def test_a_driver_that_goes_away_is_told_in_place(tmp_path: Path, make_world: Ma
     assert jobs_and_gpus(terminal) == ({"1"}, set())
     terminal.send("q")
     assert terminal.finish() == 0
+
+
+@pytest.mark.parametrize("words", [("top",), ("ls", "-w")], ids=" ".join)
+def test_all_is_reached_by_keys_and_a_job_is_killed_from_the_screen(world: World, words: tuple[str, ...]) -> None:
+    """Real keys on a real terminal: End, a filter, why, and a kill that asks first."""
+    queue(world, 1, "running", "-g", "2", *SLEEP)
+    for number in range(2, 14):
+        queue(world, number, "waiting", "-N", f"only-{chr(95 + number)}{number}", "-t", f"{number}h", *SLEEP)
+    terminal = Terminal(world, [world.command, *words], lines=12, env={"NO_COLOR": "1"})
+    terminal.await_text("more lines")
+    assert "n13" not in terminal.text()
+    terminal.send("\x1b[F")
+    terminal.await_text("only-l13")
+    assert "STATE" in terminal.text(), "the header stays"
+    terminal.send("/d5\n")
+    wait_until(lambda: "only-l13" not in terminal.text() and "only-d5" in terminal.text(), "the filter")
+    terminal.send("\n")
+    terminal.await_text("job 5 (only-d5: sleep 600) waits")
+    terminal.send("x")
+    wait_until(lambda: "waits" not in terminal.text(), "the list again")
+    terminal.send("K")
+    terminal.await_text("kill 5? [y/N]")
+    terminal.send("n")
+    wait_until(lambda: "[y/N]" not in terminal.text(), "the question to go")
+    assert world.state(5) == "waiting"
+    terminal.send("Ky")
+    terminal.await_text("job 5: cancelled while waiting")
+    assert world.state(5) == "ended"
+    terminal.send("q")
+    assert terminal.finish() == 0
+    assert terminal.attributes() == terminal.before

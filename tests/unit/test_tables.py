@@ -13,7 +13,7 @@ from gpuwrap.listed import Listed
 from gpuwrap.listing import jobs_as_table, news, totals
 from gpuwrap.model import Identity, Job, Request, Result, ResultKind, Row, Share
 from gpuwrap.policy.words import safe
-from gpuwrap.render import history_as_table
+from gpuwrap.render import gpus_as_table, history_as_table
 from gpuwrap.standing import Standing
 from gpuwrap.tables import Screen, Table, draw
 from gpuwrap.widths import columns, cut
@@ -265,3 +265,13 @@ def test_history_says_where_a_log_is_and_of_a_long_path_a_terminal_its_end() -> 
 def test_history_shows_who_gave_way_only_if_somebody_did() -> None:
     headers = [history_as_table(jobs, {}, NOW, Screen())[0] for jobs in ([ended(1)], [ended(1), ended(2, times_given_way=2)])]
     assert ["GAVE WAY" in header for header in headers] == [False, True]
+
+
+def test_bars_show_how_full_and_how_busy_a_gpu_is() -> None:
+    known = {"utilization_percent": 46, "temperature_celsius": 71, "power_watts": 310, "power_limit_watts": 450}
+    gpu = {"index": 0, "uuid": "GPU-0", "name": "A100", "total_bytes": 80 << 30, "free_bytes": 20 << 30, "state": "used"}
+    header, line = gpus_as_table([{**gpu, "notes": ["job 1"], "load": known}], Screen(120), bars=True)
+    assert header.split() == ["GPU", "MEMORY", "FREE", "LOAD", "USED", "BY"]
+    assert line == "  0  [########..]  20 of 80G  [#####.....] 46% 71° 310/450W -  job 1"
+    silent = gpus_as_table([{**gpu, "notes": ["job 1"], "free_bytes": None}], Screen(120), bars=True)[1]
+    assert "[" not in silent, "what the driver does not tell has no bar"
