@@ -207,6 +207,7 @@ complete -c gpurun -n '__gpurun_verb doctor' -l on -x -a 'here slurm' -d 'slurm:
 complete -c gpurun -n '__gpurun_verb doctor' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb doctor' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb demo' -l fast -d 'without pauses for the reader'
+complete -c gpurun -n '__gpurun_verb demo' -l script -d 'print a train.py to try it with'
 complete -c gpurun -n '__gpurun_verb demo' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb demo' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb completion' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'

@@ -175,7 +175,8 @@ VERBS = {
     ),
     "doctor": Verb("", "check the set-up", Option("--on", "WHERE", "slurm: check what a Slurm here can do")),
     "demo": Verb(
-        "", "the story on simulated GPUs, in a minute", Option("--fast", None, "without pauses for the reader")
+        "", "the story on simulated GPUs, in a minute", Option("--fast", None, "without pauses for the reader"),
+        Option("--script", None, "print a train.py to try it with"),
     ),
     "completion": Verb("SHELL", "print the completion for bash, zsh or fish"),
     "help": Verb("[VERB|all]", "print help, of a verb too"),

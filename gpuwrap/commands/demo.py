@@ -33,6 +33,21 @@ for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(","):
 while not os.path.exists(os.environ["DEMO_END"]):
     time.sleep(0.02)
 '''
+# What `--script` prints: every line of README's daily use can be tried with it. It takes a simulated GPU's memory, and begins
+# with the epoch that it had saved, if it was ended and is run again (-r).
+SCRIPT = '''\
+import os, time
+gpus, job = os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.environ.get("GPURUN_JOB", "0")
+if "GPURUN_SIM_DIR" in os.environ:  # simulated GPUs: it takes 5G of each by writing how much
+    for gpu in filter(None, gpus.split(",")):
+        open(f"{os.environ['GPURUN_SIM_DIR']}/{gpu}/{os.getpid()}", "w").write(str(5 * 2**30))
+saved = f"epoch-{job}"
+for epoch in range(int(open(saved).read()) if os.path.exists(saved) else 0, 60):
+    print(f"job {job}, epoch {epoch}, GPU {gpus or 'none'}", flush=True)
+    time.sleep(1)
+    open(saved, "w").write(str(epoch + 1))
+os.remove(saved)
+'''
 PATIENCE_SECONDS = 30.0
 
 
@@ -40,6 +55,9 @@ def main(given: Given, operands: list[str]) -> int:
     """Play the story; exit 1 if it did not go as told."""
     if operands:
         raise UsageError(f"{operands[0]}: demo takes no operand")
+    if "script" in given:
+        print(SCRIPT, end="")
+        return 0
     with tempfile.TemporaryDirectory(prefix="gpurun-demo-") as folder:
         story = Story(Path(folder), fast="fast" in given)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -140,3 +140,29 @@ def test_the_completion_line(home: tuple[World, Path]) -> None:
     world, folder = home
     done = in_shell(world, folder, recipe("Completion:") + "complete -p gpurun\n")
     assert (done.returncode, done.stdout) == (0, "complete -F _gpurun gpurun\n")
+
+
+def daily_use() -> list[str]:
+    """The commands of "Daily use" that start something, as they stand."""
+    section = README[README.index("## Daily use") : README.index("A verb is a verb only")]
+    lines = [line.partition(" #")[0].strip() for line in section.split("\n") if line.startswith("    ")]
+    return [line for line in lines if "train.py" in line]
+
+
+def test_every_line_of_daily_use_works_with_the_script_that_it_begins_with(home: tuple[World, Path]) -> None:
+    """With fewer and shorter epochs, each line after the other as somebody would type it, and none speaks of an error."""
+    world, folder = home
+    first, *lines = daily_use()
+    assert first.startswith("gpurun demo --script > train.py; ")
+    assert in_shell(world, folder, first).stderr == ""
+    script = folder / "train.py"
+    script.write_text(script.read_text().replace("60)", "2)").replace("sleep(1)", "sleep(0.01)"))
+    job = ""
+    for line in lines:
+        done = in_shell(world, folder, line, job=job)
+        assert (done.returncode, done.stderr) == (0, ""), line
+        if line.startswith("job=$("):
+            job = str(len(world.jobs()))
+        else:
+            assert done.stdout.strip(), line
+    assert len(lines) == 12

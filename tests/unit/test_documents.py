@@ -201,10 +201,12 @@ def test_the_man_page_names_every_setting_and_json_key() -> None:
         assert re.search(rf"\b{key}\b", text), key
 
 
-def test_the_man_page_opens_with_the_verb_rule_and_has_this_version() -> None:
+def test_the_man_page_opens_with_what_it_does_then_the_verb_rule_and_examples() -> None:
     text = man_text()
-    description = text[text.index(".SH DESCRIPTION") :].splitlines()[1]
-    assert description == "A verb is a verb only as the very first word; a word with a slash never is."
+    description = text[text.index(".SH DESCRIPTION") : text.index(".SH EXAMPLES")]
+    assert description.splitlines()[2].startswith("registers a job, waits until a GPU is free")
+    assert "\nA verb is a verb only as the very first word; a word with a slash never is.\n" in description
+    assert text.index(".SH EXAMPLES") < text.index(".SH OPTIONS")
     assert f"gpuwrap {gpuwrap.__version__}" in text.splitlines()[0]
 
 
