@@ -70,7 +70,7 @@ def test_the_page_shows_what_happens_as_it_happens(world: World, served: Served,
     browser.shows(r"2\s+waiting 1st(.|\n)*waits true\n.*job 1", "#jobs")
     browser.shows(r"1 runs, 1 waits", "#sums")
     world.run("kill", "1")
-    browser.shows(r"2\s+exit 0(.|\n)*1\s+signal 15", "#ended")
+    browser.shows(r"2\s+exit 0(.|\n)*1\s+SIGTERM", "#ended")
     browser.shows("no job runs or waits")
     assert browser.js("document.querySelectorAll('#day a').length") >= 2
     assert not browser.complaints()
@@ -92,7 +92,7 @@ def test_a_job_is_killed_from_the_page_and_not_without_control(world: World, ser
         assert browser.shows(r"End job 2, job-2\?", "#sure")
         browser.press("\ue004\ue00d" if browser.js("document.activeElement.value") == "no" else "\ue00d")
         wait_until(lambda: world.state(2) == "ended", "the job to be killed")
-        browser.shows(r"job 2 job-2 signal 15", "#job-title")
+        browser.shows(r"job 2 job-2 SIGTERM", "#job-title")
     assert world.state(1) == "running"
 
 
