@@ -33,7 +33,7 @@ q       leave
 
 A row of several jobs is taken as a whole."""
 # Numbers as JOB takes them, at the beginning of a row; of a sweep that has too many of them an ellipsis ends them.
-_JOBS = re.compile(r"\s*(\d[\d,-]*)(,…)?\s")
+_JOBS = re.compile(r" *(\d[\d,-]*)(,…)?(?=  )")
 _COLOURS = re.compile(r"\x1b\[\d*m")
 LOG_LINES = 200
 
@@ -45,6 +45,9 @@ class Page:
         plain = [_COLOURS.sub("", line).strip() for line in lines]
         at = next((at for at, line in enumerate(plain) if line.startswith("JOB")), len(lines) - 1)
         self.head, self.body = [*(before or []), *lines[: at + 1]], lines[at + 1 :]
+        header = _COLOURS.sub("", lines[at]) if lines else ""
+        self.numbers_end = header.find("JOB") + len("JOB")
+        """Where the column of numbers ends: what stands below a row may begin with a number, too."""
 
 
 class Row:
@@ -56,12 +59,12 @@ class Row:
         self.state = line[match.end() :].split(maxsplit=1)[0] if line[match.end() :].strip() else ""
 
 
-def rows_of(body: list[str], text: str) -> list[Row]:
+def rows_of(page: Page, text: str) -> list[Row]:
     """Cut a page's body into rows, those that have a text in them."""
     found: list[Row] = []
-    for line in body:
-        match = _JOBS.match(_COLOURS.sub("", line) + " ")
-        if match is not None and not line.startswith(" " * 8):
+    for line in page.body:
+        match = _JOBS.match(_COLOURS.sub("", line) + "  ")
+        if match is not None and match.end() == page.numbers_end:
             found.append(Row(_COLOURS.sub("", line), match))
             found[-1].lines = [line]
         elif found:
@@ -92,7 +95,7 @@ class Browser:
         head = [_title(title, width), ""]
         if self._told is not None:
             return self._overlay(head, height)
-        self._rows = rows_of(page.body, self._filter)
+        self._rows = rows_of(page, self._filter)
         self._follow()
         body = [(line, at) for at, row in enumerate(self._rows) for line in row.lines] if page.body else []
         above = [*head, *page.head]

@@ -156,7 +156,7 @@ class Storyteller(Teller):
 
     def _is_unlimited(self, number: int) -> bool:
         job = self._jobs.get(number)
-        return job is not None and ends_mono(job, self._now_mono) == inf
+        return job is not None and job.request.time_limit_seconds is None and ends_mono(job, self._now_mono) == inf
 
 
 def _named(job_ids: Sequence[int]) -> str:
