@@ -2,8 +2,8 @@
 
 # --- tables (compared with gpurun's own by a test)
 __gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top web metrics doctor demo completion help'
-__gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --on --slurm --sim -h --help -V --version'
-__gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim'
+__gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time --expect -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --on --slurm --sim -h --help -V --version'
+__gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time --expect -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim'
 __gpurun_valued_ls='-u --user --sim'
 __gpurun_options_ls='-a --all -w --watch -u --user --json --sim -h --help'
 __gpurun_valued_kill='-s --signal --sim'

@@ -81,7 +81,7 @@ end
 
 # --- tables (compared with gpurun's own by a test)
 set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top web metrics doctor demo completion help
-set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim
+set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time --expect -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim
 complete -c gpurun -f -n __gpurun_first -a ls -d 'jobs, and why they wait'
 complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running'
 complete -c gpurun -f -n __gpurun_first -a renice -d 'change the priority of jobs, at once'
@@ -111,6 +111,7 @@ complete -c gpurun -n '__gpurun_launch' -s n -l nonblock -d 'give up at once ins
 complete -c gpurun -n '__gpurun_launch' -s w -l wait -x -a '10m 1h 4h 1d' -d 'give up after waiting that long: exit 124'
 complete -c gpurun -n '__gpurun_launch' -s E -l conflict-exit-code -x -d 'exit status for -n, -w and --once instead of 124'
 complete -c gpurun -n '__gpurun_launch' -s t -l time -x -a '10m 1h 4h 1d' -d 'time limit: asked to end (--signal), then killed'
+complete -c gpurun -n '__gpurun_launch' -l expect -x -d 'how long it may take, for the order; never ends it'
 complete -c gpurun -n '__gpurun_launch' -s a -l after -x -a '(__gpurun_list jobs)' -d 'start when those ended; ok:JOB only if it succeeded'
 complete -c gpurun -n '__gpurun_launch' -l give-way -x -a 'never pause suspend requeue' -d 'how it may give way: never, pause, suspend, requeue'
 complete -c gpurun -n '__gpurun_launch' -s r -l restartable -d 'it may be ended and run again'

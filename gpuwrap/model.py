@@ -182,6 +182,8 @@ class Job:
     """Since when it is paused or suspended."""
     returned_mono: float | None = None
     """When it last went on after a pause."""
+    expect_seconds: float | None = None
+    """How long its owner thinks that it takes (`--expect`): nobody ends it for that."""
     turn: int = 0
     """Since when it counts in line among those of its priority (see `turns`); made from the rest, and not written down."""
 

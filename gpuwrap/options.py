@@ -44,6 +44,7 @@ LAUNCH = [
     Option("-w --wait", "DURATION", "give up after waiting that long: exit 124", daily=True),
     Option("-E --conflict-exit-code", "N", "exit status for -n, -w and --once instead of 124", key="conflict_status"),
     Option("-t --time", "DURATION", "time limit: asked to end (--signal), then killed", daily=True),
+    Option("--expect", "DURATION", "how long it may take, for the order; never ends it"),
     Option("-a --after", "JOB,…", "start when those ended; ok:JOB only if it succeeded"),
     Option("--give-way", "HOW", "how it may give way: never, pause, suspend, requeue"),
     Option("-r --restartable", None, "it may be ended and run again", daily=True),

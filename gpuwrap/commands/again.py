@@ -78,6 +78,7 @@ def options_of(job: Job, default: str) -> list[str]:
     words += ["-i", ",".join(sorted(request.allowed))] if request.allowed is not None else []
     words += ["-p", str(job.priority)] if job.priority else []
     words += ["-t", f"{request.time_limit_seconds!r}s"] if request.time_limit_seconds is not None else []
+    words += ["--expect", f"{job.expect_seconds!r}s"] if job.expect_seconds is not None else []
     words += ["--give-way", request.give_way.value] if request.give_way is not GiveWay.PAUSE else []
     words += ["--signal", job.signals] if job.signals is not None else []
     words += ["--retries", str(job.retries)] if job.retries else []

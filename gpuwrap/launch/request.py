@@ -77,6 +77,13 @@ def read_request(given: Given) -> dict[str, object]:
         if not seconds:
             raise UsageError(f"time {given['time']}: must be more than nothing")
         request["time"] = seconds
+    if "expect" in given:
+        from ..units import parse_duration
+
+        seconds = parse_duration(str(given["expect"]), "expect")
+        if not seconds:
+            raise UsageError(f"expect {given['expect']}: must be more than nothing")
+        request["expect"] = seconds
     for option in ("after", "once"):
         if option in given:
             request[option] = _text_of(given[option], option)

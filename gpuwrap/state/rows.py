@@ -61,7 +61,7 @@ def row_from_job(job: Job) -> tuple[Any, ...]:
         job.output, job.after_jobs, job.once, int(job.detached),
         *((job.row.sweep, job.row.index, job.row.limit) if job.row is not None else (None, None, None)),
         int(job.output_asked), job.submitted_mono, job.granted_mono, job.started_mono, job.ended_mono, job.paused_mono,
-        job.returned_mono,
+        job.returned_mono, job.expect_seconds,
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
         signals, retries, yields_to, requeue, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep,
         sweep_index, sweep_limit, output_asked, submitted_mono, granted_mono, started_mono, ended_mono, paused_mono,
-        returned_mono, _devices,
+        returned_mono, expect, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
@@ -86,7 +86,7 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         bool(stub), signals, retries, yields_to, bool(requeue), fingerprint, learned_bytes,
         output, after_jobs, once, bool(detached), Row(sweep, sweep_index, sweep_limit) if sweep is not None else None,
         bool(output_asked), submitted_mono, granted_mono, started_mono, ended_mono, paused_mono, returned_mono,
-        turn(identity, submitted_mono, suspended_seconds()),
+        expect, turn(identity, submitted_mono, suspended_seconds()),
     )  # fmt: skip
 
 

@@ -11,13 +11,20 @@ SINCE = {
     2: ("sweep", "sweep_index", "sweep_limit"),
     3: ("output_asked",),
     5: ("submitted_mono", "granted_mono", "started_mono", "ended_mono", "paused_mono", "returned_mono"),
+    6: ("expect_seconds",),
 }  # fmt: skip
+
+
+def make_version_5(path: str | os.PathLike[str]) -> None:
+    """Turn a database into one that an arbiter of version 5 has left: nobody said how long a job may take."""
+    with closing(sqlite3.connect(path)) as database, database:
+        drop(database, SINCE[6], 5)
 
 
 def make_version_4(path: str | os.PathLike[str]) -> None:
     """Turn a database into one that an arbiter of version 4 has left: it knew no clock but the wall's."""
     with closing(sqlite3.connect(path)) as database, database:
-        drop(database, SINCE[5], 4)
+        drop(database, (*SINCE[5], *SINCE[6]), 4)
         for column in ("granted_at", "paused_at", "returned_at"):
             database.execute(f"ALTER TABLE job ADD COLUMN {column} REAL")
         for table in ("event", "arbiter"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from earlier import SINCE, make_version_1, make_version_4
+from earlier import SINCE, make_version_1, make_version_4, make_version_5
 from test_layers import modules
 from views import waiting
 
@@ -18,6 +18,8 @@ from gpuwrap.clocks import Now, boot_id, span, wall_at
 from gpuwrap.lifecycle import Event
 from gpuwrap.model import Share
 from gpuwrap.state.paths import Folder
+from gpuwrap.state.reading import Reader
+from gpuwrap.state.rows import row_from_job
 from gpuwrap.state.schema import VERSION
 from gpuwrap.state.store import Store
 
@@ -172,7 +174,23 @@ def test_what_the_first_version_has_left_is_reckoned_anew_too(folder: Folder) ->
     store.close()
 
 
-@pytest.mark.parametrize("earlier", [make_version_1, make_version_4])
+def test_of_version_5_all_is_kept_and_nobody_had_said_what_a_job_may_take(folder: Folder) -> None:
+    store = Store(folder)
+    with store.batch():
+        before = row_from_job(store.register(replace(waiting(0), expect_seconds=60.0)))
+    store.close()
+    make_version_5(folder.inside("state.db"))
+    (read,) = Reader(folder).jobs(ended=False)
+    store = Store(folder)
+    assert row_from_job(read) == row_from_job(store.live[1]) == (*before[:-1], None)
+    with store.batch():
+        store.change(store.live[1], expect_seconds=60.0)
+    store.close()
+    (read,) = Reader(folder).jobs(ended=False)
+    assert row_from_job(read) == before
+
+
+@pytest.mark.parametrize("earlier", [make_version_1, make_version_4, make_version_5])
 def test_a_database_that_was_brought_up_to_date_has_all_that_a_new_one_has(
     folder: Folder, earlier: Callable[[str], None]
 ) -> None:

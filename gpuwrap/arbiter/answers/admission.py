@@ -74,6 +74,7 @@ class Admission:
             output=values["output"] if "output" in values else _output_of(connection.pid),
             output_asked="output" in values,
             detached=values.get("detach", False),
+            expect_seconds=values.get("expect"),
         )
 
     def with_command(self, job: Job, argv: tuple[bytes, ...], script_bytes: int | None, values: Values) -> Job:

@@ -231,6 +231,7 @@ _JOB: dict[str, Reader] = {
     "give_way": way,
     "signals": signals,
     "retries": whole(0, MOST_RETRIES),
+    "expect": _SECONDS,
     "stub": flag,
     "output": os.fsencode,
     "detach": flag,
