@@ -57,6 +57,7 @@ from .pausing.pausing import Pausing
 from .pruning import Pruning
 from .seeing.astray import Astray
 from .seeing.deciding import Deciding
+from .seeing.expectations import Expectations
 from .seeing.observe import Observer
 from .seeing.sampling import Sampling
 from .seeing.views import bounds_of
@@ -125,6 +126,7 @@ class Arbiter:
         self._leaving = False
         self.figures, self.ends = Figures(), Ends(self)
         self.ahead = Ahead(self)
+        self.expectations = Expectations(store)
         self.deciding = Deciding(self)
         self.claims = Claims(self, self.timers, self._claims_changed)
         self.enforcer = Enforcer(self)

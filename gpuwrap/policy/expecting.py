@@ -39,7 +39,10 @@ class PastRun(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is known of a job whose need is asked for. `rows`: how long the other rows of its sweep took, or have run."""
+    """What is known of a job whose need is asked for.
+
+    `rows`: how long those rows of its sweep have run that have not ended; `ended_rows`: how long the others took.
+    """
 
     owner: str
     fingerprint: str | None
@@ -48,6 +51,7 @@ class Asked(NamedTuple):
     limit_seconds: float | None = None
     guess_seconds: float | None = None
     rows: tuple[float, ...] = ()
+    ended_rows: tuple[float, ...] = ()
 
 
 class _Recent:
@@ -93,9 +97,10 @@ class Experience:
                 left = max(said - ran, LEAST_SECONDS if basis is Basis.LIMIT else ran)
                 return Expected(left, left, left * SAID_PART, left, basis)
         command = self._kinds.get(("command", asked.fingerprint)) if asked.fingerprint is not None else None
-        alike = sorted([*(command.ordered if command is not None else ()), *(UNFINISHED * row for row in asked.rows)])
+        ran_before = asked.ended_rows or (command.ordered if command is not None else ())
+        alike = sorted([*ran_before, *(UNFINISHED * row for row in asked.rows)])
         if len(alike) - bisect_right(alike, ran) >= LEAST_COMMAND:
-            return _mean(alike, ran, Basis.SWEEP if asked.rows else Basis.COMMAND)
+            return _mean(alike, ran, Basis.SWEEP if asked.rows or asked.ended_rows else Basis.COMMAND)
         for kind in self._kinds_of(asked.owner, None, asked.gpus):
             recent = self._kinds.get(kind)
             if recent is not None and recent.longer_than(ran) >= LEAST_OWNER:

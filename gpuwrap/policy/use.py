@@ -1,10 +1,12 @@
 """Who has used the GPUs lately: GPU-seconds that fade, and what of them each owner had over an equal part."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 HALF_LIFE_SECONDS = 86400.0
 # Who has used nothing yet is not before everybody for that alone.
 LEAST_PART = 0.1
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Use:
@@ -23,8 +25,11 @@ class Use:
         used, then = self._used.get(owner, (0.0, now))
         return float(used * 0.5 ** ((now - then) / self._half_life))
 
-    def burdens(self, owners: Iterable[str], now: float) -> dict[str, float]:
-        """Return of each owner the part that it had, over an equal part of what these owners had together."""
-        used = {owner: self.of(owner, now) for owner in owners}
+    def burdens(self, owners: Iterable[str], now: float, beside: Mapping[str, float] = NOTHING) -> dict[str, float]:
+        """Return of each owner the part that it had, over an equal part of what these owners had together.
+
+        `beside`: GPU-seconds of work that is not over yet.
+        """
+        used = {owner: self.of(owner, now) + beside.get(owner, 0.0) for owner in owners}
         all_ = sum(used.values())
         return {owner: max(LEAST_PART, each * len(used) / all_) if all_ else 1.0 for owner, each in used.items()}

@@ -4,7 +4,7 @@
 """
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..clocks import suspended_seconds
 from ..lifecycle import JobState
@@ -15,6 +15,20 @@ _REQUEST_COLUMNS = (
     "gpus", "memory_bytes", "memory_percent", "exclusive", "allowed", "give_way", "time_limit_seconds",
 )  # fmt: skip
 _RESULT_COLUMNS = ("result_kind", "result_code", "result_signal", "result_text")
+
+
+class PastRow(NamedTuple):
+    """How long a job ran that has ended, and how long ago that was; `by_itself`: nobody ended it."""
+
+    user: str
+    name: str | None
+    cwd: bytes
+    fingerprint: str | None
+    gpus: int
+    sweep: int | None
+    seconds: float
+    age_seconds: float
+    by_itself: int
 
 
 def columns_of(changes: dict[str, Any]) -> dict[str, Any]:

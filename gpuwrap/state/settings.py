@@ -90,6 +90,13 @@ def _text(value: Any) -> str:
 SETTINGS: dict[str, Setting] = {
     "min_run": Setting(_duration, "5m", "how long a job runs at least before it is evicted"),
     "min_return": Setting(_duration, "5m", "how long a job runs at least after a pause before it is paused again"),
+    "order": Setting(
+        _one_of("arrival", "shortest", "fair"), "arrival", "who of equal priority is first: who came first, or who needs least"
+    ),
+    "due_after": Setting(_duration, "3d", "with another order than arrival: after how long nobody passes a job any more"),
+    "min_run_among_equals": Setting(
+        _duration, "2m", "with another order than arrival: how long a job with -r runs before it gives way to a shorter one"
+    ),
     "pause_limit": Setting(_duration, "4h", "how long a job is paused at most in 24 hours"),
     "gang_pause_limit": Setting(_duration, "5m", "the same for a job of several CUDA processes, and each time"),
     "eviction_limit": Setting(_count, 100, "how often a job is evicted for others at most; 0: no limit"),

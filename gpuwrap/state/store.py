@@ -28,7 +28,7 @@ from .disk import Disk, in_memory, read_known
 from .mirror import Mirror
 from .paths import DATABASE, Folder
 from .reading import Translated
-from .rows import columns_of, job_from_row, row_from_job, shares_from_text
+from .rows import PastRow, columns_of, job_from_row, row_from_job, shares_from_text
 from .schema import JOB_COLUMNS, LATEST_NAMED
 from .totals import totals_of
 
@@ -247,6 +247,17 @@ class Store:
             begun = moment
             (paused.add if state in ("paused", "suspended") else paused.discard)(job_id)
         return total + (max(0.0, monotonic() - max(begun, since_mono)) if paused else 0.0)
+
+    def past_runs(self, most: int) -> list[PastRow]:
+        """Return how long the jobs ran that ended last, the first of them first."""
+        rows = self._read(
+            "SELECT user, name, cwd, fingerprint, gpus, sweep,"
+            " max(0, coalesce(ended_mono - started_mono, ended_at - started_at)), max(0, ? - ended_at),"
+            " result_kind IN ('exit', 'signal') AND result_text IS NULL"
+            " FROM job WHERE state = 'ended' AND started_at IS NOT NULL AND ended_at IS NOT NULL ORDER BY id DESC LIMIT ?",
+            (wall_at(), most),
+        )
+        return [PastRow(*row) for row in reversed(rows)]
 
     def evictions(self, job_id: int) -> int:
         """Count how often a job gave way by being ended and run again."""

@@ -66,6 +66,7 @@ def rehearsed(arbiter: "Arbiter", job: Job, patience: float | None) -> str:
     waits = dict(view.patience) if patience is None else {**view.patience, job.id: patience}
     view = replace(view, jobs=(*view.jobs, job), after={**view.after, **arbiter.order.awaited_by(job)}, patience=waits)
     now_mono = time.monotonic()
+    view = arbiter.expectations.ordered(view, view.order, now_mono)
     made = plan(view, now_mono)
     for action in made.actions:
         if isinstance(action, Grant) and action.job_id == job.id:

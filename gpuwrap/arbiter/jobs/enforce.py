@@ -281,6 +281,7 @@ class Enforcer:
         if settings["on_end"]:
             self._turn.later(lambda: self._ends.tell(job, settings["on_end"], settings["on_end_after"]))
         self._turn.later(lambda: self._arbiter.scarcity.forget(job))
+        self._turn.later(lambda: self._arbiter.expectations.note(job, time.monotonic()))
         self._arbiter.shutdown.ended(job)
         seat = self._arbiter.seats.get(job.id)
         if seat is not None:

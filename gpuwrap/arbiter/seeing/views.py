@@ -1,12 +1,14 @@
 """The view of one queue, as a plan is made from it."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...host.devices import Look
 from ...lifecycle import STARTED, JobState
-from ...model import Bounds, Claim, Job, View, Yielding
+from ...model import Bounds, Claim, Job, Order, View, Yielding
+from ...policy.rerunning import may_be_evicted
 from ...state.settings import Settings
 from ...units import PRIORITY_STEP
 
@@ -22,6 +24,12 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
 
     `asking` is a job of a rehearsal: it is not in line, but what others could be made to do for it is found out too.
     """
+    order = Order(arbiter.settings["order"])
+    view = _view_of(arbiter, parent_id, look, asking, by_need=order is not Order.ARRIVAL)
+    return None if view is None else arbiter.expectations.ordered(view, order, time.monotonic())
+
+
+def _view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job | None, *, by_need: bool) -> View | None:
     after, own = arbiter.order.blocked(), arbiter.left_behind.own()
     if parent_id is None:
         view = arbiter.observer.outer_view(
@@ -31,7 +39,7 @@ def view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job |
             arbiter.bounds,
             fault=DRIVER_OPENING if look.pending else look.fault,
             without_gpu=runs_without(arbiter.settings, look),
-            yielding=_yielding(arbiter, asking),
+            yielding=_yielding(arbiter, asking, by_need=by_need),
             after=after,
             own=own,
             patience=arbiter.patience.left(),
@@ -64,22 +72,30 @@ def bounds_of(settings: Settings) -> Bounds:
         min_return_seconds=settings["min_return"],
         # For less than it must run afterwards a pause is not worth it, unless so little is allowed anyway.
         least_pause_seconds=min(settings["min_return"], settings["pause_limit"] / 2),
+        min_run_among_equals_seconds=settings["min_run_among_equals"],
+        due_after_seconds=settings["due_after"],
     )
 
 
-def _yielding(arbiter: "Arbiter", asking: Job | None) -> dict[int, Yielding]:
-    """Find out what jobs could be made to do, where one that waits outranks them by a step, and for the paused ones."""
+def _yielding(arbiter: "Arbiter", asking: Job | None, *, by_need: bool) -> dict[int, Yielding]:
+    """Find out what jobs could be made to do, where one that waits outranks them by a step, and for the paused ones.
+
+    `by_need`: one of equal priority may do so, too, to those that may be run again.
+    """
     holding = [job for job in arbiter.store.holding.values() if job.parent_id is None]
     if not holding:
         return {}
     waiting = [
         job.priority for job in arbiter.store.in_line.values() if job.parent_id is None and job.state is JobState.WAITING
     ]
-    highest = max([*waiting, *([asking.priority] if asking else [])], default=None)
+    equals = {*waiting, *([asking.priority] if asking else [])}
+    highest = max(equals, default=None)
     back = [job for job in holding if job.state in _PAUSED and job.yields_to is not None]
 
     def is_outranked(job: Job) -> bool:
         if highest is not None and highest >= job.priority + PRIORITY_STEP:
+            return True
+        if by_need and may_be_evicted(job) and job.priority in equals:
             return True
         mine = {share.uuid for share in job.shares}
         above = (each for each in back if each.priority >= job.priority + PRIORITY_STEP)
