@@ -30,7 +30,7 @@ class Limits:
     """Follows the jobs that have a time limit."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
-        self._arbiter = arbiter
+        self._arbiter, self._store = arbiter, arbiter.store
         self._turn = arbiter.turn
         self._stood = arbiter.notes.stood_still
 
@@ -55,17 +55,17 @@ class Limits:
 
     def _stood_still(self, job: Job, since_mono: float) -> float:
         """Return for how long a job stood still since a moment: it, or one inside which it runs, was paused."""
-        store = self._arbiter.store
+        store = self._store
         before = self._stood.get(job.id) or 0.0
         return before + store.paused_seconds_since([each.id for each in self._around(job)], since_mono)
 
     def _around(self, job: Job) -> list[Job]:
         """Return a job and those inside which it runs."""
-        return [job, *self._arbiter.store.around(job)]
+        return [job, *self._store.around(job)]
 
     def job_ended(self, job: Job) -> None:
         """Remember of a job that has ended how long it stood still, for those inside that outlive it."""
-        store = self._arbiter.store
+        store = self._store
         self._stood.drop(job.id)
         if not store.nested:
             return
@@ -85,7 +85,7 @@ class Limits:
         return left is not None and left <= 0
 
     def _due(self, job_id: int) -> None:
-        job, seat = self._arbiter.store.live.get(job_id), self._arbiter.seats.get(job_id)
+        job, seat = self._store.live.get(job_id), self._arbiter.seats.get(job_id)
         if job is None or seat is None:
             return
         seat.limit_timer = None
@@ -101,7 +101,7 @@ class Limits:
         seat.ended_by = f"time limit of {format_limit(job.request.time_limit_seconds)}{and_frozen(job)}"
         steps = stored_signals(job.signals)
         if job.state is not JobState.STOPPING:
-            job = self._arbiter.store.move(job, Event.ASK_TO_END, seat.ended_by)
+            job = self._store.move(job, Event.ASK_TO_END, seat.ended_by)
             text = f"job {job.id}: {seat.ended_by}: asked to end ({signal_name(steps[0][0])})"
             self._turn.do(lambda: self._tell(job, text))
         log("limit", f"job {job.id}: {seat.ended_by}")

@@ -27,7 +27,7 @@ class Memory:
     """Watches what jobs use."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
-        self._arbiter = arbiter
+        self._arbiter, self._store = arbiter, arbiter.store
         self._told, self._before = arbiter.notes.told_over, arbiter.notes.peak_before
         self._over: Ledger[int, str] = Ledger(arbiter.turn)
 
@@ -35,10 +35,10 @@ class Memory:
         """Take in what a look has shown: bytes by job and GPU."""
         over: dict[int, str] = {}
         for job_id, per_gpu in used.items():
-            job = self._arbiter.store.live[job_id]
+            job = self._store.live[job_id]
             most = max((size for size in per_gpu.values() if size is not None), default=0)
             if most > (job.peak_bytes or 0):
-                job = self._arbiter.store.change(job, peak_bytes=most)
+                job = self._store.change(job, peak_bytes=most)
             share = _exceeded(job, per_gpu)
             if share is not None:
                 over[job_id] = _words(share, per_gpu[share.uuid] or 0)
@@ -59,19 +59,19 @@ class Memory:
 
     def retried(self, job: Job) -> None:
         """A run has failed and there is another: what it died of for want of memory it is given next time (`-m auto`)."""
-        known = self._arbiter.store.learned_peak(job.fingerprint or "")
+        known = self._store.learned_peak(job.fingerprint or "")
         learned = self.learn(replace(job, result=Result(ResultKind.EXIT, code=1), ended_mono=time.monotonic()))
         if learned is None or learned <= (known or 0):
             return
         if job.request.memory_bytes is not None and job.request.memory_bytes == job.learned_bytes:
-            self._arbiter.store.change(job, request=self._raised(job, learned), learned_bytes=needed_bytes(learned))
+            self._store.change(job, request=self._raised(job, learned), learned_bytes=needed_bytes(learned))
 
     def learn(self, job: Job) -> int | None:
         """Remember what a run has taught of its command; returns the peak that is remembered now, None if it taught nothing."""
         self._told.drop(job.id)
         if not job.peak_bytes and job.learned_bytes is None:
             return None
-        store, known_as = self._arbiter.store, job.fingerprint or ""
+        store, known_as = self._store, job.fingerprint or ""
         known, before = store.learned_peak(known_as), self._before.get(known_as)
         if is_success(job) and before is not None:
             known = before
@@ -91,8 +91,8 @@ class Memory:
             self._told.put(job.id, job.attempt)
             self._arbiter.turn.do(lambda: tell(job, f"job {job.id} {text}"))
         if self._arbiter.settings["over_memory"] == "evict" and job.state is JobState.RUNNING and may_be_evicted(job):
-            self._arbiter.store.change(job, request=self._raised(job, most))
-            self._arbiter.reruns.evict(self._arbiter.store.live[job.id], None, f"{text} (over_memory)")
+            self._store.change(job, request=self._raised(job, most))
+            self._arbiter.reruns.evict(self._store.live[job.id], None, f"{text} (over_memory)")
 
     def _raised(self, job: Job, most: int) -> object:
         """Return its request with what it was seen to need; whole GPUs if none has that much."""

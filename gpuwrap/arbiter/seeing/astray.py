@@ -28,7 +28,7 @@ class Astray:
     """Knows who computes elsewhere, as of the last look."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
-        self._arbiter = arbiter
+        self._arbiter, self._store = arbiter, arbiter.store
         self._turn = arbiter.turn
         self._told = arbiter.notes.told_astray
         self._strays: dict[int, list[Stray]] = {}
@@ -36,11 +36,11 @@ class Astray:
     def note(self, look: Look, used: dict[int, dict[str, int | None]]) -> None:
         """Take in a look, and what it shows that jobs hold."""
         found: dict[int, list[Stray]] = {}
-        for stray in astray.find(self._arbiter.store.live, used, {sample.uuid: sample.index for sample in look.samples}):
+        for stray in astray.find(self._store.live, used, {sample.uuid: sample.index for sample in look.samples}):
             found.setdefault(stray.job_id, []).append(self._looked_at(look, stray))
         self._strays = found
         for job_id, strays in found.items():
-            self._tell(self._arbiter.store.live[job_id], strays)
+            self._tell(self._store.live[job_id], strays)
 
     def on(self, job_id: int, uuid: str) -> Stray | None:
         """Return what a job is on a GPU that it was not granted."""
@@ -62,7 +62,7 @@ class Astray:
         found = self._arbiter.owners.processes_on(look, stray.uuid, stray.job_id)
         if not found:
             return stray  # it has just ended
-        pid, leader = found[0].pid, self._arbiter.store.live[stray.job_id].identity.pid
+        pid, leader = found[0].pid, self._store.live[stray.job_id].identity.pid
         cause = astray.cause(_has_variable(pid), _is_below_sudo(pid, leader), draws=found[0].graphics)
         return replace(stray, pid=pid, cause=cause)
 
@@ -70,7 +70,7 @@ class Astray:
         told = list(self._told.get(job.id) or [])
         for stray in strays:
             own = f"{job.attempt}:{stray.index}"
-            is_inner = any(each != job.id and self._arbiter.store.is_inside(each, job.id) for each in self._on_gpu(stray.uuid))
+            is_inner = any(each != job.id and self._store.is_inside(each, job.id) for each in self._on_gpu(stray.uuid))
             if own not in told and not is_inner:
                 told.append(own)
                 log("astray", f"job {job.id}: {astray.there([stray])}")
@@ -87,7 +87,7 @@ class Astray:
 
     def _granted(self, stray: Stray) -> list[Job]:
         """Return the running jobs that were granted the GPU, but for those inside the stray or around it."""
-        store = self._arbiter.store
+        store = self._store
         return [
             job
             for job in store.holding.values()
