@@ -23,6 +23,7 @@ PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+:,./
 NOT_THERE = {
     "device": "Slurm picks the cards: a site can name a type of GPU (slurm.toml), or --slurm=--gres=gpu:TYPE:N",
     "not": "Slurm picks the cards",
+    "expect": "Slurm's order knows time limits alone: -t",
     "once": "Slurm cannot look and submit in one step",
     "once_waiting": "Slurm cannot look and submit in one step",
     "retries": "Slurm runs a failed job once; its own requeue is for jobs that it ended (-r)",
