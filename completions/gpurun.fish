@@ -187,6 +187,8 @@ complete -c gpurun -n '__gpurun_verb history' -s u -l user -x -a '(__fish_comple
 complete -c gpurun -n '__gpurun_verb history' -s n -l lines -x -d 'only the last N'
 complete -c gpurun -n '__gpurun_verb history' -l by -x -a '10 -10' -d 'sums: GPU-hours, jobs, waits by user, name or day'
 complete -c gpurun -n '__gpurun_verb history' -l day -d 'the last day as a picture, a line for each GPU'
+complete -c gpurun -n '__gpurun_verb history' -l replay -d 'what another order would have brought (setting order)'
+complete -c gpurun -n '__gpurun_verb history' -l order -x -d 'with --replay: arrival, shortest or fair alone'
 complete -c gpurun -n '__gpurun_verb history' -l plot -x -d 'the same into FILE.svg or FILE.png ([plot])'
 complete -c gpurun -n '__gpurun_verb history' -l json -d 'JSON, never cut or coloured'
 complete -c gpurun -n '__gpurun_verb history' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'

@@ -156,6 +156,8 @@ VERBS = {
         Option("-n --lines", "N", "only the last N"),
         Option("--by", "WHAT", "sums: GPU-hours, jobs, waits by user, name or day"),
         Option("--day", None, "the last day as a picture, a line for each GPU"),
+        Option("--replay", None, "what another order would have brought (setting order)"),
+        Option("--order", "O", "with --replay: arrival, shortest or fair alone"),
         Option("--plot", "FILE", "the same into FILE.svg or FILE.png ([plot])"),
         JSON,
     ),

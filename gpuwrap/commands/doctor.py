@@ -5,6 +5,7 @@ be seen from here) or `mended`. A bad one is followed by what to do. It starts n
 somebody stands still whom gpurun has forgotten is the arbiter asked, which lets him go on.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -31,6 +32,7 @@ from ..wire import PROTOCOL, pack
 from . import whereabouts
 from .asking import Given
 from .finding import Finding
+from .replayed import MOST_JOBS, advice
 
 LOOK_SECONDS = 5.0
 # Less than this on the state folder's disk and registering may soon fail.
@@ -50,6 +52,7 @@ def main(given: Given, operands: list[str]) -> int:
         lambda: _forgotten(sim),
         lambda: _limits(sim),
         lambda: _settings(sim),
+        lambda: _order(sim),
         _claims,
         _exit_status,
         whereabouts.freezing,
@@ -282,6 +285,17 @@ def _settings(sim: str | None) -> Iterator[Finding]:
     for name, value in read.written.items():
         source = read.sources.get(name, "default")
         yield Finding("ok", "settings", f"{name} = {json.dumps(value, ensure_ascii=False, default=str)} ({source})")
+
+
+def _order(sim: str | None) -> Iterator[Finding]:
+    """What another order would have brought for the latest jobs, if that is much."""
+    folder = paths.open_folder(sim, create=False)
+    if folder is None or settings.read_settings()["order"] != "arrival":
+        return
+    with contextlib.suppress(FileNotFoundError):
+        text = advice(Reader(folder).history(None, None, MOST_JOBS))
+        if text is not None:
+            yield Finding("note", "order", text, "gpurun history --replay says more; man gpurun, SETTINGS, what it means")
 
 
 def _arbiter_pid(sim: str | None) -> int:

@@ -10,19 +10,21 @@ from fnmatch import fnmatchcase
 from ..clocks import Now, wall_at
 from ..errors import GpurunError, NoSuchJob, UsageError, printable
 from ..launch.output import default_output
-from ..model import Job
+from ..model import Job, Order
 from ..outputs import kept_in
 from ..render import history_as_json, history_as_table
 from ..tables import Screen
 from ..units import parse_duration, parse_run, split_jobs
 from .asking import Given, World, read_lines
 from .lookback import look_back, looks_back
+from .replayed import orders_of, replayed
 
 
 def main(given: Given, operands: list[str]) -> int:
     """List ended jobs, the latest last; exit 1 if a job was named that is none."""
     since = since_when(str(given["since"]), datetime.fromtimestamp(wall_at())) if "since" in given else None
     most = read_lines(given)
+    orders = _orders(given)
     if looks_back(given):
         return look_back(given, operands, since)
     world = World(given)
@@ -40,6 +42,9 @@ def main(given: Given, operands: list[str]) -> int:
         jobs = [job for job in jobs if job.id in wanted]
     if most is not None:
         jobs = jobs[-most:] if most else []
+    if orders:
+        print("\n".join(replayed(jobs, orders, Screen.of_stdout())))
+        return _end(missing)
     logs = {job.id: path for job in jobs if (path := kept_in(job.output, job.id)[0]) is not None and os.path.exists(path)}
     own = None if world.folder is None else os.fsencode(default_output(world.folder))
     if "json" in given:
@@ -49,6 +54,19 @@ def main(given: Given, operands: list[str]) -> int:
         print("\n".join(history_as_table(jobs, places, Now.here(), Screen.of_stdout())))
     elif not missing:
         print("no jobs")
+    return _end(missing)
+
+
+def _orders(given: Given) -> list[Order]:
+    """Return the orders to replay; none if that is not asked for."""
+    if "replay" in given:
+        return orders_of(given.get("order"))
+    if "order" in given:
+        raise UsageError("--order: only with --replay")
+    return []
+
+
+def _end(missing: list[GpurunError]) -> int:
     sys.stdout.flush()
     for err in missing:
         sys.stderr.write(f"gpurun: history: {err.text}\n")
