@@ -52,7 +52,10 @@ def jobs_as_table(
     """Lines of `ls`: a header and each row, alike jobs in one; `notes` beside them or below. Other queues' jobs come last."""
     several = len({job.user for row in rows for job in row}) > 1
     cells = [_cells(row, standing, now, several_users=several) for row in rows]
-    header = ["JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["USER"] if several else []), "COMMAND"]
+    header = [
+        "JOB", "STATE", "PRIO↑", "GPU", "MEM", "TIME", *(["STARTS"] if standing.starts else []),
+        *(["USER"] if several else []), "COMMAND",
+    ]  # fmt: skip
     colours = [colour_of(row[0]) for row in rows]
     if elsewhere:
         header.insert(-1, "ON")
@@ -60,10 +63,11 @@ def jobs_as_table(
             cell.insert(-1, "here")
         for other in elsewhere:
             *front, what = other.cells
-            cells.append([*front, *([other.user] if several else []), other.on, what])
+            starts = [""] if standing.starts else []
+            cells.append([*front, *starts, *([other.user] if several else []), other.on, what])
             colours.append(_COLOURS.get(front[1], ""))
         notes = [*notes, *(other.note for other in elsewhere)]
-    spare = ("MEM", "TIME", "PRIO↑", "USER", "GPU", "ON")
+    spare = ("MEM", "TIME", "STARTS", "PRIO↑", "USER", "GPU", "ON")
     return draw(Table(header, cells, colours, ("JOB", "PRIO↑"), spare, notes), screen)
 
 
@@ -126,7 +130,16 @@ def _cells(row: list[Listed], standing: Standing, now: Now, *, several_users: bo
     least = row[-1].priority
     priority = str(job.priority) if least == job.priority else f"≤{job.priority}"
     user = [safe(job.user, 16)] if several_users else []
-    return [_numbers(row), state, priority, _gpus(row), _memory(job), _time(job, now), *user, what]
+    starts = [_starts(job, standing)] if standing.starts else []
+    return [_numbers(row), state, priority, _gpus(row), _memory(job), _time(job, now), *starts, *user, what]
+
+
+def _starts(job: Listed, standing: Standing) -> str:
+    """In how long the first of these jobs is expected to start; `-` if nobody can say."""
+    if job.state not in IN_LINE:
+        return ""
+    seconds = standing.starts.get(job.id)
+    return "-" if seconds is None else f"~{format_duration(seconds)}"
 
 
 def _place(row: list[Listed], standing: Standing) -> str:

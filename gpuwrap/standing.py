@@ -18,13 +18,15 @@ _OF_EACH = ("held", "stopped", "frozen")
 class Standing:
     """Places in line (1 is served next) and notes, by the numbers of the jobs. What nobody told is missing."""
 
-    __slots__ = ("notes", "places", "queues")
+    __slots__ = ("notes", "places", "queues", "starts")
 
     def __init__(self) -> None:
         self.places: dict[int, int] = {}
         self.queues: dict[int, int] = {}
         """Of jobs that wait inside another's grant: that one."""
         self.notes: Mapping[int, Note] | dict[int, Note] = {}
+        self.starts: dict[int, int] = {}
+        """In how many seconds jobs are expected to start, of whom that can be said."""
 
     @classmethod
     def read(cls, text: str) -> "Standing":
@@ -37,6 +39,8 @@ class Standing:
                 queues.append(fields)
             elif kind == "reason":
                 reasons.append((fields[0], fields[1]))
+            elif kind == "starts":
+                self.starts = {int(job): int(seconds) for job, _, seconds in (field.partition(":") for field in fields)}
             elif kind == "job":
                 notes[int(fields[0])] = (fields[1], fields[2])
         for whose, jobs, runs in queues:

@@ -10,10 +10,11 @@
 5. A rank rests on what is expected, never on what a job will turn out to need. A wrong guess costs time, and nothing else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import ceil, inf, log, sqrt
 
 from ..model import Basis, GiveWay, Job, Order, View
+from ..turns import before
 from ..units import PRIORITY_STEP
 from .users import Standing
 
@@ -22,6 +23,14 @@ DUE_FACTOR = 20
 GIVING_PART = 0.5
 # Expected ends are told apart by steps of this ratio; the next step up is also the margin that a guess is given.
 STEP_RATIO = 1.25
+
+
+def by_place(view: View | None, now_mono: float) -> Callable[[Job], tuple[float, ...]]:
+    """Return what a line is sorted by, as a view has it; by arrival where there is none (yet)."""
+    if view is None or view.order is Order.ARRIVAL:
+        return before
+    ranks = Ranks(view, now_mono)
+    return lambda job: (-job.priority, ranks.rank(job), job.turn, job.id)
 
 
 class Ranks:

@@ -5,6 +5,7 @@ from math import inf
 
 from ..model import Job, Obstacle, Reason, Rule
 from ..sweeps import in_words
+from .outlook import outlook
 from .plan import ends_mono
 from .reasons import Teller, must_succeed
 from .words import job_list, named_command
@@ -114,6 +115,10 @@ class Storyteller(Teller):
         told.append(f"it waits for {holders}")
         end = self._earliest(reason, job)
         return [*told, end] if end else told
+
+    def outlook(self, reason: Reason, job: Job, before: list[int]) -> list[str]:
+        """Return what its place rests on and when it is expected to start, where the order goes by what jobs need."""
+        return outlook(self._view, job, reason.place, before, self._now_mono, self._clock)
 
     def _rule(self, reason: Reason, job: Job) -> str:
         if reason.rule is Rule.BEHIND and reason.behind is not None:

@@ -1,5 +1,6 @@
 """The line in an order that goes by what jobs need: whoever is expected to need least is first, and takes an equal's place."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -86,3 +87,22 @@ def test_an_order_that_is_changed_holds_for_those_who_wait(make_world: MakeWorld
     world.run("kill", "1")
     until(world, 3, "running")
     assert world.state(2) == "waiting"
+
+
+def test_why_says_what_a_place_rests_on_and_between_when_it_is_expected_to_start(make_world: MakeWorld) -> None:
+    world = make(make_world, 'order = "shortest"\n')
+    world.start("-t", "2h", "sleep", "600")
+    until(world, 1, "running")
+    in_line(world, 2, "--expect", "10h", "sleep", "600")
+    in_line(world, 3, "--expect", "1h", "sleep", "600")
+    told = world.run("why", "2").stdout
+    assert "it is 2nd: expected to need 10 h (--expect); before it: job 3, expected to need less." in told
+    assert re.search(r"^expected to start (between .+ and|by) .+, by what these jobs", told, re.MULTILINE)
+    assert "it is 1st: expected to need 1 h (--expect)." in world.run("why", "3").stdout
+    places = [line.split()[:2] for line in world.run("ls").stdout.splitlines()[1:]]
+    assert places == [["1", "running"], ["3", "1st"], ["2", "2nd"]]
+    head, *rows = world.run("ls").stdout.splitlines()
+    starts = [row[head.index("STARTS") :].split("  ")[0].strip() for row in rows]
+    assert starts[0] == ""
+    assert all(re.fullmatch(r"~\d+ (h|min|s)( \d+ min)?", each) for each in starts[1:]), starts
+    assert "1st of 2" in world.run("renice", "0", "3").stdout

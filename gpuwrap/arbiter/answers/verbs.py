@@ -17,8 +17,8 @@ from ...host import processes
 from ...lifecycle import Event, JobState
 from ...model import Job, Plan, View
 from ...policy.effects import effect
+from ...policy.ranks import by_place
 from ...policy.words import clock_of, ordinal
-from ...turns import before
 from ..bell.socket import Connection
 from ..jobs.killing import SPARED
 from ..turn import Ledger
@@ -164,8 +164,10 @@ class Verbs:
     def _add_places(self, done: list[list[object]]) -> None:
         """Say of those in line where they stand now that all of them were changed."""
         lines: dict[int | None, list[int]] = {}
-        for job in sorted(self._arbiter.store.in_line.values(), key=before):
-            lines.setdefault(job.parent_id, []).append(job.id)
+        views, in_line, now_mono = self._arbiter.deciding.views, self._arbiter.store.in_line.values(), time.monotonic()
+        for queue in dict.fromkeys(job.parent_id for job in in_line):
+            line = sorted([job for job in in_line if job.parent_id == queue], key=by_place(views.get(queue), now_mono))
+            lines[queue] = [job.id for job in line]
         places = {job_id: (place, len(line)) for line in lines.values() for place, job_id in enumerate(line, 1)}
         for each in done:
             job_id, well, text = each

@@ -5,10 +5,12 @@ Of a long line most wait for the same: each reason is written once, and the line
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
+from types import MappingProxyType
 
 from ...model import Job, Plan
 from ...sweeps import in_words
 
+NOTHING: Mapping[int, float] = MappingProxyType({})
 # The rule, the sentence, and what would help.
 Words = tuple[str, str, list[str]]
 
@@ -18,12 +20,14 @@ def lined_up(
     in_line: Mapping[int, Job],
     live: Iterable[Job],
     explain: Callable[[Job], Words | None] | None,
+    starts: Mapping[int, float] = NOTHING,
 ) -> str:
     """Return the answer to `line`, in lines whose fields stand between tabs; without `explain` it tells no reasons.
 
     `queue`, whose (the job inside which it waits, or nothing), its jobs as they will be served, which reason each has as
     `count*number` · `reason`, rule, sentence, in the order of their numbers · `job`, number, rule, sentence: of one that does
-    not wait and is told of all the same.
+    not wait and is told of all the same · `starts`, `job:seconds`…: in how long those are expected to start of whom that can be
+    said.
     """
     known: dict[tuple[str, str], int] = {}
     planned: set[int] = set()
@@ -42,6 +46,8 @@ def lined_up(
         words = explain(job) if job.id not in planned and explain is not None else None
         if words is not None:
             lines.append("\t".join(("job", str(job.id), *words[:2])))
+    if starts:
+        lines.append("\t".join(("starts", *(f"{job_id}:{seconds:.0f}" for job_id, seconds in starts.items()))))
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@
 """
 
 import time
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ...clocks import wall_at
@@ -14,6 +15,7 @@ from ...host import processes
 from ...lifecycle import IN_LINE, JobState
 from ...model import Job, Plan, Rule, View
 from ...policy.effects import stuck
+from ...policy.outlook import told_starts
 from ...policy.reasons import Teller
 from ...policy.story import Brief, Briefest, Compact, Lister, Numbers, Storyteller
 from ...policy.words import clock_of, job_list
@@ -194,9 +196,11 @@ class Lines:
 
     def lined_up(self, *, bare: bool) -> str:
         """Tell who is served when, and unless `bare` why each waits, for a list of all."""
-        store = self._arbiter.store
+        store, starts = self._arbiter.store, dict[int, float]()
+        for view in () if bare else self._arbiter.deciding.views.values():
+            starts |= told_starts(view, time.monotonic())
         explain = None if bare else lambda job: self.explain(job, Lister, helps=False)
-        return lined_up(self._arbiter.deciding.plans, store.in_line, list(store.live.values()), explain)
+        return lined_up(self._arbiter.deciding.plans, store.in_line, list(store.live.values()), explain, starts)
 
     def _decided(self, job: Job) -> tuple[Plan | None, View | None]:
         """Return the last plan of a job's queue, and what it was made from."""
@@ -218,6 +222,8 @@ class Lines:
             return None
         teller = Storyteller(view, time.monotonic(), wall_at())
         told = teller.sentences(reason, job)
+        if view.expected and plan is not None:
+            told += teller.outlook(reason, job, list(takewhile(lambda each: each != job.id, plan.reasons)))
         if job.learned_bytes is not None:
             told.append(f"by earlier runs of this command it needs {format_size(job.learned_bytes)} on a GPU")
         return told, teller.help_lines(reason, job)
