@@ -89,6 +89,8 @@ class _Pass:
         self._highest = max((job.priority for job, _ in self._line.entries), default=-inf) if apart else -inf
         self._hopeful = len(self._line.shapes)  # those that have not failed
         self._take_shares()
+        # Those further down the line for whom others are leaving already.
+        self._ahead = {job.id for job, _ in self._line.entries} & self.leaving.keys() if self.leaving else set[int]()
         self._find_open()
         self._quotas = Quotas(view, self._count_free())
 
@@ -137,14 +139,29 @@ class _Pass:
                         self._keep_for_first(job, entry)
                     entry.failed = True
                     self._hopeful -= 1
+                    if not self._within_reach[True][0]:
+                        self._fail_all()
             staying[job.id] = in_line
+            if self._ahead:
+                self._ahead.discard(job.id)
             if self._hopeful == 0 and self._nothing_comes_of_the_rest(job):
                 break
         return Plan(tuple(actions), Reasons(self, staying, rest), self.kept, self.stuck)
 
+    def _fail_all(self) -> None:
+        """No GPU is open, so nobody can be placed who wants one and goes on with nothing of his own."""
+        for shape in self._line.shapes.values():
+            if shape.gpus and not shape.own and not shape.failed:
+                shape.failed = True
+                self._hopeful -= 1
+
     def _nothing_comes_of_the_rest(self, job: Job) -> bool:
         """Whether all behind a job stay in line, since every shape has failed: nobody there outranks anybody, or comes back."""
-        if self._line.comes_anybody_back or max(job.priority, self._highest) >= self._yield_from or self.leaving:
+        if self._line.comes_anybody_back or self._ahead:
+            return False
+        if self._has_newcomer and self.ranks.by_need and not self._is_anybody_paused:
+            return True  # one at a time
+        if max(job.priority, self._highest) >= self._yield_from or self.leaving:
             return False
         return self.ranks.nobody_behind_precedes(job)
 

@@ -10,8 +10,9 @@
 5. A rank rests on what is expected, never on what a job will turn out to need. A wrong guess costs time, and nothing else.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from math import ceil, inf, log, sqrt
+from math import inf, sqrt
 
 from ..model import Basis, GiveWay, Job, Order, View
 from ..turns import before
@@ -23,6 +24,9 @@ DUE_FACTOR = 20
 GIVING_PART = 0.5
 # Expected ends are told apart by steps of this ratio; the next step up is also the margin that a guess is given.
 STEP_RATIO = 1.25
+# What is expected to take `UP_TO` one of these is given the step beside it, of seconds to centuries.
+STEPS = [STEP_RATIO**step for step in range(1, 120)]
+UP_TO = [STEP_RATIO ** (step - 0.5) for step in range(1, 119)]
 
 
 def by_place(view: View | None, now_mono: float) -> Callable[[Job], tuple[float, ...]]:
@@ -43,7 +47,6 @@ class Ranks:
         self._due_after = view.bounds.due_after_seconds
         self._is_fair = view.order is Order.FAIR
         self._known: dict[int, float] = {}
-        self._limits: dict[float, float] = {}
         # The largest rank of those that may give way to an equal, by priority.
         self._most: dict[int, float] = {}
         if self.by_need and view.yielding:
@@ -57,20 +60,21 @@ class Ranks:
     def rank(self, job: Job) -> float:
         """Return what a job is ranked by, smaller first: negative if it is due, infinite if nothing is expected of it."""
         found = self._known.get(job.id)
-        if found is None:
-            found = self._known[job.id] = self._rank(job)
-        return found
-
-    def _rank(self, job: Job) -> float:
+        if found is not None:
+            return found
         expected, since = self._expected.get(job.id), job.submitted_mono
-        if since is not None:
-            patience = self._due_after + (0.0 if expected is None else DUE_FACTOR * expected.seconds)
-            if self._now_mono - since >= patience:
-                return -1.0
-        if expected is None:
-            return inf
-        rank = expected.index * sqrt(job.request.gpus) if job.request.gpus > 1 else expected.index
-        return rank * self._burden.get(job.id, 1.0) if self._is_fair else rank
+        patience = self._due_after if expected is None else self._due_after + DUE_FACTOR * expected.seconds
+        if since is not None and self._now_mono - since >= patience:
+            rank = -1.0
+        elif expected is None:
+            rank = inf
+        else:
+            gpus = job.request.gpus
+            rank = expected.index * sqrt(gpus) if gpus > 1 else expected.index
+            if self._is_fair:
+                rank *= self._burden.get(job.id, 1.0)
+        self._known[job.id] = rank
+        return rank
 
     def is_due(self, job: Job) -> bool:
         """Whether nobody passes it any more."""
@@ -119,11 +123,7 @@ class Ranks:
             return job.request.time_limit_seconds
         if expected.basis is Basis.LIMIT:
             return expected.seconds
-        seconds = self._limits.get(expected.seconds)
-        if seconds is None:
-            seconds = STEP_RATIO ** ceil(log(max(1.0, expected.seconds), STEP_RATIO) + 0.5)
-            self._limits[expected.seconds] = seconds
-        return seconds
+        return STEPS[bisect_left(UP_TO, expected.seconds)]
 
     def ends_mono(self, job: Job) -> float:
         """Return when a job that computes is expected to end; infinite if nothing is expected."""
