@@ -126,7 +126,7 @@ def test_a_training_that_a_script_waits_for_is_asked_and_saves(script: Script, f
     assert script.lines() == ["ready", "asked", "saved"]
     if how == "a pipeline":
         told = script.folder / "told"
-    wait_until(lambda: told.read_text() == "a line of output\n", "the tee to have told it", 2)
+        wait_until(lambda: told.read_text() == "a line of output\n", "the tee to have told it", 2)
 
 
 @FORMS

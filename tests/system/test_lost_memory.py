@@ -69,7 +69,7 @@ def test_a_list_shows_the_live_jobs_whatever_is_done_to_the_database(world: Worl
     listed = world.run("ls")
     assert (listed.returncode, listed.stderr) == (0, "")
     assert "running" in listed.stdout
-    assert "waiting" in listed.stdout
+    assert "10th" in listed.stdout
     jobs = world.jobs(all=False)
     assert [(job["id"], job["state"]) for job in jobs] == [(n, "running" if n < 3 else "waiting") for n in range(1, 13)]
     assert before.stdout.count('"argv"') == len(jobs)
