@@ -1,4 +1,4 @@
-"""Another queue that jobs can be handed to, as verbs see it: a small interface, and Slurm behind it.
+"""Slurm behind the small interface (interface.py) that verbs and launches see.
 
 1. All jobs are asked for at once, and at most every `FRESH_SECONDS`: a site's controller serves everybody.
 2. A job that the queue does not list any more is asked of what keeps records, then of our own; else it is unknown. No row
@@ -6,7 +6,6 @@
 """
 
 import os
-from typing import Protocol
 
 from ..clocks import file_age
 from ..errors import GpurunError
@@ -20,31 +19,6 @@ FRESH_SECONDS = 5.0
 # A Tab waits no longer for an answer.
 IMPATIENT_SECONDS = 0.5
 CACHE = "squeue"
-
-
-class Engine(Protocol):
-    """A queue that is not ours."""
-
-    def submit(self, options: list[str], script: bytes) -> str:
-        """Hand a script over; returns the job's number. Raises GpurunError."""
-
-    def listed(self, *, fresh: bool = False) -> list[SlurmJob]:
-        """Return the jobs of this user that gpurun handed over and that live."""
-
-    def cancel(self, job: str, signal: str | None = None) -> None:
-        """End a job, or send it a signal."""
-
-    def renice(self, job: str, priority: int) -> str:
-        """Change where a job stands; returns what was done."""
-
-    def hold(self, job: str, held: bool) -> None:
-        """Hold a waiting job in line, or let it go."""
-
-    def why(self, job: SlurmJob) -> tuple[list[str], list[str]]:
-        """Say in sentences why a job waits, and what would help."""
-
-    def history(self, since: str | None) -> list[SlurmJob]:
-        """Return the jobs of this user that gpurun handed over and that have ended."""
 
 
 class Slurm:

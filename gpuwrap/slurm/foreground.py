@@ -8,9 +8,9 @@
 4. A controller that does not answer is asked again until the wait limit; what runs goes on meanwhile.
 """
 
+import _signal as signal  # signal itself brings enum along
 import os
 import select
-import signal
 import sys
 import time
 
@@ -251,11 +251,11 @@ class Foreground:
             else:
                 if not self.told_down and not self.quiet:
                     self.told_down = True
-                    say(f"Slurm does not answer: {signal.Signals(self.resend[0]).name} is passed on when it does")
+                    say(f"Slurm does not answer: SIG{name_of(self.resend[0])} is passed on when it does")
                 self.resend_mono = time.monotonic() + RESEND_SECONDS
                 return
         if self.resend and time.monotonic() >= self.resend_mono and self.srun:
-            name = signal.Signals(self.resend[0]).name.removeprefix("SIG")
+            name = name_of(self.resend[0])
             self.messenger = os.fork()
             if self.messenger == 0:
                 try:
@@ -417,6 +417,12 @@ class Foreground:
             how = f"exit {code}" if code >= 0 else f"signal {-code}"
             return GpurunError(f"srun ended before the program started ({how})")
         return tools.refusal("srun", errors)
+
+
+def name_of(number: int) -> str:
+    """Name a signal without SIG."""
+    names = [name for name in dir(signal) if name.startswith("SIG") and not name.startswith("SIG_")]
+    return next((name[3:] for name in names if getattr(signal, name) == number), str(number))
 
 
 def _date() -> str:

@@ -6,7 +6,6 @@ from ..errors import UsageError
 from ..launch.launch import say
 from ..launch.program import find_program, program_argv, readable
 from ..launch.request import read_request
-from .after import dependency
 from .engine import Slurm
 from .mapping import Given, Mapped, Request, is_batch, mapped, shown
 from .site import read_site
@@ -28,7 +27,12 @@ def launch(given: Given, words: list[str]) -> None:
     site = read_site()
     after = request.pop("after", None)
     engine = Slurm(site)
-    found = mapped(given, request, argv, site, None if after is None else dependency(str(after), engine))
+    comes_after = None
+    if after is not None:
+        from .after import dependency
+
+        comes_after = dependency(str(after), engine)
+    found = mapped(given, request, argv, site, comes_after)
     quiet = "quiet" in given
     for note in [] if quiet else found.notes:
         say(note)

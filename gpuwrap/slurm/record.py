@@ -7,7 +7,6 @@
 """
 
 import os
-from typing import Any
 
 from ..clocks import wall_at
 from ..errors import GpurunError
@@ -74,7 +73,7 @@ def write(entry: Entry) -> None:
         return
 
 
-def note(job: str, **values: Any) -> None:
+def note(job: str, **values: object) -> None:
     """Add to what is known of a job, if it has a file."""
     entry = read(job)
     if entry is not None:
@@ -124,7 +123,7 @@ def prune() -> None:
                 continue
 
 
-def new(job: str, argv: list[bytes], log: bytes | None = None, **values: Any) -> Entry:
+def new(job: str, argv: list[bytes], log: bytes | None = None, **values: object) -> Entry:
     """Return an entry of a job that was just submitted."""
     known = {"submitted": f"{wall_at():.0f}"} | {name: str(value) for name, value in values.items() if value is not None}
     return Entry(job, known, argv, log)

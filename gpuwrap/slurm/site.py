@@ -4,48 +4,50 @@ Nothing in it is needed: without any, a job goes to the default partition with w
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from ..errors import GpurunError, UsageError
 from ..options import nearest
 from ..state.paths import home_of_user
-from ..state.settings import read_toml
 from ..units import PRIORITY_HIGHEST, PRIORITY_LOWEST, parse_size
+
+TYPE_CHECKING = False  # as type checkers read it; a launch waits for this module, and typing imports much
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 SYSTEM = "/etc/gpurun/slurm.toml"
 # How much Slurm's nice changes for one step of priority. Its priorities reach to billions, and weights are thousands.
 NICE_STEP = 100
 
 
-@dataclass(frozen=True, slots=True)
 class Band:
     """From which priority on jobs go to another QOS, or another partition."""
 
-    since: int
-    qos: str | None
-    partition: str | None
+    __slots__ = ("partition", "qos", "since")
+
+    def __init__(self, since: int, qos: str | None, partition: str | None) -> None:
+        self.since, self.qos, self.partition = since, qos, partition
 
 
-@dataclass(frozen=True, slots=True)
 class Site:
-    """What the files say; `sources` are those that were there."""
+    """What the files say. `sources`: those that were there."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    gpu: str | None = None
-    """The type of GPU that is asked for, as Slurm knows it: `gpu:TYPE:N`."""
-    nice_step: int = NICE_STEP
-    shard_bytes: int | None = None
-    shards_per_gpu: int | None = None
-    constraints: tuple[tuple[int, str], ...] = ()
-    """Which feature GPUs of at least so many bytes have, the smallest first."""
-    bands: tuple[Band, ...] = ()
-    arguments: tuple[str, ...] = ()
-    """What every job is submitted with."""
-    sources: tuple[str, ...] = field(default=())
+    def __init__(
+        self, *, partition: str | None = None, account: str | None = None, qos: str | None = None, gpu: str | None = None,
+        nice_step: int = NICE_STEP, shard_bytes: int | None = None, shards_per_gpu: int | None = None,
+        constraints: tuple[tuple[int, str], ...] = (), bands: tuple[Band, ...] = (), arguments: tuple[str, ...] = (),
+        sources: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        self.partition, self.account, self.qos = partition, account, qos
+        self.gpu = gpu
+        """The type of GPU that is asked for, as Slurm knows it: `gpu:TYPE:N`."""
+        self.nice_step, self.shard_bytes, self.shards_per_gpu = nice_step, shard_bytes, shards_per_gpu
+        self.constraints = constraints
+        """Which feature GPUs of at least so many bytes have, the smallest first."""
+        self.bands = bands
+        self.arguments = arguments
+        """What every job is submitted with."""
+        self.sources = sources
 
     def band_of(self, priority: int) -> Band | None:
         """Return the band of a priority: the highest that begins at or below it."""
@@ -67,9 +69,14 @@ def files() -> list[str]:
 
 def read_site() -> Site:
     """Read all files. Raises GpurunError that names file and key."""
+    there = [path for path in files() if os.path.lexists(path)]
+    if not there:
+        return Site()
+    from ..state.settings import read_toml
+
     values: dict[str, Any] = {}
     sources = []
-    for path in files():
+    for path in there:
         read = read_toml(path)
         if read:
             sources.append(path)
@@ -85,38 +92,38 @@ def read_site() -> Site:
     return Site(**values, sources=tuple(sources))
 
 
-def _word(value: Any) -> str:
+def _word(value: "Any") -> str:
     if not isinstance(value, str) or not value or not value.isprintable() or " " in value:
         raise UsageError(f"{value}: a word in quotes")
     return value
 
 
-def _words(value: Any) -> tuple[str, ...]:
+def _words(value: "Any") -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
         raise UsageError(f"{value}: a list of words in quotes")
     return tuple(value)
 
 
-def _count(value: Any) -> int:
+def _count(value: "Any") -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
         raise UsageError(f"{value}: a count, 1 or more")
     return value
 
 
-def _size(value: Any) -> int:
+def _size(value: "Any") -> int:
     size, _percent = parse_size(value) if isinstance(value, str) else (None, None)
     if size is None:
         raise UsageError(f"{value}: a size, as in 6G")
     return size
 
 
-def _constraints(value: Any) -> tuple[tuple[int, str], ...]:
+def _constraints(value: "Any") -> tuple[tuple[int, str], ...]:
     if not isinstance(value, dict):
         raise UsageError("a table of sizes and features")
     return tuple(sorted((_size(size), _word(name)) for size, name in value.items()))
 
 
-def _bands(value: Any) -> tuple[Band, ...]:
+def _bands(value: "Any") -> tuple[Band, ...]:
     tables = value if isinstance(value, list) else [value]
     found = []
     for table in tables:
@@ -130,7 +137,7 @@ def _bands(value: Any) -> tuple[Band, ...]:
     return tuple(found)
 
 
-KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+KEYS: "dict[str, tuple[str, Callable[[Any], Any]]]" = {
     "partition": ("partition", _word),
     "account": ("account", _word),
     "qos": ("qos", _word),

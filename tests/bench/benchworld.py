@@ -64,6 +64,15 @@ class BenchWorld:
             process.wait()
         self.end_arbiter()
 
+    @property
+    def command(self) -> str:
+        """The gpurun that is measured."""
+        return self._command
+
+    def on_slurm(self, variables: dict[str, str]) -> dict[str, str]:
+        """Return an environment in which it speaks to a Slurm, without simulated GPUs."""
+        return {name: value for name, value in self._environment.items() if name != "GPURUN_SIM"} | variables
+
     def run(self, *words: str, stdout: int | None = None) -> None:
         """Run gpurun to its end."""
         subprocess.run([self._command, *words], env=self._environment, check=True, stdout=stdout)

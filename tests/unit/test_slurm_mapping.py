@@ -1,6 +1,7 @@
 """From our options to Slurm's, from Slurm's words to ours: tables, without a Slurm."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from gpuwrap.errors import UsageError
 from gpuwrap.launch.request import read_request
 from gpuwrap.options import LAUNCH, parse
 from gpuwrap.slurm import reading, reasons, record, site, tools
+from gpuwrap.slurm.engine import Slurm
+from gpuwrap.slurm.interface import Engine
 from gpuwrap.slurm.listening import Listener
 from gpuwrap.slurm.mapping import Mapped, is_batch, mapped, quoted, script, shown, slurm_output
 from gpuwrap.slurm.names import read_name
@@ -303,7 +306,10 @@ def test_the_site_file_is_read_and_the_users_own_wins(tmp_path: Path, monkeypatc
     read = read_site()
     assert (read.partition, read.nice_step, read.shard_bytes, read.shards_per_gpu) == ("mine", 50, 6 * GIB, 4)
     assert (read.constraints, read.arguments) == (((40 * GIB, "gpu40g"),), ("--mem=0",))
-    assert (read.band_of(9), read.band_of(50)) == (None, Band(10, "high", None))
+    band = read.band_of(50)
+    assert read.band_of(9) is None
+    assert band is not None
+    assert (band.since, band.qos, band.partition) == (10, "high", None)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +329,18 @@ def test_a_site_file_that_is_wrong_is_named(text: str, says: str, tmp_path: Path
     with pytest.raises(GpurunError) as wrong:
         read_site()
     assert (str(path) in wrong.value.text, says in wrong.value.text) == (True, True)
+
+
+def test_slurm_stands_behind_the_small_interface() -> None:
+    engine: Engine = Slurm()  # the type checker compares them
+    assert {name for name in vars(Engine) if not name.startswith("_")} <= set(dir(engine))
+
+
+def test_a_launch_on_slurm_loads_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, gpuwrap.slurm.launching, gpuwrap.slurm.foreground; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"dataclasses", "typing", "subprocess", "json", "tomllib", "re", "enum", "datetime", "sqlite3", "pynvml"}
+    assert not set(loaded) & heavy
 
 
 def test_a_record_keeps_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
