@@ -95,6 +95,7 @@ class Foreground:
         self.resend_mono = 0.0
         self.messenger = 0
         self.recorded = ""
+        self.has_asked_to_end = False
         self.look_mono = 0.0
         self.told_down = self.told_hopeless = False
 
@@ -255,6 +256,7 @@ class Foreground:
                 self.resend_mono = time.monotonic() + RESEND_SECONDS
                 return
         if self.resend and time.monotonic() >= self.resend_mono and self.srun:
+            self.has_asked_to_end |= self.resend[0] in ENDING
             name = name_of(self.resend[0])
             self.messenger = os.fork()
             if self.messenger == 0:
@@ -395,6 +397,8 @@ class Foreground:
             signal=os.WTERMSIG(ended) if is_signal else None, ended=_date(),
         )  # fmt: skip
         self.engine.forget()
+        if self.listener.notice and not self.has_asked_to_end and not self.quiet:
+            say(f"s{self.recorded}: {_ended_by(self.listener.notice)}")
         if sys.stdout is not None:
             sys.stdout.flush()
         signal.set_wakeup_fd(-1)
@@ -417,6 +421,15 @@ class Foreground:
             how = f"exit {code}" if code >= 0 else f"signal {-code}"
             return GpurunError(f"srun ended before the program started ({how})")
         return tools.refusal("srun", errors)
+
+
+def _ended_by(notice: bytes) -> str:
+    """Say who ended the job, as the step's manager has it."""
+    kinds = (
+        (b"TIME LIMIT", "its time limit passed"), (b"PREEMPTION", "a job of higher priority took its GPUs"),
+        (b"NODE FAILURE", "its machine failed"), (b"OUT OF MEMORY", "it ran out of memory"),
+    )  # fmt: skip
+    return next((words for part, words in kinds if part in notice), "ended from outside (scancel)")
 
 
 def name_of(number: int) -> str:

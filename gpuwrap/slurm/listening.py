@@ -9,6 +9,8 @@ not: 143 is both an exit and a death by TERM) [run, 22.05]. Another version may 
 """
 
 PREFIX = b"srun: "
+# What a step's manager writes into the program's stderr when Slurm ends the job: `slurmstepd: error: *** STEP 7.0 ON n1 …`.
+MANAGER, ENDED = b"slurmstepd", b": error: *** "
 QUEUED, ALLOCATED, JOB, STARTED, STATUS = b"queued and waiting", b"has been allocated", b"jobid ", b"tasks started", b"(status="
 # What srun says of an end that we tell ourselves.
 OF_THE_END = (
@@ -27,6 +29,8 @@ class Listener:
         """How the program ended, as waitpid(2) tells it."""
         self.said: list[bytes] = []
         """srun's own words until the program started, but for what -v adds."""
+        self.notice = b""
+        """What a step's manager said of the end."""
         self._rest = b""
         self._in_line = False
 
@@ -49,12 +53,14 @@ class Listener:
                 passed.append(line[:at])
                 self._in_line, self._rest = True, line[at:]
                 break
-            if self._in_line or not (line.startswith(PREFIX) or PREFIX.startswith(line)):
+            if self._in_line or not any(line.startswith(each) or each.startswith(line) for each in (PREFIX, MANAGER)):
                 passed.append(line + newline)
                 self._in_line = not newline
             elif not newline and not last:
                 self._rest = text
                 break
+            elif line.startswith(MANAGER) and ENDED in line:
+                self.notice = line
             elif line.startswith(PREFIX):
                 if self._is_programs(line[len(PREFIX) :]):
                     passed.append(line + newline)

@@ -74,6 +74,8 @@ def mapped(given: Given, request: Request, argv: list[bytes], site: Site, depend
     options += site.arguments
     more = given.get("slurm")
     found.user_options = more.split("\0") if isinstance(more, str) else []
+    if any(word.startswith(("-M", "--cluster")) for word in found.user_options):
+        raise UsageError("--on slurm: --slurm=-M: the verbs would not find it there: SLURM_CONF chooses the cluster")
     return found
 
 

@@ -11,8 +11,11 @@ import os
 from ..errors import FAILED, NOT_FOUND, SOME_FAILED, GpurunError, printable
 
 CALL_SECONDS = 30.0
-# What formats and filters output, by its beginning.
-FORMATS = (b"SQUEUE_", b"SINFO_", b"SACCT_", b"SCANCEL_", b"SCONTROL_", b"SPRIO_", b"SLURM_TIME_FORMAT")
+# What formats and filters output, or asks another cluster than SLURM_CONF names, by its beginning.
+FORMATS = (
+    b"SLURM_CLUSTERS", b"SBATCH_CLUSTERS", b"SQUEUE_", b"SINFO_", b"SACCT_", b"SCANCEL_", b"SCONTROL_", b"SPRIO_",
+    b"SLURM_TIME_FORMAT",
+)  # fmt: skip
 OF_ALLOCATION = (b"SLURM_", b"SLURMD_", b"SBATCH_", b"SRUN_", b"SALLOC_", b"PMI_", b"PMIX_")
 KEPT = (b"SLURM_CONF", b"SLURM_CONF_SERVER")
 # What an outer job of gpurun's, or an outer grant, has set.

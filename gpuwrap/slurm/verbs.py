@@ -35,6 +35,8 @@ def run(verb: str, given: Given, operands: list[str], local: Local) -> int:
         from .lists import ls
 
         return ls(given, operands)
+    if verb == "history" and not given.keys().isdisjoint(("by", "day", "plot")):
+        return local(given, operands)  # sums and pictures are of this machine's GPUs
     if verb == "history":
         from .lists import history
 

@@ -1,5 +1,6 @@
 """`--on slurm` against a real Slurm: two machines with four GPUs each. What is said of Slurm was seen on 22.05."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,16 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cluster import Cluster
 from terminal import Terminal
-from waiting import let_pass, wait_until
+from waiting import wait_until
 from world import World
 
 MakeWorld = Callable[..., World]
 
 
 def listed(world: World) -> list[dict[str, Any]]:
+    """Slurm's jobs as `ls` has them now: what squeue said before is forgotten."""
+    for path in world.directory.glob("slurm/*/squeue"):
+        path.unlink(missing_ok=True)
     done = world.run("ls", "--json")
     assert done.returncode == 0, done.stderr
     jobs: list[dict[str, Any]] = json.loads(done.stdout).get("slurm", [])
@@ -188,9 +193,30 @@ def test_signals_reach_the_program_as_they_are_and_its_own_end_counts(on_slurm: 
 
 def test_what_a_group_is_sent_does_not_reach_srun(on_slurm: World, catcher: list[str]) -> None:
     """timeout(1) signals its whole group: the program gets one TERM, and has its time."""
-    done = on_slurm.run("--on", "slurm", *catcher, prefix=("timeout", "2"))
-    assert done.stdout == "ready\nSIGTERM\n"
-    assert done.returncode == 124
+    child = on_slurm.start("--on", "slurm", *catcher, prefix=("timeout", "600"))
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGTERM)  # which it passes to gpurun, and then to all of its group
+    assert child.communicate(timeout=30) == ("SIGTERM\n", "")
+    assert child.returncode == 61
+
+
+def test_it_stands_still_with_the_program_and_goes_on_with_it(on_slurm: World, tmp_path: Path) -> None:
+    ticks = tmp_path / "ticks"
+    child = running(on_slurm, "sh", "-c", f"echo ready; while :; do echo >> {ticks}; sleep 0.05; done")
+    child.send_signal(signal.SIGTSTP)
+    gpurun = psutil.Process(child.pid)
+    wait_until(lambda: gpurun.status() == psutil.STATUS_STOPPED, "gpurun to stand still")
+    programs = []
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.name() == "sh" and str(ticks) in " ".join(each.cmdline()):
+                programs.append(each)
+    wait_until(lambda: psutil.STATUS_STOPPED in {each.status() for each in programs}, "the program to stand still")
+    child.send_signal(signal.SIGCONT)
+    wait_until(lambda: psutil.STATUS_STOPPED not in {each.status() for each in programs}, "the program to go on")
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == -signal.SIGTERM
 
 
 def test_killed_it_leaves_no_job_behind(on_slurm: World, cluster: Cluster) -> None:
@@ -239,7 +265,7 @@ def test_the_waiting_line_says_why_and_is_gone_before_the_program_writes(on_slur
 
 
 def test_gpus_are_slurms_choice_and_without_any_none_are_seen(on_slurm: World) -> None:
-    says = "echo [$CUDA_VISIBLE_DEVICES]"
+    says = "echo [${CUDA_VISIBLE_DEVICES-all of them}]"
     for words, expected in ((["-g", "2"], "[0,1]\n"), ([], "[0]\n"), (["-g", "0"], "[]\n")):
         done = on_slurm.run("--on", "slurm", *words, "sh", "-c", says, extra={"CUDA_VISIBLE_DEVICES": "5"})
         assert (done.returncode, done.stdout) == (0, expected), done
@@ -413,7 +439,8 @@ def test_in_the_foreground_it_ends_with_125(on_slurm: World, cluster: Cluster) -
 
 def test_variables_that_change_what_squeue_prints_change_nothing(on_slurm: World, waiting: str) -> None:
     odd = {"SQUEUE_FORMAT": "%i", "SQUEUE_ALL": "1", "SQUEUE_STATES": "COMPLETED", "SLURM_TIME_FORMAT": "relative"}
-    let_pass(5.1, "what squeue said before to be old")
+    for path in on_slurm.directory.glob("slurm/*/squeue"):
+        path.unlink()
     done = on_slurm.run("ls", "--json", extra=odd)
     assert [row["id"] for row in json.loads(done.stdout)["slurm"]] == [waiting]
 

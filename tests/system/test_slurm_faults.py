@@ -133,6 +133,8 @@ def test_what_is_ended_behind_our_back_is_what_slurm_says(world: World, frail: C
     assert child.stdout.readline() == "ready\n"
     frail.run("scancel", *frail.states())
     assert child.wait(30) == -signal.SIGTERM
+    assert child.stderr is not None
+    assert child.stderr.read().endswith(": ended from outside (scancel)\n")
     job = world.run("--on", "slurm", "-d", "sleep", "600").stdout.strip()
     wait_until(lambda: frail.states() == {job[1:]: "RUNNING"}, "the job to run")
     frail.run("scancel", job[1:])
@@ -258,6 +260,16 @@ def test_a_list_of_500_jobs_is_there_before_anybody_wonders(stand_in: Callable[.
         taken.append(after.children_user + after.children_system - before.children_user - before.children_system)
     record_property("counted", f"{min(taken) * 1000:.0f} ms of CPU for 500 jobs")
     assert min(taken) < 0.3, taken
+
+
+def test_squeue_is_asked_once_in_five_seconds_for_all(stand_in: Callable[..., World]) -> None:
+    row = "%d|N/A|PENDING|Priority|1|0|0:00|1:00||low|2026-11-30T23:44:55|N/A|gpurun:1 k=b p=0 g=1|train"
+    world = stand_in(squeue=f"echo asked >> $GPURUN_DIR/asked; echo '{row % 7}'")
+    (world.directory / "slurm").mkdir()
+    for words in (["ls"], ["ls", "--json"], ["ls", "s7"], ["completion", "jobs", "kill"]):
+        assert "s7" in world.run(*words).stdout
+    asked = (world.directory / "asked").read_text().count("asked")
+    assert asked == 1, f"{asked} times"
 
 
 def test_doctor_says_what_this_slurm_can_do(world: World) -> None:

@@ -58,6 +58,7 @@ def test_options_are_mapped_and_nothing_else_is_sent(words: str, at: Site, expec
 @pytest.mark.parametrize(
     ("words", "at", "named"),
     [
+        ("--slurm=-M --slurm=other", Site(), "--slurm=-M"),
         ("-i 3", Site(), "--device: Slurm picks the cards"),
         ("--not 3", Site(), "--not: Slurm picks"),
         ("-m 8G", Site(), "-m: this Slurm does not share GPUs by memory"),
@@ -283,6 +284,14 @@ def test_only_what_the_program_wrote_is_passed_on(size: int) -> None:
     passed = b"".join(listener.hear(text[at : at + size]) for at in range(0, len(text), size)) + listener.hear(b"", last=True)
     assert passed == program + b"\n"
     assert (listener.job, listener.has_started, listener.is_queued, listener.status) == ("7", True, False, 0x300)
+
+
+def test_what_a_steps_manager_says_of_the_end_is_kept_apart() -> None:
+    listener = Listener()
+    listener.hear(TOLD)
+    said = b"slurmstepd-n1: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-12-01T01:10:29 DUE TO TIME LIMIT ***\n"
+    assert listener.hear(b"last\n" + said + b"slurm: mine\n") == b"last\nslurm: mine\n"
+    assert b"TIME LIMIT" in listener.notice
 
 
 def test_a_line_without_an_end_is_passed_on_at_once() -> None:
