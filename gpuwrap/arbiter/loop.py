@@ -16,7 +16,7 @@ from collections.abc import Callable
 from ..errors import StoreError
 from ..host import processes
 from ..host.devices import Devices
-from ..lifecycle import IN_LINE, STARTED, JobState
+from ..lifecycle import STARTED, JobState
 from ..model import Job
 from ..state.notes import Kept
 from ..state.paths import DATABASE, Folder
@@ -362,19 +362,6 @@ class Arbiter:
         self.killing.undone()
         self.pausing.undone()
         self.let_go_of_claims()
-
-    def job_ended(self, job: Job) -> None:
-        """Who waited inside a job that has ended waits outside now, and who outlives it holds its share there."""
-        for inner in self.store.inside(job.id):
-            if inner.state in STARTED and not processes.is_same_process(inner.identity):
-                self.enforcer.leader_ended(inner.id)  # we hear of it in a moment; it was inside to its end
-        self.limits.job_ended(job)
-        for inner in self.store.inside(job.id):
-            self.store.change(inner, parent_id=job.parent_id)
-            if inner.state in IN_LINE:
-                self.answers.unjudged[inner.id] = None
-        self.order.job_ended(job)
-        self.turn.replan()
 
     def holders(self, job: Job) -> list[tuple[int, int | None]]:
         """Return a job's processes that the driver named at the last look."""

@@ -29,6 +29,7 @@ from ..state.notes import Kept
 from ..state.store import Store
 from ..wire import pack
 from .birth import explained
+from .compose import compose
 from .keeper import KEPT_FD
 from .log import log
 from .loop import Arbiter
@@ -87,7 +88,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     devices, sim_root = _open_devices(folder, sim)
     command = [*arbiter_command(path, sim), "keeper"]
     settings = settings_at_start(Kept(store), store.live.values())
-    arbiter = Arbiter(folder, store, devices, settings, command, sim_root)
+    arbiter = compose(folder, store, devices, settings, command, sim_root)
     arbiter.mending.on_retire, arbiter.mending.is_alone = lock.release, lock.is_ours
     arbiter.farewell.listen()
     arbiter.orphans.adopters.note_birth(summoners)

@@ -25,6 +25,7 @@ from views import waiting
 from waiting import wait_until
 
 from gpuwrap.arbiter.bell.socket import Connection
+from gpuwrap.arbiter.compose import compose
 from gpuwrap.arbiter.loop import Arbiter
 from gpuwrap.errors import StoreError
 from gpuwrap.host import processes
@@ -61,7 +62,7 @@ def made_arbiter(path: Path, spec: str = "24G") -> Iterator[Arbiter]:
     folder = Folder(str(path), fd)
     store = Store(folder)
     devices = SlowDevices(spec, str(path), os.fstat(fd).st_ino)
-    arbiter = Arbiter(folder, store, devices, read_settings(), ["true"], devices.root)
+    arbiter = compose(folder, store, devices, read_settings(), ["true"], devices.root)
     try:
         yield arbiter
     finally:

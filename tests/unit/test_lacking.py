@@ -11,8 +11,8 @@ import pytest
 from waiting import wait_until
 
 from gpuwrap.arbiter import keeper as keeping
+from gpuwrap.arbiter.compose import compose
 from gpuwrap.arbiter.keeper import Keeper
-from gpuwrap.arbiter.loop import Arbiter
 from gpuwrap.host.devices import Look
 from gpuwrap.host.looking import Looker
 from gpuwrap.host.simulated import SimulatedDevices
@@ -115,7 +115,7 @@ class Unready(SimulatedDevices):
 def test_a_look_that_cannot_be_begun_is_tried_again_and_nobody_is_refused_for_it(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path), os.open(tmp_path, os.O_RDONLY))
     store, devices = Store(folder), Unready("24G", str(tmp_path), 1)
-    arbiter = Arbiter(folder, store, devices, read_settings(), ["true"], devices.root)
+    arbiter = compose(folder, store, devices, read_settings(), ["true"], devices.root)
     for _ in range(3):
         arbiter.deciding.begin_look()
     look = arbiter.deciding.look

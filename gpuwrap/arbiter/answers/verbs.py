@@ -199,8 +199,11 @@ class Verbs:
         self._watchers[connection] = running
         self._answer_watchers()
 
-    def job_ended(self, job: Job) -> None:
-        """Tell those who wait for a job."""
+    def ended(self, job: Job) -> None:
+        """Tell those who wait for a job, once its end is written down."""
+        self._turn.do(lambda: self._tell_watchers(job))
+
+    def _tell_watchers(self, job: Job) -> None:
         for running in self._watchers.values():
             running.discard(job.id)
         self._answer_watchers()

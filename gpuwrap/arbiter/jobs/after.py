@@ -93,7 +93,7 @@ class Order:
         """Return the jobs that some job in line names: how they ended is still asked for."""
         return {number for record in self._arbiter.store.awaiting.records() for number in record.everything}
 
-    def job_ended(self, job: Job) -> None:
+    def ended(self, job: Job) -> None:
         """Cancel the jobs in line that wait for the success of one that did not succeed, and those that wait for them.
 
         Each of these ends too and comes here again, where it is noted only: a walk within the walk would go as deep as the

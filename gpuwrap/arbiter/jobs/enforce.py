@@ -11,7 +11,7 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ...clocks import wall_at
@@ -38,7 +38,8 @@ class Enforcer:
         self._arbiter = arbiter
         self._turn = arbiter.turn
         self._known = arbiter.known
-        self._ends = arbiter.ends
+        self.at_end: Sequence[Callable[[Job], None]] = ()
+        """Who follows the end of a job, in order."""
 
     # --- granting -----------------------------------------------------------------------------------------------
 
@@ -272,33 +273,24 @@ class Enforcer:
         self._end(job, Result(ResultKind.LOST, text=text), text, ended_mono=None)
 
     def _end(self, job: Job, result: Result, why: str, **changes: object) -> None:
-        settings = self._arbiter.settings
-        self._arbiter.pausing.ended(job)
         result = self._arbiter.scarcity.judge(job, self._arbiter.shutdown.judge(result))
         changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
         job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
         self._turn.later(lambda: _log_end(job, result))
-        if settings["on_end"]:
-            self._turn.later(lambda: self._ends.tell(job, settings["on_end"], settings["on_end_after"]))
-        self._turn.later(lambda: self._arbiter.scarcity.forget(job))
-        self._turn.later(lambda: self._arbiter.expectations.note(job, time.monotonic()))
-        self._arbiter.shutdown.ended(job)
-        seat = self._arbiter.seats.get(job.id)
-        if seat is not None:
-            self._settle_seat(job, started=job.started_at is not None)
-        self._arbiter.memory.learn(job)
-        self._arbiter.astray.forget(job)
-        self._turn.later(lambda: self._arbiter.reruns.clean_up(job))
-        self._arbiter.job_ended(job)
-        self._turn.do(lambda: self._arbiter.answers.verbs.job_ended(job))
+        for follows in self.at_end:
+            follows(job)
+        self._turn.replan()
         self.release_if_let_go(job)
 
-    def _settle_seat(self, job: Job, *, started: bool) -> None:
-        seat = self._arbiter.seats[job.id]
+    def settle(self, job: Job) -> None:
+        """The leader has ended: hear no more of it, and find what it left behind."""
+        seat = self._arbiter.seats.get(job.id)
+        if seat is None:
+            return
         if seat.offer_timer is not None:
             seat.offer_timer.cancel()
         self._arbiter.unwatch_leader(job.id)  # now: it stays readable, and would cut short the wait for an answer
-        if not started:
+        if job.started_at is None:
             return
         kin = self._known.of(job.id)
         kin.processes = self._arbiter.orphans.survivors(job)

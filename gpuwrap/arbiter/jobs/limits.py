@@ -63,7 +63,7 @@ class Limits:
         """Return a job and those inside which it runs."""
         return [job, *self._store.around(job)]
 
-    def job_ended(self, job: Job) -> None:
+    def ended(self, job: Job) -> None:
         """Remember of a job that has ended how long it stood still, for those inside that outlive it."""
         store = self._store
         self._stood.drop(job.id)

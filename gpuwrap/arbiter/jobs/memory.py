@@ -66,6 +66,10 @@ class Memory:
         if job.request.memory_bytes is not None and job.request.memory_bytes == job.learned_bytes:
             self._store.change(job, request=self._raised(job, learned), learned_bytes=needed_bytes(learned))
 
+    def ended(self, job: Job) -> None:
+        """A job has ended: what it was seen to need is remembered."""
+        self.learn(job)
+
     def learn(self, job: Job) -> int | None:
         """Remember what a run has taught of its command; returns the peak that is remembered now, None if it taught nothing."""
         self._told.drop(job.id)

@@ -271,7 +271,7 @@ class Pausing:
 
     def run_over(self, job: Job) -> None:
         """One run of a job has ended; its stub lives on, in the group that the job may have."""
-        if job.state is JobState.PAUSED:
+        if job.paused_mono is not None:
             self._stopping.let_go(job)
         self.forget(job.id)
 
