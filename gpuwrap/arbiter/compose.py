@@ -18,6 +18,19 @@ def compose(
     """Build the arbiter of a world; `keeper_command` starts its successor."""
     arbiter = Arbiter(folder, store, devices, settings, keeper_command, sim_root)
     arbiter.enforcer.at_end = at_end(arbiter)
+    arbiter.seating.leader_ended = arbiter.enforcer.leader_ended
+    arbiter.seating.shared, arbiter.seating.unjudged = arbiter.sweeps, arbiter.answers.unjudged
+    arbiter.seating.on_leave = arbiter.survivors.let_go, arbiter.known.forget
+    arbiter.ladders.resume = lambda job: ask_again(arbiter, job)
+    arbiter.followers = (
+        arbiter.seating,  # first: the others may ask for a seat
+        arbiter.pausing,  # nobody waits for an answer longer than for being let go on
+        arbiter.ladders,
+        arbiter.limits,
+        arbiter.enforcer,
+        arbiter.ahead,
+        arbiter.holding,
+    )
     return arbiter
 
 
@@ -49,3 +62,14 @@ def at_end(arbiter: Arbiter) -> Sequence[Callable[[Job], None]]:
         arbiter.order.ended,
         arbiter.answers.verbs.ended,
     )
+
+
+def ask_again(arbiter: Arbiter, job: Job) -> None:
+    """Ask a job to end that an earlier arbiter had asked, as that did as far as can be told."""
+    if job.requeue:
+        arbiter.reruns.resume_eviction(job)
+    elif arbiter.limits.has_passed(job):
+        arbiter.limits.end(job)
+    else:
+        arbiter.ladders.begin(job.id, "killed")
+        arbiter.killing.ask_to_end(job)

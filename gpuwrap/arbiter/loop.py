@@ -1,22 +1,21 @@
-"""The arbiter's loop: wake, batch, decide, commit, answer.
+"""The arbiter's loop: wake, handle, plan, commit, follow, answer.
 
 1. Everything one wake brings is one transaction; answers and signals go out after it is committed, and then what nobody waits
-   for is done. If it cannot be committed, nothing of it has happened. An offer, which is a question, goes out before, and even
+   for is done. If it cannot be committed, nothing of it has happened (`turn`). What hangs on the jobs that it touched is made
+   as their rows say, in either case. An offer, which is a question, goes out before, and even
    before the plan (`ahead`): who takes it within a millisecond is let go by the same commit.
 2. Nothing here waits but epoll; what may hang (the driver) is asked elsewhere.
 3. The arbiter leaves when no job and no grant is left for `IDLE_SECONDS`: it takes the bell away, looks once more, then
    lets its lock go.
 """
 
-import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import StoreError
 from ..host import processes
 from ..host.devices import Devices
-from ..lifecycle import STARTED, JobState
 from ..model import Job
 from ..state.notes import Kept
 from ..state.paths import DATABASE, Folder
@@ -25,8 +24,8 @@ from ..state.store import Store
 from .answers.answers import Answers, Poisoned
 from .bell.ahead import Ahead
 from .bell.room import Room, is_lack_of_room
-from .bell.seat import Seat
-from .bell.socket import Bell, Connection
+from .bell.seating import Seating
+from .bell.socket import Bell
 from .birth import explained
 from .errands import Errands
 from .farewell import Farewell
@@ -34,6 +33,7 @@ from .jobs.after import Order
 from .jobs.asking import Asking
 from .jobs.enforce import Enforcer
 from .jobs.killing import Killing
+from .jobs.ladders import Ladders
 from .jobs.limits import Limits
 from .jobs.memory import Memory
 from .jobs.patience import Patience
@@ -68,8 +68,9 @@ from .telling.gpus import Inventory
 from .telling.wait_line import Lines
 from .timers import Timer, Timers
 from .tuning import Tuning
-from .turn import Turn
+from .turn import Follower, Turn
 from .worlds.claims import Claims
+from .worlds.holding import Holding
 
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 0.2
@@ -77,8 +78,6 @@ RETRY_SECONDS = 0.2
 FORGET_SECONDS = 5.0
 # How long the arbiter is without a keeper that died, or could not be had, before it starts another.
 KEEPER_SECONDS = 0.2
-# When what there was no descriptor for is tried again.
-ROOM_SECONDS = 1.0
 # For so long nothing else is done while the answer to an offer is on its way: clients take less, unless they stand still.
 ANSWER_SECONDS = 0.001
 
@@ -103,11 +102,9 @@ class Arbiter:
         self.timers = Timers()
         self.turn = Turn(store, self.timers)
         self.room = Room()
-        self.seats: dict[int, Seat] = {}
-        self.away: set[int] = set()
-        self.leaders: dict[int, int] = {}
-        """Jobs by the pid of their leader or waiting client: no such process is a leftover of another job."""
-        self.leftovers: set[int] = set()
+        self.seating = Seating(self.turn, self.timers, self, store, self.room, lambda: self.bell.connections)
+        self.seats, self.away = self.seating.seats, self.seating.away
+        self.leaders, self.leftovers = self.seating.leaders, self.seating.leftovers
         self.walk, self.known = Walk(self.leaders), Known()
         lineages = processes.Lineages()
         self.links = Links(self.known, self.walk, Markers(sim_root))
@@ -129,6 +126,10 @@ class Arbiter:
         self.expectations = Expectations(store)
         self.deciding = Deciding(self)
         self.claims = Claims(self, self.timers, self._claims_changed)
+        self.holding = Holding(self.turn, store, self.claims)
+        self.ladders = Ladders(self.timers)
+        self.followers: Sequence[Follower] = ()
+        """Who makes what hangs on a job as its row says, in order."""
         self.enforcer = Enforcer(self)
         self.killing = Killing(self)
         self.asking = Asking(self)
@@ -204,6 +205,7 @@ class Arbiter:
                 err = StoreError("write", DATABASE, str(err.strerror).lower())
             self._not_committed(err)
             return
+        self.follow(self.store.touched)
         self.mending.committed()
         self.answers.committed()
         self.turn.carry_out(self.bell.send)
@@ -212,6 +214,13 @@ class Arbiter:
             self.unwritten = None
             self.lines.refresh_soon()
         self._arm()
+
+    def follow(self, job_ids: Iterable[int]) -> None:
+        """Make what hangs on jobs as their rows say."""
+        for job_id in dict.fromkeys(job_ids):
+            job = self.store.live.get(job_id)
+            for follower in self.followers:
+                follower.follow(job_id, job)
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         """Call back for every descriptor that is ready."""
@@ -229,7 +238,6 @@ class Arbiter:
             log("store", err.text)
         if isinstance(err, StoreError):
             self.mending.doubt(err)
-        self._resume_from_store()
         if isinstance(err, StoreError):
             self.unwritten, self._lost_mono = err, time.monotonic()
             self.answers.refuse_all(err)
@@ -241,9 +249,7 @@ class Arbiter:
         self.turn.speak(self.bell.send)
         self.bell.let_in()
         self.turn.stand()
-        for job in self.store.live.values():
-            if job.state is JobState.GRANTED:
-                self.enforcer.offer(job)  # with the next batch that is committed
+        self.follow([*self.seats, *self.store.live, *self.store.touched])  # what is said now is said with the next that is
         self.turn.replan()
         self._arm()
         time.sleep(RETRY_SECONDS)  # what woke us is still there and would wake us at once
@@ -260,38 +266,6 @@ class Arbiter:
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def hold_leader(self, seat: Seat) -> bool:
-        """Have a pidfd of a client before it is told to go, since it may end before we look; false if there is no room."""
-        if seat.pidfd is None and seat.connection is not None:
-            if not self.room.is_for_a_job() and len(self.bell.connections) > 1:
-                return False
-            seat.pidfd = seat.connection.open_pidfd()
-        return True
-
-    def watch_leader(self, job_id: int, connection: Connection | None = None) -> None:
-        """Be told when the leader of a job ends: soon if it has gone. `connection`: the one that it has just closed."""
-        seat, job = self.seats.get(job_id), self.store.live.get(job_id)
-        if seat is None or job is None or job.state is JobState.ENDED or seat.watched or seat.sweep is not None:
-            return
-        try:
-            if seat.pidfd is None:
-                seat.pidfd = connection.open_pidfd() if connection is not None else processes.open_pidfd(job.identity)
-        except OSError:
-            self.timers.after(ROOM_SECONDS, lambda: self.watch_leader(job_id))
-            return
-        if seat.pidfd is None:
-            self.timers.after(0.0, lambda: self.enforcer.leader_ended(job_id))
-            return
-        self.watch(seat.pidfd, lambda _mask: self.enforcer.leader_ended(job_id))
-        seat.watched = True
-
-    def unwatch_leader(self, job_id: int) -> None:
-        """The end of the leader has been noted."""
-        seat = self.seats.get(job_id)
-        if seat is not None and seat.pidfd is not None and seat.watched:
-            self.unwatch(seat.pidfd)
-            seat.watched = False
-
     def catch_up(self) -> None:
         """Do what nobody waits for."""
         for action in self.turn.take_due():
@@ -305,63 +279,7 @@ class Arbiter:
             log("bell", "somebody removed the bell: hanging up another")
             self.bell.open()
 
-    # --- jobs ---------------------------------------------------------------------------------------------------
-
-    def adopt(self, job: Job, connection: Connection | None, pidfd: int | None = None) -> Seat:
-        """Give a job its seat, or its new connection."""
-        if job.id not in self.seats:
-            self.seats[job.id] = Seat(job.identity.pid, job.id, self.away)
-            self.answers.unjudged[job.id] = None
-        seat = self.seats[job.id]
-        self.leaders[job.identity.pid] = job.id
-        if connection is not None:
-            if seat.connection is not None and seat.connection is not connection:
-                seat.connection.job_id = None
-            seat.connection = connection
-            connection.job_id = job.id
-            seat.stopped = seat.mute = False
-            if job.state not in STARTED:
-                seat.let_go_of_leader(self)
-        if seat.pidfd is None:
-            seat.pidfd = pidfd
-        elif pidfd is not None:
-            os.close(pidfd)
-        return seat
-
-    def leave_seat(self, job_id: int) -> None:
-        """Forget a job that has ended and let go; its client may still read."""
-        seat = self.seats.pop(job_id, None)
-        if seat is not None and seat.sweep is not None:
-            self.sweeps.left(job_id, seat)
-        elif seat is not None:
-            if self.leaders.get(seat.pid) == job_id:
-                del self.leaders[seat.pid]
-                for outer in self.store.holding.values():  # a block in a program that is a job itself has its pid
-                    if outer.identity.pid == seat.pid and outer.id != job_id and outer.state in STARTED:
-                        self.leaders[seat.pid] = outer.id
-            if seat.connection is not None:
-                seat.connection.job_id = None
-            seat.close(self)
-        self.leftovers.discard(job_id)
-        self.survivors.let_go(job_id)
-        self.known.forget(job_id)
-
-    def _resume_from_store(self) -> None:
-        """After a batch was undone: nothing is awaited that did not happen, and what did happen is found again."""
-        for job_id in [job_id for job_id in self.seats if job_id not in self.store.live]:
-            self.leave_seat(job_id)
-        for job in self.store.live.values():
-            if self.sweeps.holds(job):
-                self.sweeps.restore(job)
-            elif job.id not in self.seats:
-                self.adopt(job, None)
-            if job.state is JobState.ENDED:
-                self.leftovers.add(job.id)
-            elif job.state in STARTED or self.seats[job.id].connection is None:
-                self.watch_leader(job.id)
-        self.killing.undone()
-        self.pausing.undone()
-        self.let_go_of_claims()
+    # --- what is asked for everywhere ---------------------------------------------------------------------------
 
     def holders(self, job: Job) -> list[tuple[int, int | None]]:
         """Return a job's processes that the driver named at the last look."""
@@ -374,21 +292,8 @@ class Arbiter:
                 return sample.total_bytes
         return None
 
-    def let_go_of_claims(self) -> None:
-        """Release every claim that no grant needs."""
-        needed = {share.uuid for job in self.store.holding.values() for share in job.shares}
-        for uuid in self.claims.held - needed:
-            self.claims.release(uuid)
-        if not self.store.in_line:
-            self.claims.forget_unwanted()
-
-    def claim_standing(self) -> bool:
-        """Bind the claims of all grants that stand; false if another world has one of their GPUs."""
-        needed = {share.uuid for job in self.store.holding.values() for share in job.shares}
-        return all([self.claims.take(uuid) for uuid in needed - self.claims.held])
-
     def _claims_changed(self) -> None:
-        self.claim_standing()
+        self.holding.stand()
         self.turn.replan()
 
     # --- time ---------------------------------------------------------------------------------------------------

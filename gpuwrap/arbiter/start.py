@@ -28,6 +28,7 @@ from ..state import paths
 from ..state.notes import Kept
 from ..state.store import Store
 from ..wire import pack
+from .bell.seat import Seat
 from .birth import explained
 from .compose import compose
 from .keeper import KEPT_FD
@@ -126,9 +127,10 @@ def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
         arbiter.tuning.remember()
         arbiter.orphans.look()
         arbiter.order.cancel_failed()
+    arbiter.follow([*arbiter.seats, *store.live])
     arbiter.turn.carry_out(arbiter.bell.send)
     arbiter.catch_up()
-    arbiter.let_go_of_claims()
+    arbiter.holding.let_go()
     if gives_up:
         log("give-up", "started too often by keepers: the next gpurun command summons another arbiter")
         with arbiter.turn:
@@ -158,7 +160,7 @@ def _record(arbiter: Arbiter, store: Store, by_keeper: bool) -> None:
 
 
 def recover(arbiter: Arbiter) -> None:
-    """Bring what the database says in line with what is alive."""
+    """Bring what the database says in line with what is alive. What hangs on those that live is made by followers."""
     _claim_standing(arbiter)
     # Known before anybody's leftovers are looked for: a client that waits inside a job carries that job's marker.
     boot = processes.boot_id()
@@ -173,10 +175,10 @@ def recover(arbiter: Arbiter) -> None:
                 arbiter.enforcer.release(job)
             continue
         if arbiter.sweeps.holds(job):
-            _wait_on(arbiter, job)
+            arbiter.sweeps.restore(job)
             continue
         pidfd, has_gone = _leader_of(job)
-        seat = arbiter.adopt(job, None, pidfd)
+        seat = arbiter.seating.adopt(job, None, pidfd)
         arbiter.left_behind.recall(job)
         if job.state is JobState.ENDED:
             arbiter.enforcer.look_for_leftovers(job)
@@ -185,14 +187,7 @@ def recover(arbiter: Arbiter) -> None:
                 arbiter.left_behind.search(job)
             arbiter.enforcer.leader_ended(job.id)
         else:
-            _resume_watching(arbiter, job.id)
-            if job.requeue:
-                arbiter.reruns.resume_eviction(job)
-            elif job.state is JobState.STOPPING and arbiter.limits.has_passed(job):
-                arbiter.limits.end(job)
-            elif job.state is JobState.STOPPING:
-                seat.ended_by = "killed"
-                arbiter.killing.ask_to_end(job)
+            _recognise(arbiter, job, seat)
     arbiter.pausing.recover_ended()
     arbiter.sweeps.end_abandoned()
 
@@ -206,20 +201,13 @@ def _leader_of(job: Job) -> tuple[int | None, bool]:
     return pidfd, pidfd is None
 
 
-def _wait_on(arbiter: Arbiter, job: Job) -> None:
-    """A row of a sweep waits on, in the name of the sweep's process."""
-    arbiter.sweeps.restore(job)
-    if job.state is JobState.GRANTED:
-        arbiter.enforcer.offer(job)
-
-
 def _claim_standing(arbiter: Arbiter) -> None:
     """Bind the claims of the grants that stand.
 
     A predecessor that was killed loses its lock a moment before its claims: the kernel closes descriptors one by one.
     """
     until = time.monotonic() + CLAIM_SECONDS
-    while not arbiter.claim_standing():
+    while not arbiter.holding.stand():
         if time.monotonic() > until:
             log("claim", "another world has claimed a GPU that is granted here: its claim is awaited")
             return
@@ -227,18 +215,14 @@ def _claim_standing(arbiter: Arbiter) -> None:
         arbiter.claims.forget_unwanted()
 
 
-def _resume_watching(arbiter: Arbiter, job_id: int) -> None:
-    job, seat = arbiter.store.live[job_id], arbiter.seats[job_id]
+def _recognise(arbiter: Arbiter, job: Job, seat: Seat) -> None:
+    """Find out of a job that lives what no row says."""
     arbiter.pausing.recover(job)
     stat = processes.read_stat(job.identity.pid)
     seat.stopped = job.state not in STARTED and stat is not None and stat.state in "Tt"
-    arbiter.watch_leader(job_id)
     if job.state in STARTED:
         arbiter.scarcity.watch(job)
         arbiter.orphans.remember_ancestors(job)
-        arbiter.limits.watch(job)
-    elif job.state is JobState.GRANTED:
-        arbiter.enforcer.offer(job)  # to nobody yet: its client comes back, or the offer runs out
 
 
 def _inherited_pouch() -> socket.socket | None:

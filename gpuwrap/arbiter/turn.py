@@ -5,13 +5,15 @@
 2. What was wanted is done in this order: `do`, which cannot be taken back (signals, letting go of descriptors), then what was
    said, then, once the answers are on their way, what nobody waits for (`later`).
 3. What is kept in mind beside the rows and hangs on a turn stands in a `Ledger`, which is lost with it.
-4. One turn object serves all turns, since there is one at a time: whoever may write or speak holds it.
+4. What hangs on a job is made from its row by followers: after a commit, after a turn that was lost, and at the start.
+5. One turn object serves all turns, since there is one at a time: whoever may write or speak holds it.
 """
 
 import time
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from ..model import Job
 from ..state.store import Store
 from ..sweeps import in_words
 from ..wire import CHUNK, pack
@@ -22,6 +24,13 @@ V = TypeVar("V")
 
 Client = Any
 """Whom something is said to, a connection of the bell: here nothing is known of it."""
+
+
+class Follower(Protocol):
+    """Who keeps what hangs on a job: timers, watched descriptors, claims."""
+
+    def follow(self, job_id: int, job: Job | None) -> None:
+        """Make what hangs on this job as its row says; None: it has gone. Idempotent; writes nothing; at any time."""
 
 
 class Turn:

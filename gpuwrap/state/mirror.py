@@ -76,6 +76,10 @@ class Mirror:
             self.put(job)
         self.committed()
 
+    def touched(self) -> list[int]:
+        """Return which jobs were changed since the last commit."""
+        return list(self._before)
+
     def committed(self) -> None:
         """What was changed so far stands."""
         self._before.clear()

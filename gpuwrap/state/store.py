@@ -49,6 +49,8 @@ class Store:
         self.has_written = False
         """Whether there was anything to write in the batch that was committed last."""
         self.nested, self.inside = self._mirror.nested, self._mirror.inside
+        self.touched: list[int] = []
+        """Which jobs the last batch has written, committed or not."""
         self.family, self.around, self.is_inside = self._mirror.family, self._mirror.around, self._mirror.is_inside
         self._disk = Disk(folder)
         self._db = self._disk.open()
@@ -94,6 +96,7 @@ class Store:
         if self.has_written:
             with Translated("write"):
                 self._db.execute("COMMIT")
+        self.touched = self._mirror.touched()
         self._mirror.committed()
 
     def undo(self) -> None:
@@ -102,6 +105,7 @@ class Store:
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+        self.touched = self._mirror.touched()
         self._mirror.undo()
 
     def register(self, job: Job) -> Job:

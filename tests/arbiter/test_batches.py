@@ -115,12 +115,12 @@ def test_a_time_limit_that_passed_in_a_lost_batch_holds_and_asks_as_ever(
     job, _pidfd = started(arbiter, leader, request=Request(time_limit_seconds=0.1))
     asked: list[int] = []
     monkeypatch.setattr(killing, "signal_all", lambda _identities, number: asked.append(number))
-    arbiter.limits.watch(job)
+    arbiter.limits.follow(job.id, job)
     wait_until(lambda: arbiter.timers.timeout() == 0, "the limit to pass")
     with full_disk(arbiter, monkeypatch):
         arbiter.step([])
     assert arbiter.store.live[job.id].state is JobState.RUNNING
-    assert (arbiter.seats[job.id].kill_timer, arbiter.seats[job.id].ended_by) == (None, None)
+    assert (arbiter.ladders.is_due(job.id), arbiter.ladders.why(job.id)) == (False, None)
     arbiter.step([])
     arbiter.step([])
     assert arbiter.store.live[job.id].state is JobState.STOPPING
@@ -139,7 +139,7 @@ def test_who_was_to_be_killed_in_a_lost_batch_is_not(
     monkeypatch.setattr(arbiter.tuning, "check", lambda: arbiter.killing.kill_within(job.id, 10.0))  # within the batch
     with full_disk(arbiter, monkeypatch):
         arbiter.step([])
-    assert arbiter.seats[job.id].kill_timer is None
+    assert not arbiter.ladders.is_due(job.id)
 
 
 def test_what_was_called_back_in_a_lost_batch_is_called_back_again(

@@ -335,8 +335,8 @@ def started(arbiter: Arbiter, leader: "subprocess.Popen[bytes]", **changes: Any)
         job = arbiter.store.move(granted, Event.TAKE, "taken", started_at=time.time(), started_mono=time.monotonic())
         pidfd = processes.open_pidfd(identity)
         assert pidfd is not None
-        arbiter.adopt(job, None, pidfd)
-        arbiter.watch_leader(job.id)
+        arbiter.seating.adopt(job, None, pidfd)
+        arbiter.seating.watch_leader(job.id)
     assert pidfd in watched()
     return job, pidfd
 

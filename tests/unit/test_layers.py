@@ -157,7 +157,6 @@ FOLDERS = ["bell", "kin", "worlds", "seeing", "pausing", "telling", "jobs", "ans
 GROUND = {"log", "timers", "turn", "errands"}
 KNOWN_UPWARDS = {
     ("arbiter.answers.answers", "arbiter.birth"),
-    ("arbiter.bell.seat", "arbiter.jobs.asking"),
     ("arbiter.bell.seat", "arbiter.jobs.sweeps"),
     ("arbiter.errands", "arbiter.bell.socket"),
     ("arbiter.jobs.rerunning", "arbiter.answers.table"),
@@ -184,6 +183,11 @@ def test_imports_have_no_circle() -> None:
     assert not [edge for edge in sorted(KNOWN_EDGES) if edge[1] not in edges.get(edge[0], ())], "mended: strike it off"
     graph = {name: {each for each in targets if (name, each) not in KNOWN_EDGES} for name, targets in edges.items()}
     graphlib.TopologicalSorter(graph).prepare()  # names the circle, if there is one
+
+
+def test_nobody_but_who_builds_and_who_starts_it_imports_the_loop() -> None:
+    importers = {name for name, targets in our_imports().items() if "arbiter.loop" in targets}
+    assert importers - {"arbiter.compose", "arbiter.start"} == set(HOLD_EVERYBODY)
 
 
 def rank_in_arbiter(name: str) -> int:

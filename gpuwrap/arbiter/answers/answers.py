@@ -123,7 +123,7 @@ class Answers:
             return
         seat.connection = None
         seat.told = None
-        self._arbiter.watch_leader(connection.job_id, connection)  # only the end of the process ends its job
+        self._arbiter.seating.watch_leader(connection.job_id, connection)  # only the end of the process ends its job
         job = self._arbiter.store.live.get(connection.job_id)
         if job is None or job.state not in STARTED or self._arbiter.ahead.may_ask_to_give_way(job):
             self._turn.replan()
@@ -215,7 +215,7 @@ class Answers:
         if connection.job_id is not None:  # the end of its process would be seen of one of them only
             raise Refused("cannot register job: this connection is another job's")
         job = arbiter.store.register(self.admission.read_job(connection, values, key))
-        arbiter.adopt(job, connection)
+        arbiter.seating.adopt(job, connection)
         self._note_wishes(job, values)
         if arbiter.deciding.look is not None and not arbiter.deciding.look.pending:
             self.unjudged.pop(job.id, None)
@@ -240,14 +240,14 @@ class Answers:
             status = result.code if result is not None and result.kind is ResultKind.CANCELLED else None
             self._turn.say(connection, "end", kind=kind, text=text, status=status)
             return
-        arbiter.adopt(job, connection)
+        arbiter.seating.adopt(job, connection)
         self._turn.later(lambda: arbiter.orphans.remember_ancestors(job))
         self._note_wishes(job, values)
         self._turn.say(connection, "job", id=job.id)
         if job.state is JobState.GRANTED:
             arbiter.enforcer.offer(job)
         elif job.state in STARTED:
-            arbiter.watch_leader(job.id)
+            arbiter.seating.watch_leader(job.id)
             arbiter.enforcer.send_off(job)
             if job.requeue:
                 arbiter.reruns.ask_again(job)
@@ -260,7 +260,7 @@ class Answers:
         if "wait" in values:
             self._arbiter.patience.limit([job], values["wait"])
         if values.get("offset") == 0:  # a block in a program: what that forks keeps the connection when it dies
-            self._arbiter.watch_leader(job.id)
+            self._arbiter.seating.watch_leader(job.id)
         if "rests" in values:
             seat.mute, seat.rests_until_mono = True, time.monotonic() + values["rests"]
 

@@ -42,7 +42,6 @@ def change(arbiter: "Arbiter", admission: Admission, job: Job, values: Values) -
     told = _told(job, after, arbiter.deciding.look.samples if arbiter.deciding.look is not None else [])
     if "wait" in wanted:
         told.append(_limit_wait(arbiter, after, wanted["wait"]))
-    arbiter.limits.watch(after)
     arbiter.turn.replan()
     return True, ", ".join(told) or "as it was"
 

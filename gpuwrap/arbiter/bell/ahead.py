@@ -25,6 +25,8 @@ class Ahead:
         self._arbiter = arbiter
         self._turn = arbiter.turn
         self._freed: set[str] = set()
+        self._unanswered: set[int] = set()
+        """Jobs whose clients were asked, and have not answered."""
         self._has_offered = False
         self._asked: Connection | None = None
 
@@ -40,7 +42,7 @@ class Ahead:
             return
         seat = self._arbiter.seats[job.id]
         if seat.sweep is None and not seat.is_away() and self.offer(seat.connection):
-            seat.asked_ahead = True
+            self._unanswered.add(job.id)
             self._asked = seat.connection
 
     def offer(self, connection: Connection | None) -> bool:
@@ -74,13 +76,19 @@ class Ahead:
         """Whether a client was asked in this wake: its grant needs no other offer."""
         return self._asked is not None and seat.connection is self._asked
 
+    def follow(self, job_id: int, job: Job | None) -> None:
+        """From one that has gone no answer comes."""
+        if job is None:
+            self._unanswered.discard(job_id)
+
     def over(self) -> None:
         """The plan is made: whoever was asked, later grants are offered."""
         self._asked = None
 
     def answered(self, seat: Seat) -> bool:
         """Whether the answer of a client that has no grant is one to our question; it is, once."""
-        asked, seat.asked_ahead = seat.asked_ahead, False
+        asked = seat.job_id in self._unanswered
+        self._unanswered.discard(seat.job_id)
         if seat.connection is self._asked:
             self._asked = None
         return asked

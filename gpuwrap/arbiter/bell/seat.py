@@ -1,4 +1,4 @@
-"""What the arbiter remembers of a job only while both live: its connection, its pidfd, its timers.
+"""What the arbiter remembers of a job only while both live: its connection, its pidfd, its processes.
 
 Nothing here is needed to recover: a new arbiter builds it again from the database and from the processes.
 """
@@ -7,11 +7,9 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..timers import Timer
 from .socket import Connection, Watcher
 
 if TYPE_CHECKING:
-    from ..jobs.asking import Ask
     from ..jobs.sweeps import Sweep
 
 
@@ -47,20 +45,10 @@ class Seat:
     """What it is told on stderr when it starts."""
     told: str | None = None
     """The last line it was sent."""
-    asked_ahead: bool = False
-    """Was offered a grant before it was made, and has not answered; see `ahead`."""
-    offer_timer: Timer | None = None
-    offered_mono: float = 0.0
-    kill_timer: Timer | None = None
-    limit_timer: Timer | None = None
-    """When its time limit passes."""
     rests_until_mono: float | None = None
     """When a job that failed is tried again; passed over until then."""
     attempt_begun: int = 0
     """The run that the job's stub has said to have started."""
-    ended_by: str | None = None
-    ask: "Ask | None" = None
-    """How it was asked to end."""
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set anything; what may put the client out of reach is noted, so that nobody need look at each of a long line."""
@@ -72,16 +60,8 @@ class Seat:
         """Whether the client cannot take an offer: gone, stopped, or silent since the last one."""
         return self.connection is None or self.stopped or self.mute
 
-    def cancel_timers(self) -> None:
-        """Forget what was to be done later."""
-        for timer in (self.offer_timer, self.kill_timer, self.limit_timer):
-            if timer is not None:
-                timer.cancel()
-        self.offer_timer = self.kill_timer = self.limit_timer = None
-
     def close(self, watcher: Watcher) -> None:
         """Let go of every descriptor but the connection."""
-        self.cancel_timers()
         self.let_go_of_leader(watcher)
 
     def let_go_of_leader(self, watcher: Watcher) -> None:

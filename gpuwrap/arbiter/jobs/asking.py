@@ -58,6 +58,7 @@ class Asking:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
+        self._ladders = arbiter.ladders
         self._walk, self._known, self._members = arbiter.walk, arbiter.known, arbiter.members
         self._store = arbiter.store
 
@@ -66,7 +67,7 @@ class Asking:
         seconds = sum(delay for _number, delay in steps)
         root = next(processes.every_child(job.identity.pid), 0) if job.stub else job.identity.pid
         ask = Ask(job.id, job.attempt, by_stub, root, steps, time.monotonic() + seconds)
-        self._arbiter.seats[job.id].ask = ask
+        self._ladders.begin(job.id).ask = ask
         self._step(ask, 0)
         return seconds
 
@@ -114,8 +115,8 @@ class Asking:
 
     def leader_ended(self, job: Job) -> float:
         """The program has ended: ask those that it left behind; returns how many seconds they have."""
-        seat, now = self._arbiter.seats[job.id], time.monotonic()
-        ask = seat.ask
+        now = time.monotonic()
+        ask = self._ladders.ask(job.id)
         if ask is None:
             return 0.0
         round = self._round(job, ask)
@@ -145,7 +146,7 @@ class Asking:
     def _current(self, ask: Ask) -> Job | None:
         """Return the job if it is still asked in this way."""
         job, seat = self._store.live.get(ask.job_id), self._arbiter.seats.get(ask.job_id)
-        if job is None or seat is None or seat.ask is not ask or job.attempt != ask.attempt:
+        if job is None or seat is None or self._ladders.ask(ask.job_id) is not ask or job.attempt != ask.attempt:
             return None
         return job if job.state in (JobState.STOPPING, JobState.ENDED) else None
 

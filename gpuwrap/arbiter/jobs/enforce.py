@@ -22,6 +22,8 @@ from ...policy.effects import notice
 from ...units import format_of, format_size
 from ..bell.seat import Seat
 from ..log import log
+from ..timers import Timer
+from ..turn import Ledger
 from .killing import signal_all
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ class Enforcer:
         self._arbiter = arbiter
         self._turn = arbiter.turn
         self._known = arbiter.known
+        self._ladders = arbiter.ladders
+        self._offered: Ledger[int, tuple[float, Timer]] = Ledger(self._turn)
+        """Grants that are on offer, since when, and when that runs out."""
         self.at_end: Sequence[Callable[[Job], None]] = ()
         """Who follows the end of a job, in order."""
 
@@ -82,7 +87,7 @@ class Enforcer:
             for each in arbiter.sweeps.seats_like(seat):
                 each.stopped = True
             return False
-        if job.parent_id is None and not self._claim(grant.shares):
+        if job.parent_id is None and not arbiter.holding.take(job.id, grant.shares):
             return False
         view = arbiter.deciding.views.get(job.parent_id) if arbiter.sampling.somebody_is_paused() else None
         seat.to_tell = notice(grant, view) if view is not None else None
@@ -92,29 +97,42 @@ class Enforcer:
         self.offer(job)
         return True
 
-    def _claim(self, shares: tuple[Share, ...]) -> bool:
-        claims = self._arbiter.claims
-        before = claims.held
-        for share in shares:
-            if not claims.take(share.uuid):
-                for uuid in claims.held - before:
-                    claims.release(uuid)
-                return False
-        return True
-
     def offer(self, job: Job) -> None:
         """Offer a grant to its client, which has `OFFER_SECONDS` to take it."""
         seat = self._arbiter.seats[job.id]
-        if seat.offer_timer is not None:
-            seat.offer_timer.cancel()
+        self._take_off_offer(job.id)
         if seat.sweep is not None and not self._arbiter.sweeps.may_offer(job.id, seat.sweep):
             return
-        seat.offered_mono = time.monotonic()
         if seat.sweep is not None or not (
             self._arbiter.ahead.was_asked(seat) or self._arbiter.ahead.offer(seat.connection)
         ):
             self._say(job.id, seat, "offer")
-        seat.offer_timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self.withdraw(job.id))
+        now_mono = time.monotonic()
+        timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self._runs_out(job.id, now_mono))
+        self._offered[job.id] = now_mono, timer
+
+    def _runs_out(self, job_id: int, offered_mono: float) -> None:
+        offered = self._offered.get(job_id)
+        if offered is not None and offered[0] == offered_mono:
+            self.withdraw(job_id)
+
+    def _take_off_offer(self, job_id: int) -> None:
+        offered = self._offered.get(job_id)
+        if offered is not None:
+            offered[1].cancel()
+            self._offered.forget(job_id)
+
+    def follow(self, job_id: int, job: Job | None) -> None:
+        """Have a grant be on offer until it is taken; one that was not offered yet, or in a turn that was lost, is now."""
+        if job is None or job.state is not JobState.GRANTED:
+            self._take_off_offer(job_id)
+        elif job_id not in self._offered and job_id in self._arbiter.seats:
+            self.offer(job)
+
+    def is_stale(self, job_id: int) -> bool:
+        """Whether an offer lay for so long that a stranger may have come to its GPUs."""
+        offered = self._offered.get(job_id)
+        return offered is None or offered[0] + STALE_SECONDS < time.monotonic()
 
     def _say(self, job_id: int, seat: Seat, kind: str, /, **values: object) -> None:
         """Tell a client something about its job; the process of a sweep, about which row."""
@@ -140,9 +158,7 @@ class Enforcer:
     def take_back(self, job: Job) -> None:
         """Take an offer back; the job keeps its place."""
         seat = self._arbiter.seats[job.id]
-        if seat.offer_timer is not None:
-            seat.offer_timer.cancel()
-            seat.offer_timer = None
+        self._take_off_offer(job.id)
         self.release(job)
         self._arbiter.store.move(self._arbiter.store.live[job.id], Event.WITHDRAW, "the offer was not taken", shares=())
         self._say(job.id, seat, "again")
@@ -154,24 +170,20 @@ class Enforcer:
         """
         arbiter = self._arbiter
         seat = arbiter.seats[job.id]
-        if seat.offered_mono + STALE_SECONDS < time.monotonic():
+        if self.is_stale(job.id):
             self.withdraw(job.id)
             return
-        if not arbiter.hold_leader(seat):
+        if not arbiter.seating.hold_leader(seat):
             self.take_back(job)  # it asks again at once; those that start give their connections back meanwhile
             return
-        if seat.offer_timer is not None:
-            seat.offer_timer.cancel()
-            seat.offer_timer = None
+        self._take_off_offer(job.id)
         job = arbiter.store.move(job, Event.TAKE, "taken", started_at=wall_at(), started_mono=time.monotonic())
         for ended, rest in arbiter.left_behind.take_over(job):
             before = arbiter.store.shrink(ended, rest)
             if not rest:
                 self.release_if_let_go(before)
-        arbiter.limits.watch(job)
         if not self._known.of(job.id).ancestors:
             arbiter.orphans.remember_ancestors(job)
-        self._turn.later(lambda: arbiter.watch_leader(job.id))
         self._turn.later(lambda: arbiter.orphans.started(job.id, arbiter.timers, self._turn.later))
         self._turn.later(lambda: arbiter.scarcity.watch(job))
         self.send_off(job)
@@ -222,7 +234,7 @@ class Enforcer:
         job = self._arbiter.store.live.get(job_id)
         seat = self._arbiter.seats.get(job_id)
         if job is None or seat is None or job.state is JobState.ENDED:
-            self._arbiter.unwatch_leader(job_id)  # a stub goes when its job has ended, and what that left may stay
+            self._arbiter.seating.unwatch_leader(job_id)  # a stub goes when its job has ended, and what that left may stay
             return
         if told is None and seat.pidfd is not None:
             told = processes.exit_status(seat.pidfd, job.identity)
@@ -231,7 +243,7 @@ class Enforcer:
             if inner.identity == job.identity:  # a gpurun that a gpurun exec'd: they end together, the inner one first
                 self.leader_ended(inner.id, status)
         if job.state in STARTED:
-            result = _result(status, seat.ended_by)
+            result = _result(status, self._ladders.why(job_id))
             if job.stub:
                 self._arbiter.reruns.stub_died(job, status)
             self._end(job, result, "ended")
@@ -247,7 +259,7 @@ class Enforcer:
 
     def ended_with(self, job: Job, status: int) -> None:
         """The program of a stub ended, with a wait(2) status, for good."""
-        self._end(job, _result(status, self._arbiter.seats[job.id].ended_by), "ended")
+        self._end(job, _result(status, self._ladders.why(job.id)), "ended")
 
     def block_ended(self, job: Job, status: int) -> int:
         """End a job whose process lives on (a block of a Python program); returns what that still holds, in bytes.
@@ -287,14 +299,12 @@ class Enforcer:
         seat = self._arbiter.seats.get(job.id)
         if seat is None:
             return
-        if seat.offer_timer is not None:
-            seat.offer_timer.cancel()
-        self._arbiter.unwatch_leader(job.id)  # now: it stays readable, and would cut short the wait for an answer
+        self._arbiter.seating.unwatch_leader(job.id)  # now: it stays readable, and would cut short the wait for an answer
         if job.started_at is None:
             return
         kin = self._known.of(job.id)
         kin.processes = self._arbiter.orphans.survivors(job)
-        if seat.kill_timer is not None and kin.processes:
+        if self._ladders.is_due(job.id) and kin.processes:
             if not job.stub:
                 self._arbiter.asking.leader_ended(job)
                 return
@@ -307,7 +317,7 @@ class Enforcer:
         """End the grant of an ended job unless something of it still holds its GPUs."""
         arbiter = self._arbiter
         seat = arbiter.seats.get(job.id)
-        is_ending = seat is not None and seat.kill_timer is not None
+        is_ending = self._ladders.is_due(job.id)
         undecided = is_ending or arbiter.deciding.look is None
         if seat is not None and arbiter.survivors.hold(job, undecided=undecided):
             arbiter.leftovers.add(job.id)
@@ -318,7 +328,6 @@ class Enforcer:
         arbiter.leftovers.discard(job.id)
         arbiter.left_behind.forget(job.id)
         self.release(job)
-        self._turn.later(lambda: arbiter.leave_seat(job.id))
 
     def survivor_ended(self, job_id: int) -> None:
         """One that outlived the leader of a job has ended."""
@@ -331,7 +340,6 @@ class Enforcer:
         self._arbiter.ahead.freed(job)
         self._arbiter.store.release(job)
         self._turn.replan()
-        self._turn.later(self._arbiter.let_go_of_claims)
 
     def look_for_leftovers(self, job: Job) -> None:
         """After a restart: find again what an ended job left behind."""

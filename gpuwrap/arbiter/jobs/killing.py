@@ -31,12 +31,12 @@ class Killing:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
+        self._ladders = arbiter.ladders
         self._members, self._containers, self._known = arbiter.members, arbiter.containers, arbiter.known
         self._store = arbiter.store
 
     def kill(self, job: Job, number: int | None, by: str) -> str:
         """End a job, or send it a signal; returns what was done, for the one who asked."""
-        seat = self._arbiter.seats[job.id]
         if job.state is JobState.ENDED:
             return self._kill_leftovers(job, number)
         if job.state not in STARTED:
@@ -46,13 +46,14 @@ class Killing:
             self._turn.do(lambda: signal_all([job.identity], number))
             return f"sent {signal.Signals(number).name.removeprefix('SIG')}{self._containers.beyond(job)}"
         left = self._containers.beyond(job)
-        seat.ended_by = f"killed by {by}{and_frozen(job)}"
+        why = f"killed by {by}{and_frozen(job)}"
+        self._ladders.begin(job.id, why)
         if job.requeue:
             job = self._arbiter.reruns.forget_eviction(job)
         if job.state is JobState.PAUSED:
             self._arbiter.pausing.let_go(job)
         if job.state is not JobState.STOPPING:
-            job = self._store.move(job, Event.ASK_TO_END, seat.ended_by)
+            job = self._store.move(job, Event.ASK_TO_END, why)
         if number == signal.SIGKILL:
             self._turn.do(lambda: self._kill_all(job.id))
             return f"killed (KILL){left}"
@@ -69,27 +70,9 @@ class Killing:
 
     def kill_within(self, job_id: int, seconds: float) -> None:
         """See that everything of a job is killed after so long, unless that is due earlier already."""
-        seat = self._arbiter.seats[job_id]
-        if seat.kill_timer is not None and seat.kill_timer.is_later_than(seconds):
-            seat.kill_timer.cancel()
-            seat.kill_timer = None
-        if seat.kill_timer is None:
-            seat.kill_timer = self._arbiter.timers.after(seconds, lambda: self._kill_all(job_id))
-
-    def undone(self) -> None:
-        """A batch was not committed: who was to be ended in it is not, and runs on up to its limit."""
-        for job in self._store.live.values():
-            seat = self._arbiter.seats.get(job.id)
-            if seat is None or job.state not in STARTED or job.state is JobState.STOPPING:
-                continue
-            seat.ended_by = seat.ask = None
-            if seat.kill_timer is not None:
-                seat.kill_timer.cancel()
-                seat.kill_timer = None
-            self._arbiter.limits.watch(job)
+        self._ladders.kill_within(job_id, seconds, lambda: self._kill_all(job_id))
 
     def _kill_leftovers(self, job: Job, number: int | None) -> str:
-        seat = self._arbiter.seats[job.id]
         identities = self._members.without_others(job, self._known.of(job.id).processes.values())
         if not identities:
             return SPARED
@@ -97,8 +80,8 @@ class Killing:
             self._turn.do(lambda: signal_all(identities, number))
             return _sent(number, identities) + self._containers.beyond(job)
         self._turn.do(lambda: signal_all(identities, signal.SIGTERM))
-        if seat.kill_timer is None:
-            seat.kill_timer = self._arbiter.timers.after(KILL_SECONDS, lambda: self._kill_all(job.id))
+        if not self._ladders.is_due(job.id):
+            self.kill_within(job.id, KILL_SECONDS)
         pids = ", ".join(str(identity.pid) for identity in identities if processes.may_signal(identity.pid))
         asked = f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s" if pids else "had ended"
         return asked + self._containers.beyond(job)

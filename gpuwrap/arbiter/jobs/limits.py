@@ -18,6 +18,7 @@ from ...units import format_limit
 from ..log import log
 from ..seeing.frozen import and_frozen
 from ..telling.notices import tell
+from ..timers import Timer
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -32,19 +33,29 @@ class Limits:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter, self._store = arbiter, arbiter.store
         self._turn = arbiter.turn
+        self._ladders = arbiter.ladders
+        self._due: dict[int, tuple[object, Timer]] = {}
+        """When limits pass, and the facts that follows from."""
         self._stood = arbiter.notes.stood_still
 
-    def watch(self, job: Job) -> None:
-        """Have a started job end at its limit; anew if the limit was changed."""
-        seat = self._arbiter.seats[job.id]
-        if seat.limit_timer is not None:
-            seat.limit_timer.cancel()
-            seat.limit_timer = None
-        left = self.seconds_left(job)
-        if left is not None and job.state in STARTED:
-            paused = any(each.state in (JobState.PAUSED, JobState.SUSPENDED) for each in self._around(job))
-            after = max(left, PAUSED_SECONDS) if paused else left
-            seat.limit_timer = self._arbiter.timers.after(max(0.0, after), lambda: self._due(job.id))
+    def follow(self, job_id: int, job: Job | None) -> None:
+        """Have a job that runs end at its limit; anew if it stood still, or if the limit was changed."""
+        counts = job is not None and job.state in STARTED and job.request.time_limit_seconds is not None
+        wanted = (job.state, job.started_mono, job.request.time_limit_seconds) if counts and job is not None else None
+        known = self._due.pop(job_id, None)
+        if known is not None and known[0] != wanted:
+            known[1].cancel()
+            known = None
+        if known is not None:
+            self._due[job_id] = known
+        elif job is not None and wanted is not None:
+            self._due[job_id] = wanted, self._arm(job)
+
+    def _arm(self, job: Job) -> Timer:
+        left = self.seconds_left(job) or 0.0
+        paused = any(each.state in (JobState.PAUSED, JobState.SUSPENDED) for each in self._around(job))
+        after = max(left, PAUSED_SECONDS) if paused else left
+        return self._arbiter.timers.after(max(0.0, after), lambda: self._passes(job.id))
 
     def seconds_left(self, job: Job) -> float | None:
         """Return for how long a job may still run, None for ever."""
@@ -84,27 +95,26 @@ class Limits:
         left = self.seconds_left(job)
         return left is not None and left <= 0
 
-    def _due(self, job_id: int) -> None:
-        job, seat = self._store.live.get(job_id), self._arbiter.seats.get(job_id)
-        if job is None or seat is None:
+    def _passes(self, job_id: int) -> None:
+        job, known = self._store.live.get(job_id), self._due.get(job_id)
+        if job is None or known is None:
             return
-        seat.limit_timer = None
         if job.state is JobState.RUNNING and self.has_passed(job):
             self.end(job)
         elif job.state is not JobState.STOPPING:
-            self.watch(job)
+            self._due[job_id] = known[0], self._arm(job)
 
     def end(self, job: Job) -> None:
         """Ask a job to end by its signals, one after the other, then kill what is left; again after a restart."""
-        seat = self._arbiter.seats[job.id]
         assert job.request.time_limit_seconds is not None
-        seat.ended_by = f"time limit of {format_limit(job.request.time_limit_seconds)}{and_frozen(job)}"
+        why = f"time limit of {format_limit(job.request.time_limit_seconds)}{and_frozen(job)}"
+        self._ladders.begin(job.id, why)
         steps = stored_signals(job.signals)
         if job.state is not JobState.STOPPING:
-            job = self._store.move(job, Event.ASK_TO_END, seat.ended_by)
-            text = f"job {job.id}: {seat.ended_by}: asked to end ({signal_name(steps[0][0])})"
+            job = self._store.move(job, Event.ASK_TO_END, why)
+            text = f"job {job.id}: {why}: asked to end ({signal_name(steps[0][0])})"
             self._turn.do(lambda: self._tell(job, text))
-        log("limit", f"job {job.id}: {seat.ended_by}")
+        log("limit", f"job {job.id}: {why}")
         self._arbiter.killing.kill_within(job.id, self._arbiter.asking.begin(job, steps))
 
     def _tell(self, job: Job, text: str) -> None:

@@ -48,6 +48,7 @@ class Reruns:
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._turn = arbiter.turn
+        self._ladders = arbiter.ladders
         self._walk, self._known, self._members = arbiter.walk, arbiter.known, arbiter.members
         self._store = arbiter.store
 
@@ -101,10 +102,7 @@ class Reruns:
 
     def forget_eviction(self, job: Job) -> Job:
         """It is to end for good instead: somebody killed it while it gave way."""
-        seat = self._arbiter.seats[job.id]
-        if seat.kill_timer is not None:
-            seat.kill_timer.cancel()
-            seat.kill_timer = None
+        self._ladders.spare(job.id)
         return self._store.change(job, requeue=False, yields_to=None)
 
     def ask_again(self, job: Job) -> None:
@@ -126,10 +124,9 @@ class Reruns:
             processes.send_signal(job.identity, signal.SIGCONT)
 
     def _hang_net(self, job: Job) -> None:
-        seat = self._arbiter.seats[job.id]
-        if seat.kill_timer is None:
+        if not self._ladders.is_due(job.id):
             seconds = sum(delay for _number, delay in stored_signals(job.signals)) + NET_SECONDS
-            seat.kill_timer = self._arbiter.timers.after(seconds, lambda: self.kill_tree(job.id, 1))
+            self._ladders.kill_after(job.id, seconds, lambda: self.kill_tree(job.id, 1))
 
     def kill_tree(self, job_id: int, nets: int) -> None:
         """Kill all below a stub; later the stub too, if it does not report that."""
@@ -141,7 +138,7 @@ class Reruns:
         processes.send_signal(job.identity, signal.SIGCONT)
         if nets > NETS_BORNE:
             self._kill([job.identity])
-        seat.kill_timer = self._arbiter.timers.after(NET_AGAIN_SECONDS, lambda: self.kill_tree(job_id, nets + 1))
+        self._ladders.kill_after(job_id, NET_AGAIN_SECONDS, lambda: self.kill_tree(job_id, nets + 1))
 
     # --- the tree -----------------------------------------------------------------------------------------------
 
@@ -165,12 +162,12 @@ class Reruns:
         if job is None or job.state is JobState.ENDED:
             self._turn.say(connection, "unknown" if job is None else "job", id=job.id if job else None)
             return
-        self._arbiter.adopt(job, connection)
+        self._arbiter.seating.adopt(job, connection)
         self._turn.say(connection, "job", id=job.id)
         if job.state not in STARTED:
             return
         self._arbiter.seats[job.id].attempt_begun = values.get("attempt", 0)
-        self._arbiter.watch_leader(job.id)
+        self._arbiter.seating.watch_leader(job.id)
         self._turn.say(connection, "on")
         if job.requeue:
             self._ask(job)
@@ -223,7 +220,7 @@ class Reruns:
             self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, run, until_mono))
         elif again is None:
             is_done = job.requeue and run.asked and run.status == 0
-            seat.ended_by = DONE if is_done else seat.ended_by
+            self._ladders.begin(job.id, DONE if is_done else None)
             self._end(job, run)
             text = f"job {job.id}: exit 0, {DONE}\n{HOW_TO_RUN_AGAIN}" if is_done else None
             self._turn.say(seat.connection, "exit", text=text)
@@ -248,11 +245,9 @@ class Reruns:
             started_mono=None, times_given_way=job.times_given_way + again.gave_way, yields_to=None, requeue=False,
         )  # fmt: skip
         log("requeue", f"job {job.id}: {again.why}, attempt {job.attempt}")
-        seat.cancel_timers()
         self._known.of(job.id).processes = {}
         seat.told, seat.background = None, False
         arbiter.patience.limit([job], None)
-        seat.ended_by = seat.ask = None
         seat.mute = again.after > 0  # passed over until the stub says that it has waited
         seat.rests_until_mono = time.monotonic() + again.after if again.after else None
         self._turn.say(

@@ -27,7 +27,7 @@ from ..answers.table import Values
 from ..bell.seat import Seat
 from ..bell.socket import Connection
 from ..log import log
-from .enforce import OFFER_SECONDS, STALE_SECONDS
+from .enforce import OFFER_SECONDS
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -338,7 +338,7 @@ class Sweeps:
         assert sweep is not None
         sweep.offered.discard(job.id)
         sweep.to_offer.pop(job.id, None)
-        if seat.offered_mono + STALE_SECONDS < time.monotonic():
+        if arbiter.enforcer.is_stale(job.id):
             arbiter.enforcer.take_back(job)
             self._turn.say(connection, "again")
             self._offer_more(sweep)
@@ -347,7 +347,7 @@ class Sweeps:
         sweep.rows.pop(job.id)
         seat.sweep, seat.connection, seat.pid = None, None, connection.pid
         job = arbiter.store.change(job, identity=connection.identity)
-        arbiter.adopt(job, connection)
+        arbiter.seating.adopt(job, connection)
         self._turn.later(lambda: arbiter.orphans.remember_ancestors(job))
         self._turn.say(connection, "job", id=job.id)
         self._turn.say(connection, "offer")

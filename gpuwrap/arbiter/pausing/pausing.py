@@ -66,6 +66,8 @@ class Pausing:
         self._found: dict[int, Found] = {}
         self._renewed: set[int] = set()
         self._refused: dict[int, Refusal] = {}
+        self._marked: dict[int, Job] = {}
+        """Those that were stopped, or were about to be, until they go on."""
         self._freed: set[int] = set()
         """Paused ones that go on already, which cannot be written down."""
         self._heeding: dict[int, tuple[int, float]] = {}
@@ -166,10 +168,12 @@ class Pausing:
         census = self._census or Census()
         self._census = None  # what it shows is no longer so
         unmarked = [job for job, means in wanted if not self._traces.mark(job, means.value)]
+        self._marked |= {job.id: job for job, _means in wanted}
         failed = self._stopping.stop(wanted, census) if not unmarked else (unmarked[0], "cannot be marked: no space is left")
         if failed is not None:
             for job, _means in wanted:
                 self._traces.unmark(job.id)
+                del self._marked[job.id]
             return self._refuse(*failed, REFUSED_SECONDS)
         for job, means in wanted:
             self._stopping.note(job, means)
@@ -232,13 +236,16 @@ class Pausing:
         What its owner had stopped (Ctrl-Z) stays stopped. Until then a mark tells a successor to do it.
         """
         self._traces.mark(job, (Means.STOP if self._traces.stopped(job.id) else Means.FREEZE).value)
-        self._turn.do(lambda: self._go_on(job))
+        self._marked[job.id] = job
 
-    def _go_on(self, job: Job) -> None:
-        now = self._arbiter.store.live.get(job.id, job)
-        if now.state is not JobState.PAUSED:  # it may be once more, for somebody else
-            self._freed.discard(job.id)
-            self._stopping.let_go(now)
+    def follow(self, job_id: int, job: Job | None) -> None:
+        """Let go on who was stopped, or was about to be, and is not paused as its row says."""
+        marked = self._marked.get(job_id)
+        if marked is None or (job is not None and job.state is JobState.PAUSED):
+            return
+        del self._marked[job_id]
+        self._freed.discard(job_id)
+        self._stopping.let_go(job or marked)
 
     def free_unwritten(self) -> None:
         """The disk takes nothing: who stands still for a job that has ended goes on before that is written down."""
@@ -271,13 +278,13 @@ class Pausing:
 
     def run_over(self, job: Job) -> None:
         """One run of a job has ended; its stub lives on, in the group that the job may have."""
-        if job.paused_mono is not None:
-            self._stopping.let_go(job)
         self.forget(job.id)
 
     def recover(self, job: Job) -> None:
         """A job that was being stopped, and is not written down as paused, goes on."""
         means = self._traces.marked(job)
+        if job.state is JobState.PAUSED:
+            self._marked[job.id] = job
         if means is None:
             return
         self._traces.find_group(job)
@@ -324,16 +331,6 @@ class Pausing:
             job, group = arbiter.store.live.get(job_id), Group(path)
             if job is None or not (self._traces.has_group(job_id) or group.holds(job.identity.pid)):
                 self._traces.adopt_group(group)
-
-    def undone(self) -> None:
-        """A batch was not committed: who was stopped in it goes on, and nothing is believed to be as it was."""
-        self._found.clear()
-        self._renewed.clear()
-        for job in list(self._arbiter.store.live.values()):
-            if job.state not in STARTED or self._traces.marked(job) is None:
-                continue
-            if job.state is not JobState.PAUSED:
-                self._stopping.let_go(job)
 
     # --- keeping ------------------------------------------------------------------------------------------------
 
