@@ -30,6 +30,9 @@ def compose(
         arbiter.enforcer,
         arbiter.ahead,
         arbiter.holding,
+        arbiter.reruns,
+        arbiter.lines,
+        arbiter.answers.admission,
     )
     return arbiter
 

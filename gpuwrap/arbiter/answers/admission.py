@@ -7,7 +7,7 @@
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...clocks import suspended_seconds, wall_at
 from ...host import processes
@@ -30,12 +30,35 @@ if TYPE_CHECKING:
 DEMO_HINT = "try it on simulated GPUs: gpurun demo"
 
 
+class Inherited(NamedTuple):
+    """What limits a job's choice of GPUs whatever else is asked for."""
+
+    visible: str | None = None
+    """The CUDA_VISIBLE_DEVICES of its gpurun."""
+    seen: list[str] | None = None
+    """The GPUs that CUDA sees in its process already, which choose in their order."""
+
+
 class Admission:
     """Turns a client's words into a job, or refuses it."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
         self._orphans = arbiter.orphans
+        self._inherited: dict[int, Inherited] = {}
+
+    def note_inherited(self, job_id: int, values: Values) -> None:
+        """Know what a client said that it inherited; a new arbiter knows it once the client is back."""
+        self._inherited[job_id] = Inherited(values.get("visible"), values.get("seen"))
+
+    def inherited_by(self, job_id: int) -> Inherited:
+        """Return what limits the choice of a job, as far as its client has said it."""
+        return self._inherited.get(job_id, Inherited())
+
+    def follow(self, job_id: int, job: Job | None) -> None:
+        """Nothing limits one that has gone."""
+        if job is None:
+            self._inherited.pop(job_id, None)
 
     def read_job(self, connection: Connection, values: Values, key: str) -> Job:
         """Read a job; its number is still 0. Raises Refused."""

@@ -122,7 +122,7 @@ class Answers:
         if seat is None or connection.job_id is None:
             return
         seat.connection = None
-        seat.told = None
+        self._arbiter.lines.say_again(connection.job_id)
         self._arbiter.seating.watch_leader(connection.job_id, connection)  # only the end of the process ends its job
         job = self._arbiter.store.live.get(connection.job_id)
         if job is None or job.state not in STARTED or self._arbiter.ahead.may_ask_to_give_way(job):
@@ -255,14 +255,15 @@ class Answers:
 
     def _note_wishes(self, job: Job, values: Values) -> None:
         seat = self._arbiter.seats[job.id]
-        seat.tty = values.get("tty")
-        seat.visible, seat.seen = values.get("visible"), values.get("seen")
+        self._arbiter.lines.hear(job.id, values.get("tty"))
+        self.admission.note_inherited(job.id, values)
         if "wait" in values:
             self._arbiter.patience.limit([job], values["wait"])
         if values.get("offset") == 0:  # a block in a program: what that forks keeps the connection when it dies
             self._arbiter.seating.watch_leader(job.id)
         if "rests" in values:
-            seat.mute, seat.rests_until_mono = True, time.monotonic() + values["rests"]
+            seat.mute = True
+            self._arbiter.reruns.rest(job.id, values["rests"])
 
     def machine_unknown(self, connection: Connection, kind: str, values: Values) -> bool:
         """Put a request off until the GPUs have been looked at once; without GPUs asked for nothing need be known.
@@ -395,9 +396,9 @@ class Answers:
             return
         if job is not None:
             seat = self._arbiter.seats[job.id]
-            seat.stopped = seat.background = seat.mute = False
-            seat.rests_until_mono = None
-            seat.told = None  # it may be in the foreground now, or no longer: tell it anew
+            seat.stopped = seat.mute = False
+            self._arbiter.reruns.rest(job.id, None)
+            self._arbiter.lines.begin_again(job.id)  # it may be in the foreground now, or no longer
             self._turn.replan()
 
     def _job_of(self, connection: Connection) -> Job | None:

@@ -64,7 +64,7 @@ def _changed(arbiter: "Arbiter", admission: Admission, job: Job, wanted: Values)
         gpus = wanted["gpus"]
         count = gpus if gpus != "all" else count_all(admission.machine_of(job), request.allowed)
         request = replace(request, gpus=count)
-    seen = arbiter.seats[job.id].seen
+    seen = admission.inherited_by(job.id).seen
     if seen is not None and not wanted.keys().isdisjoint(("device", "not", "gpus")):
         choice = request.allowed if "device" in wanted or "not" in wanted else None
         request = replace(request, allowed=first_seen(admission.machine_of(job), seen, request.gpus, choice))
@@ -92,7 +92,7 @@ def _chosen(arbiter: "Arbiter", admission: Admission, job: Job, wanted: Values) 
     seat = arbiter.seats[job.id]
     only = wanted.get("device")
     samples = admission.machine_of(job)
-    chosen = choose_devices(samples, None if only == "all" else only, wanted.get("not"), seat.visible)
+    chosen = choose_devices(samples, None if only == "all" else only, wanted.get("not"), admission.inherited_by(job.id).visible)
     if seat.connection is None and seat.sweep is None and job.request.allowed is not None:
         # What it inherited is told by itself, and it is not here at the moment.
         chosen = job.request.allowed if chosen is None else chosen & job.request.allowed

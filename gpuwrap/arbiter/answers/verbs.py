@@ -267,7 +267,7 @@ class Verbs:
         seat, job = self._arbiter.seats.get(job_id), self._arbiter.store.live.get(job_id)
         if seat is None or job is None or job.state is not JobState.WAITING or seat.stopped or seat.pid in looked_at:
             return
-        if not seat.tty and seat.sweep is None:
+        if not self._arbiter.lines.has_terminal(job_id) and seat.sweep is None:
             return
         looked_at.add(seat.pid)
         stat = processes.read_stat(job.identity.pid)

@@ -33,22 +33,6 @@ class Seat:
     """Stopped at its terminal (Ctrl-Z) while it waits: passed over until it reports its SIGCONT."""
     mute: bool = False
     """Did not take its last offer, and has not said a word since: passed over until it does."""
-    visible: str | None = None
-    """The CUDA_VISIBLE_DEVICES of its gpurun, which limits the choice of GPUs whatever else is asked for."""
-    seen: list[str] | None = None
-    """The GPUs that CUDA sees in its process already, which choose in their order."""
-    tty: int | None = None
-    """Where its waiting is told: device of the terminal, negative for `-v` without one, None nowhere."""
-    background: bool = False
-    """Whether it was told by one plain line, as a background process of its terminal."""
-    to_tell: str | None = None
-    """What it is told on stderr when it starts."""
-    told: str | None = None
-    """The last line it was sent."""
-    rests_until_mono: float | None = None
-    """When a job that failed is tried again; passed over until then."""
-    attempt_begun: int = 0
-    """The run that the job's stub has said to have started."""
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set anything; what may put the client out of reach is noted, so that nobody need look at each of a long line."""
@@ -59,10 +43,6 @@ class Seat:
     def is_away(self) -> bool:
         """Whether the client cannot take an offer: gone, stopped, or silent since the last one."""
         return self.connection is None or self.stopped or self.mute
-
-    def close(self, watcher: Watcher) -> None:
-        """Let go of every descriptor but the connection."""
-        self.let_go_of_leader(watcher)
 
     def let_go_of_leader(self, watcher: Watcher) -> None:
         """Hear no more of the leader's end."""

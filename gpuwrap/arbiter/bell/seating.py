@@ -109,7 +109,7 @@ class Seating:
                         self.leaders[seat.pid] = outer.id
             if seat.connection is not None:
                 seat.connection.job_id = None
-            seat.close(self._watcher)
+            seat.let_go_of_leader(self._watcher)
         self.leftovers.discard(job_id)
         for forget in self.on_leave:
             forget(job_id)

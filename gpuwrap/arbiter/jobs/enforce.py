@@ -43,6 +43,8 @@ class Enforcer:
         self._ladders = arbiter.ladders
         self._offered: Ledger[int, tuple[float, Timer]] = Ledger(self._turn)
         """Grants that are on offer, since when, and when that runs out."""
+        self._to_tell: dict[int, str | None] = {}
+        """What jobs are told on stderr when they start."""
         self.at_end: Sequence[Callable[[Job], None]] = ()
         """Who follows the end of a job, in order."""
 
@@ -90,9 +92,9 @@ class Enforcer:
         if job.parent_id is None and not arbiter.holding.take(job.id, grant.shares):
             return False
         view = arbiter.deciding.views.get(job.parent_id) if arbiter.sampling.somebody_is_paused() else None
-        seat.to_tell = notice(grant, view) if view is not None else None
+        self._to_tell[job.id] = notice(grant, view) if view is not None else None
         if job.request.gpus and not grant.shares and arbiter.deciding.look is not None:
-            seat.to_tell = f"runs without a GPU: {arbiter.deciding.look.fault}"
+            self._to_tell[job.id] = f"runs without a GPU: {arbiter.deciding.look.fault}"
         job = arbiter.store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
         self.offer(job)
         return True
@@ -124,6 +126,8 @@ class Enforcer:
 
     def follow(self, job_id: int, job: Job | None) -> None:
         """Have a grant be on offer until it is taken; one that was not offered yet, or in a turn that was lost, is now."""
+        if job is None:
+            self._to_tell.pop(job_id, None)
         if job is None or job.state is not JobState.GRANTED:
             self._take_off_offer(job_id)
         elif job_id not in self._offered and job_id in self._arbiter.seats:
@@ -205,8 +209,7 @@ class Enforcer:
             variables["GPURUN_INDEX"] = str(job.row.index)
         if arbiter.sim_root is not None:
             variables["GPURUN_SIM_DIR"] = arbiter.sim_root
-        seat = arbiter.seats[job.id]
-        told = f"job {job.id} {seat.to_tell}" if seat.to_tell else None
+        told = f"job {job.id} {to_tell}" if (to_tell := self._to_tell.get(job.id)) else None
         preempt = arbiter.reruns.preempt_file(job)
         if preempt is not None:
             variables["GPURUN_PREEMPT_FILE"] = preempt

@@ -52,6 +52,32 @@ class Reruns:
         self._walk, self._known, self._members = arbiter.walk, arbiter.known, arbiter.members
         self._store = arbiter.store
 
+        self._begun: dict[int, int] = {}
+        """The run that each stub has said to have started."""
+        self._rests: dict[int, float] = {}
+        """When jobs that failed are tried again; passed over until then."""
+
+    def follow(self, job_id: int, job: Job | None) -> None:
+        """Of one that has gone nothing is kept."""
+        if job is None:
+            self._begun.pop(job_id, None)
+            self._rests.pop(job_id, None)
+
+    def has_begun(self, job: Job) -> bool:
+        """Whether the stub of a job has said that the present run is started."""
+        return self._begun.get(job.id, 0) == job.attempt
+
+    def rest(self, job_id: int, seconds: float | None) -> None:
+        """A job is tried again after so long; None: it waits as others do."""
+        self._rests.pop(job_id, None)
+        if seconds is not None:
+            self._rests[job_id] = time.monotonic() + seconds
+
+    def rests(self, job_id: int) -> int | None:
+        """In how many seconds a job is tried again; None if it does not rest."""
+        until = self._rests.get(job_id)
+        return None if until is None else max(1, round(until - time.monotonic()))
+
     # --- evicting -----------------------------------------------------------------------------------------------
 
     def evict(self, job: Job, newcomer_id: int | None, why: str) -> bool:
@@ -166,7 +192,7 @@ class Reruns:
         self._turn.say(connection, "job", id=job.id)
         if job.state not in STARTED:
             return
-        self._arbiter.seats[job.id].attempt_begun = values.get("attempt", 0)
+        self._begun[job.id] = values.get("attempt", 0)
         self._arbiter.seating.watch_leader(job.id)
         self._turn.say(connection, "on")
         if job.requeue:
@@ -178,7 +204,7 @@ class Reruns:
     def started(self, job: Job, values: Values) -> None:
         """The program runs."""
         log("started", f"job {job.id}: attempt {values['attempt']}, pid {values.get('child')}")
-        self._arbiter.seats[job.id].attempt_begun = values["attempt"]
+        self._begun[job.id] = values["attempt"]
         self._arbiter.pausing.look_again(job.id)
 
     def ended(self, connection: Connection, job: Job | None, values: Values) -> None:
@@ -246,10 +272,10 @@ class Reruns:
         )  # fmt: skip
         log("requeue", f"job {job.id}: {again.why}, attempt {job.attempt}")
         self._known.of(job.id).processes = {}
-        seat.told, seat.background = None, False
+        arbiter.lines.begin_again(job.id)
         arbiter.patience.limit([job], None)
         seat.mute = again.after > 0  # passed over until the stub says that it has waited
-        seat.rests_until_mono = time.monotonic() + again.after if again.after else None
+        self.rest(job.id, again.after or None)
         self._turn.say(
             seat.connection, "rerun", text=text, after=f"{again.after:g}", failures=again.failures, reruns=again.reruns,
             short=again.short,

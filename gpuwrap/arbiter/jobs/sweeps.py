@@ -103,7 +103,7 @@ class Sweeps:
         self._pieces.pop(connection, None)
         for job in jobs:
             if job is not None and job.id in arbiter.seats:
-                arbiter.seats[job.id].visible = values.get("visible")
+                arbiter.answers.admission.note_inherited(job.id, values)
         if "wait" in values:
             arbiter.patience.limit([job for job in jobs if job is not None], values["wait"])
         name = next((job.name for job in jobs if job is not None), None)
@@ -180,7 +180,7 @@ class Sweeps:
         if seat.sweep is not sweep:
             if seat.connection is not None:
                 seat.connection.job_id = None
-            seat.close(self._arbiter)
+            seat.let_go_of_leader(self._arbiter)
             seat.sweep, seat.pid = sweep, sweep.identity.pid
             look = self._arbiter.deciding.look
             if look is None or look.pending:

@@ -102,7 +102,7 @@ class Stopping:
         seat = self._arbiter.seats.get(job.id)
         if job.stub and (seat is None or seat.connection is None):
             return None, "its stub is just coming back"
-        if job.stub and seat is not None and seat.attempt_begun != job.attempt:
+        if job.stub and seat is not None and not self._arbiter.reruns.has_begun(job):
             return None, "is just starting"  # what its stub forks next nobody would stop
         members = self._members.tree(job)
         for stat in members:

@@ -7,6 +7,7 @@
 """
 
 import time
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,18 @@ class _Coming:
         return time.monotonic() >= min(self._last_mono + quiet, self._begun_mono + MOST_SECONDS)
 
 
+@dataclass(slots=True)
+class Hearer:
+    """Where a job's waiting is told."""
+
+    tty: int
+    """Device of the terminal, negative for `-v` without one."""
+    background: bool = False
+    """Whether it was told by one plain line, as a background process of its terminal."""
+    told: str | None = None
+    """The last line it was sent."""
+
+
 class Lines:
     """Tells waiting clients why they wait, at most a few times a second."""
 
@@ -68,9 +81,36 @@ class Lines:
         self._arbiter = arbiter
         self._turn = arbiter.turn
         self._timer: Timer | None = None
+        self._hearers: dict[int, Hearer] = {}
         self._coming: dict[int, _Coming] = {}
         """Terminals in whose background jobs have begun to wait that nobody was told of."""
         self._tellers: dict[tuple[int | None, type[Teller]], tuple[View, Teller]] = {}
+
+    def hear(self, job_id: int, tty: int | None) -> None:
+        """A client says where it is told that it waits; None: nowhere."""
+        known = self._hearers.pop(job_id, None)
+        if tty is not None:
+            self._hearers[job_id] = known or Hearer(tty)
+            self._hearers[job_id].tty = tty
+
+    def has_terminal(self, job_id: int) -> bool:
+        """Whether a client waits at a terminal, or said that it wants to be told."""
+        return job_id in self._hearers and self._hearers[job_id].tty != 0
+
+    def say_again(self, job_id: int) -> None:
+        """The client has gone: what it was told is told to the one that comes back."""
+        if job_id in self._hearers:
+            self._hearers[job_id].told = None
+
+    def begin_again(self, job_id: int) -> None:
+        """It waits anew, in the foreground or not."""
+        if job_id in self._hearers:
+            self._hearers[job_id] = Hearer(self._hearers[job_id].tty)
+
+    def follow(self, job_id: int, job: Job | None) -> None:
+        """Nobody is told of one that has gone."""
+        if job is None:
+            self._hearers.pop(job_id, None)
 
     def refresh_soon(self) -> None:
         """Tell what has changed, in a moment."""
@@ -79,7 +119,7 @@ class Lines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if any(seat.tty is not None for seat in self._arbiter.seats.values()):
+        if self._hearers:
             self._hang(FIRST_SECONDS)
 
     def batch_lost(self, *, news: bool) -> None:
@@ -99,19 +139,19 @@ class Lines:
         # A shell's fg tells nobody that it is in the foreground now: a few are looked at again.
         few = len(self._arbiter.store.in_line) <= FEW
         for job in self._waiting():
-            seat = self._arbiter.seats.get(job.id)
-            if seat is None or seat.tty is None or seat.connection is None or (seat.background and not few):
+            seat, hearer = self._arbiter.seats.get(job.id), self._hearers.get(job.id)
+            if seat is None or hearer is None or seat.connection is None or (hearer.background and not few):
                 continue
             stat = processes.read_stat(job.identity.pid)
             if stat is None or stat.state in "Tt":
                 continue
-            if seat.tty > 0 and stat.foreground == stat.group:
-                if seat.background:
-                    seat.background, seat.told = False, None
-                drawers.setdefault(seat.tty, []).append(job)
-            elif not seat.background:
-                seat.background, seat.told = True, None
-                self._coming.setdefault(seat.tty, _Coming()).add(job.id)
+            if hearer.tty > 0 and stat.foreground == stat.group:
+                if hearer.background:
+                    hearer.background, hearer.told = False, None
+                drawers.setdefault(hearer.tty, []).append(job)
+            elif not hearer.background:
+                hearer.background, hearer.told = True, None
+                self._coming.setdefault(hearer.tty, _Coming()).add(job.id)
         for jobs in drawers.values():
             self._draw(sorted(jobs, key=before))
         self._note()
@@ -137,8 +177,8 @@ class Lines:
         return [*self._arbiter.store.in_line.values(), *(job for job in stuck if job.state is JobState.GRANTED)]
 
     def _waits_at(self, job: Job, tty: int) -> bool:
-        seat = self._arbiter.seats.get(job.id)
-        return seat is not None and seat.tty == tty and seat.background
+        hearer = self._hearers.get(job.id)
+        return hearer is not None and hearer.tty == tty and hearer.background
 
     def _counted(self, jobs: list[Job]) -> str:
         lost = self._unwritten()
@@ -164,9 +204,9 @@ class Lines:
 
     def _tell(self, job: Job, kind: str, text: str, *shorter: str) -> None:
         """Tell a client something new; of a line the shorter versions too, since only it knows how much room there is."""
-        seat = self._arbiter.seats[job.id]
-        if seat.told != text:
-            seat.told = text or None
+        seat, hearer = self._arbiter.seats[job.id], self._hearers[job.id]
+        if hearer.told != text:
+            hearer.told = text or None
             short = {f"short{number}": each for number, each in enumerate(shorter) if each != text}
             self._arbiter.bell.send_now(seat.connection, kind, text=text, **short)
 
@@ -210,12 +250,10 @@ class Lines:
     def tell(self, job: Job) -> tuple[list[str], list[str]] | None:
         """Tell why a job waits in whole sentences, and what would help; None before the first plan."""
         plan, view = self._decided(job)
-        seat = self._arbiter.seats.get(job.id)
         words = self.explain(job)
         if words is not None and words[0] in (UNWRITTEN, "frozen"):
             return [self.text(job)], words[2]
-        if seat is not None and seat.rests_until_mono is not None:
-            seconds = max(1, round(seat.rests_until_mono - time.monotonic()))
+        if (seconds := self._arbiter.reruns.rests(job.id)) is not None:
             return [f"job {job.id} waits for its next try, in {seconds} s"], []
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
@@ -300,8 +338,7 @@ class Lines:
         lost = self._unwritten() if job.state is JobState.WAITING else None
         if lost is not None:
             return UNWRITTEN, lost, []
-        if seat is not None and seat.rests_until_mono is not None:
-            seconds = max(1, round(seat.rests_until_mono - time.monotonic()))
+        if (seconds := self._arbiter.reruns.rests(job.id)) is not None:
             return "absent", f"its next try, in {seconds} s", []
         reason = plan.reasons.get(job.id) if plan is not None else None
         if reason is None or view is None:
