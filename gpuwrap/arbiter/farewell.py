@@ -30,6 +30,7 @@ class Farewell:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._timers = arbiter.timers
         self.is_told = False
         self.has_begun = False
         self._may_leave = False
@@ -58,10 +59,10 @@ class Farewell:
         arbiter = self._arbiter
         log("farewell", why)
         arbiter.bell.retire()
-        arbiter.timers.clear()
+        self._timers.clear()
         arbiter.pausing.thaw_everything("the arbiter is being ended")
-        arbiter.timers.after(BLINK_SECONDS, self._blinked)
-        arbiter.timers.after(LONGEST_SECONDS, arbiter.stop_at_once)
+        self._timers.after(BLINK_SECONDS, self._blinked)
+        self._timers.after(LONGEST_SECONDS, arbiter.stop_at_once)
         if bus.is_there():
             arbiter.shutdown.ask(self._heard)
         else:
@@ -69,7 +70,7 @@ class Farewell:
 
     def _heard(self, goes_down: bool | None) -> None:
         if goes_down is None:  # who was asked may have been ended together with us
-            self._arbiter.timers.after(AGAIN_SECONDS, lambda: self._arbiter.shutdown.ask(self._heard))
+            self._timers.after(AGAIN_SECONDS, lambda: self._arbiter.shutdown.ask(self._heard))
             return
         self._knows = True
         if goes_down or self._may_leave:

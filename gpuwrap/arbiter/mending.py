@@ -32,6 +32,9 @@ class Mending:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._store = arbiter.store
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self.is_alone: Callable[[], bool] = lambda: True
         self.on_retire: Callable[[], None] = lambda: None
@@ -56,13 +59,13 @@ class Mending:
         """Somebody cannot read the database: look at it closely, at the next wake, which is now."""
         self._is_in_doubt = True
         self._asked[connection] = None
-        self._arbiter.timers.after(0.0, lambda: None)
+        self._timers.after(0.0, lambda: None)
 
     def look(self) -> None:
         """Mend what needs it. Called in a batch, before anything is written; raises StoreError if it must be tried again."""
         if self.has_retired:
             self._is_in_doubt = False
-        elif self._is_in_doubt or not self._arbiter.store.is_in_place():
+        elif self._is_in_doubt or not self._store.is_in_place():
             self._is_in_doubt = True  # until it is done
             self._mend()
             self._is_in_doubt = False
@@ -77,13 +80,13 @@ class Mending:
             self._retire("the database was removed")
             return
         try:
-            if self._arbiter.store.mend():
+            if self._store.mend():
                 log("mended", "the database was not what had been written there: it is written anew, from memory")
         except StoreError as err:
             if not err.is_unsound:
                 raise
             log("store", err.text)
-            self._arbiter.store.give_disk_up()
+            self._store.give_disk_up()
             self._retire(f"the database is lost: {err.cause}")
 
     def _retire(self, why: str) -> None:
@@ -94,9 +97,9 @@ class Mending:
         arbiter.pausing.thaw_everything(why)
         arbiter.bell.retire()
         self.on_retire()
-        for job in list(arbiter.store.live.values()):
+        for job in list(self._store.live.values()):
             if job.state in IN_LINE or job.state is JobState.GRANTED:
-                seat = arbiter.seats.get(job.id)
+                seat = self._seats.get(job.id)
                 if seat is not None and seat.connection is not None:
                     arbiter.bell.drop(seat.connection)  # it summons another arbiter
                 arbiter.enforcer.cancel(job, ResultKind.LOST, why)

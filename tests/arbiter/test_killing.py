@@ -86,7 +86,7 @@ def test_another_signal_is_sent_and_nothing_more(jobs: Jobs, other: Client, name
     jobs.until(job, lambda leader: leader.does_catch(getattr(signal, f"SIG{name}")))
     assert answer(other, job, signal=getattr(signal, f"SIG{name}"))[1] == f"sent {name}"
     assert jobs.state(job) == "running", "whether it ends is its own affair"
-    assert jobs.arbiter.seats[job].kill_timer is None
+    assert not jobs.arbiter.ladders.is_due(job)
     result = jobs.ended(job).result
     assert result is not None
     assert result.code == 42

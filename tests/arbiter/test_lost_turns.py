@@ -144,6 +144,7 @@ STORIES: dict[str, Story] = {
     "watch": Story(one_waits, asks("watch", jobs="9")),
     "explain": Story(one_waits, asks("explain", jobs="2")),
     "line": Story(one_waits, asks("line", bare=1)),
+    "figures": Story(one_waits, asks("figures")),
     "why": Story(one_waits, asks("why", job=2)),
     "gpus": Story(one_runs, asks("gpus")),
     "ping": Story(nothing, asks("ping")),
@@ -154,7 +155,7 @@ STORIES: dict[str, Story] = {
 def facts(stage: Stage) -> list[object]:
     """What the rows say, but for moments, and what else would outlive the arbiter."""
     store = stage.arbiter.store
-    found: list[object] = [stage.arbiter.notes.drained.get(), stage.arbiter._leaving]
+    found: list[object] = [len(stage.arbiter.notes.drained.get()), stage.arbiter._leaving]
     for number in store.numbers(0, 99):
         job = store.find(number)
         assert job is not None
@@ -172,12 +173,12 @@ def tell(stage: Stage, story: Story) -> None:
 
 
 def play(
-    folder: Path, leader: "subprocess.Popen[bytes]", story: Story, kind: str, monkeypatch: pytest.MonkeyPatch, *, lost: bool
+    folder: Path, story: Story, kind: str, monkeypatch: pytest.MonkeyPatch, *, lost: bool
 ) -> tuple[list[object], str]:
     """Tell a story; returns where it ended, and what was heard last."""
     folder.mkdir()
     monkeypatch.setenv("GPURUN_DIR", str(folder))
-    with made_arbiter(folder) as arbiter:
+    with made_arbiter(folder) as arbiter, subprocess.Popen(["sleep", "600"]) as leader:
         stage = Stage(arbiter, leader, Client(arbiter))
         five_good_wakes(arbiter)
         story.before(stage)
@@ -195,6 +196,7 @@ def play(
             tell(stage, story)
         end, heard = facts(stage), stage.kinds()
         stage.client.close()
+        leader.kill()
     return end, heard[-1] if heard else ""
 
 
@@ -228,9 +230,9 @@ def again(stage: Stage, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_request_whose_turn_was_lost_ends_where_one_ends_that_was_not(
-    kind: str, tmp_path: Path, leader: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     story = STORIES[kind]
-    unlost = play(tmp_path / "unlost", leader, story, kind, monkeypatch, lost=False)
-    lost = play(tmp_path / "lost", leader, story, kind, monkeypatch, lost=True)
+    unlost = play(tmp_path / "unlost", story, kind, monkeypatch, lost=False)
+    lost = play(tmp_path / "lost", story, kind, monkeypatch, lost=True)
     assert lost == unlost

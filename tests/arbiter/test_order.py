@@ -37,7 +37,7 @@ class Line:
             if store.live[number].started_at is None and store.live[number].state.value == "waiting":
                 store.move(store.grant(store.live[number], (), "granted"), Event.TAKE, "taken")
             job = store.move(store.live[number], Event.END, "ended", result=result or Result(ResultKind.EXIT, code=0))
-            self.arbiter.order.job_ended(job)
+            self.arbiter.order.ended(job)
 
     def read(self, text: str, parent: int | None = None) -> tuple[str, str | None]:
         return self.arbiter.order.read(text, self.arbiter.store.live[parent] if parent is not None else None)

@@ -44,6 +44,7 @@ class Admission:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._store = arbiter.store
         self._orphans = arbiter.orphans
         self._inherited: dict[int, Inherited] = {}
 
@@ -68,7 +69,7 @@ class Admission:
         argv = processes.command_line(connection.pid)[values.get("offset", 0) :]
         cwd = processes.working_folder(connection.pid)
         known_as = fingerprint(argv, cwd, values.get("script"))
-        peak = recall(known_as, self._arbiter.store.learned_peak)
+        peak = recall(known_as, self._store.learned_peak)
         learned = needed_bytes(peak) if peak is not None else None
         request = self._read_request(values, parent, learned)
         submitted_mono = time.monotonic()
@@ -103,11 +104,11 @@ class Admission:
     def with_command(self, job: Job, argv: tuple[bytes, ...], script_bytes: int | None, values: Values) -> Job:
         """Return the same job with another command: a row of a sweep."""
         known_as = fingerprint(argv, job.cwd, script_bytes)
-        peak = recall(known_as, self._arbiter.store.learned_peak)
+        peak = recall(known_as, self._store.learned_peak)
         learned = needed_bytes(peak) if peak is not None else None
         request = job.request
         if values.get("auto"):
-            parent = self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None
+            parent = self._store.live.get(job.parent_id) if job.parent_id is not None else None
             request = self._read_request(values, parent, learned)
         return replace(job, argv=argv, fingerprint=known_as, learned_bytes=learned, request=request)
 
@@ -186,13 +187,13 @@ class Admission:
 
     def outer_of(self, job: Job) -> Job | None:
         """Return the job inside which a job was asked for."""
-        return self._arbiter.store.live.get(job.parent_id) if job.parent_id is not None else None
+        return self._store.live.get(job.parent_id) if job.parent_id is not None else None
 
     def judge(self, request: Request, parent_id: int | None) -> None:
         """Refuse what this machine, or the job inside which it was asked for, can never give."""
         if request.gpus == 0 or runs_without(self._arbiter.settings, self._arbiter.deciding.look):
             return
-        parent = self._arbiter.store.live.get(parent_id) if parent_id is not None else None
+        parent = self._store.live.get(parent_id) if parent_id is not None else None
         samples = self._machine(parent)
         chosen = [sample for sample in samples if request.allowed is None or sample.uuid in request.allowed]
         divided = sum(sample.is_mig for sample in chosen) if request.gpus > 1 else 0

@@ -51,6 +51,9 @@ class Answers:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._store = arbiter.store
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._figures = arbiter.figures
         self.birth = Birth(arbiter)
@@ -102,7 +105,7 @@ class Answers:
         self._asked.append((connection, kind, values))
         try:
             self._kinds[kind](connection, values)
-            self._arbiter.store.write_down()  # while it is known who asked for it
+            self._store.write_down()  # while it is known who asked for it
         except Refused as refused:
             self.refuse(connection, refused.error)
         except Exception as err:
@@ -118,13 +121,13 @@ class Answers:
         self._arbiter.sweeps.gone(connection)
         self.rehearsals.gone(connection)
         self._put_off = [asked for asked in self._put_off if asked[0] is not connection]
-        seat = self._arbiter.seats.get(connection.job_id) if connection.job_id is not None else None
+        seat = self._seats.get(connection.job_id) if connection.job_id is not None else None
         if seat is None or connection.job_id is None:
             return
         seat.connection = None
         self._arbiter.lines.say_again(connection.job_id)
         self._arbiter.seating.watch_leader(connection.job_id, connection)  # only the end of the process ends its job
-        job = self._arbiter.store.live.get(connection.job_id)
+        job = self._store.live.get(connection.job_id)
         if job is None or job.state not in STARTED or self._arbiter.ahead.may_ask_to_give_way(job):
             self._turn.replan()
 
@@ -165,7 +168,7 @@ class Answers:
     def look_on(self) -> None:
         """A turn was lost: those whose request was put off, and not come to when one before them failed, wait for a look."""
         if self._put_off:
-            self._arbiter.timers.after(0.0, self._arbiter.deciding.begin_look)
+            self._timers.after(0.0, self._arbiter.deciding.begin_look)
 
     def _answer_again(self, connection: Connection, kind: str, values: Values) -> None:
         """Answer what wrote nothing: only its answer was lost, with those of others. It waits for no look."""
@@ -200,7 +203,7 @@ class Answers:
         identity = connection.identity
         assert identity is not None
         key = _key(identity, values)
-        known = arbiter.store.find_key(key)
+        known = self._store.find_key(key)
         if known is None and "running" in values:
             arbiter.reruns.connected(connection, None, values)
             return
@@ -214,7 +217,7 @@ class Answers:
             return
         if connection.job_id is not None:  # the end of its process would be seen of one of them only
             raise Refused("cannot register job: this connection is another job's")
-        job = arbiter.store.register(self.admission.read_job(connection, values, key))
+        job = self._store.register(self.admission.read_job(connection, values, key))
         arbiter.seating.adopt(job, connection)
         self._note_wishes(job, values)
         if arbiter.deciding.look is not None and not arbiter.deciding.look.pending:
@@ -254,7 +257,7 @@ class Answers:
         self._turn.replan()
 
     def _note_wishes(self, job: Job, values: Values) -> None:
-        seat = self._arbiter.seats[job.id]
+        seat = self._seats[job.id]
         self._arbiter.lines.hear(job.id, values.get("tty"))
         self.admission.note_inherited(job.id, values)
         if "wait" in values:
@@ -307,8 +310,8 @@ class Answers:
         if look is None or look.pending:
             return
         for job_id in sorted(self.unjudged):
-            job = self._arbiter.store.in_line.get(job_id)
-            if job is None and job_id in self._arbiter.seats:
+            job = self._store.in_line.get(job_id)
+            if job is None and job_id in self._seats:
                 continue  # it may come back into the line
             del self.unjudged[job_id]
             if job is None:
@@ -319,7 +322,7 @@ class Answers:
                 self._refuse_registered(job, refused.error)
 
     def _refuse_registered(self, job: Job, err: GpurunError) -> None:
-        seat = self._arbiter.seats[job.id]
+        seat = self._seats[job.id]
         connection = seat.connection
         self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, err.text, FAILED if seat.sweep is not None else None)
         if connection is not None and seat.sweep is None:
@@ -331,9 +334,9 @@ class Answers:
             self._arbiter.enforcer.take(job)
         elif job is not None and job.state in STARTED:
             self._arbiter.enforcer.send_off(job)
-        elif job is not None and self._arbiter.ahead.answered(self._arbiter.seats[job.id]):
+        elif job is not None and self._arbiter.ahead.answered(self._seats[job.id]):
             self._turn.say(connection, "stay")
-            if self._arbiter.seats[job.id].is_away():
+            if self._seats[job.id].is_away():
                 self._continued(connection, values)  # it has said a word
         else:
             self._turn.say(connection, "again")
@@ -356,7 +359,7 @@ class Answers:
         arbiter = self._arbiter
         assert connection.identity is not None
         key = _key(connection.identity, values)
-        job = arbiter.store.find_key(key)
+        job = self._store.find_key(key)
         here = False
         if job is not None and job.state in STARTED:
             if "looked" not in values:  # what it holds now counts: the last look is too old, however fresh
@@ -373,11 +376,11 @@ class Answers:
         def again() -> None:
             self._give_back(key, values["failed"])
 
-        self._arbiter.timers.after(0.0, again)
+        self._timers.after(0.0, again)
 
     def _give_back(self, key: str, failed: bool) -> int:
         """End the job of a block, wherever it stands; returns what its process still holds, in bytes."""
-        job = self._arbiter.store.find_key(key)
+        job = self._store.find_key(key)
         if job is not None and (job.state in IN_LINE or job.state is JobState.GRANTED):
             self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, "given up while it waited")
         elif job is not None and job.state in STARTED:
@@ -395,14 +398,14 @@ class Answers:
         if self._arbiter.sweeps.continued(connection):
             return
         if job is not None:
-            seat = self._arbiter.seats[job.id]
+            seat = self._seats[job.id]
             seat.stopped = seat.mute = False
             self._arbiter.reruns.rest(job.id, None)
             self._arbiter.lines.begin_again(job.id)  # it may be in the foreground now, or no longer
             self._turn.replan()
 
     def _job_of(self, connection: Connection) -> Job | None:
-        return self._arbiter.store.live.get(connection.job_id) if connection.job_id is not None else None
+        return self._store.live.get(connection.job_id) if connection.job_id is not None else None
 
     # --- after each plan ----------------------------------------------------------------------------------------
 

@@ -38,6 +38,8 @@ class Verbs:
 
     def __init__(self, arbiter: "Arbiter", answers: "Answers") -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._store = arbiter.store
         self._turn = arbiter.turn
         self._answers = answers
         self._watchers: dict[Connection, set[int]] = {}
@@ -90,7 +92,7 @@ class Verbs:
             if isinstance(job, int):
                 done.append([job, False, "no such job"])
             elif job.state is JobState.WAITING:
-                self._arbiter.store.move(job, Event.HOLD, f"held by {by}")
+                self._store.move(job, Event.HOLD, f"held by {by}")
                 done.append([job.id, True, f"held in line: gpurun resume {job.id} lets it go"])
             elif job.state is JobState.RUNNING:
                 refusal = self._arbiter.pausing.pause([job], None, f"paused by {by}", by_hand=True)
@@ -108,7 +110,7 @@ class Verbs:
             if isinstance(job, int):
                 done.append([job, False, "no such job"])
             elif job.state is JobState.HELD:
-                self._arbiter.store.move(job, Event.RELEASE, f"let go by {by}")
+                self._store.move(job, Event.RELEASE, f"let go by {by}")
                 done.append([job.id, True, "waits again"])
             elif job.state is JobState.PAUSED:
                 done.append([job.id, *self._arbiter.pausing.resume_by_hand(job, by)])
@@ -129,7 +131,7 @@ class Verbs:
                 continue
             wanted = job.priority + values["by"] if "by" in values else values["priority"]
             wanted = max(-100, min(100, wanted))
-            self._arbiter.store.change(job, priority=wanted)
+            self._store.change(job, priority=wanted)
             done.append([job.id, True, f"priority {job.priority} → {wanted}"])
         self._add_places(done)
         self._turn.replan()
@@ -164,7 +166,7 @@ class Verbs:
     def _add_places(self, done: list[list[object]]) -> None:
         """Say of those in line where they stand now that all of them were changed."""
         lines: dict[int | None, list[int]] = {}
-        views, in_line, now_mono = self._arbiter.deciding.views, self._arbiter.store.in_line.values(), time.monotonic()
+        views, in_line, now_mono = self._arbiter.deciding.views, self._store.in_line.values(), time.monotonic()
         for queue in dict.fromkeys(job.parent_id for job in in_line):
             line = sorted([job for job in in_line if job.parent_id == queue], key=by_place(views.get(queue), now_mono))
             lines[queue] = [job.id for job in line]
@@ -178,12 +180,12 @@ class Verbs:
     def _jobs(self, values: Values) -> Iterator[Job | int]:
         """Yield the jobs named by number, each as it is when its turn comes; the number itself where there is no such job."""
         for number in values["jobs"]:
-            job = self._arbiter.store.find(number)
+            job = self._store.find(number)
             yield job if job is not None else number
 
     def _leave(self, connection: Connection, _values: Values) -> None:
         """Leave now instead of in a while, if nothing is left to do."""
-        if self._arbiter.store.live:
+        if self._store.live:
             self._turn.say(connection, "refused", text="jobs are still there", status=FAILED)
             return
         self._arbiter.make_room()
@@ -194,7 +196,7 @@ class Verbs:
         running = {
             job_id
             for job_id in waited
-            if (job := self._arbiter.store.live.get(job_id)) is not None and job.state is not JobState.ENDED
+            if (job := self._store.live.get(job_id)) is not None and job.state is not JobState.ENDED
         }
         self._watchers[connection] = running
         self._answer_watchers()
@@ -228,12 +230,12 @@ class Verbs:
     def _line(self, connection: Connection, values: Values) -> None:
         bare = values.get("bare", False)
         looked_at: set[int] = set()
-        for job_id in () if bare else islice(self._arbiter.store.in_line, MOST_LOOKED_AT):
+        for job_id in () if bare else islice(self._store.in_line, MOST_LOOKED_AT):
             self._note_stop(job_id, looked_at)
         self._turn.answer(connection, self._arbiter.lines.lined_up(bare=bare))
 
     def _why(self, connection: Connection, values: Values) -> None:
-        job = self._arbiter.store.live.get(values["job"])
+        job = self._store.live.get(values["job"])
         if job is not None:
             self._note_stop(job.id, set())
         words = self._arbiter.lines.tell(job) if job is not None else None
@@ -264,7 +266,7 @@ class Verbs:
 
     def _note_stop(self, job_id: int, looked_at: set[int]) -> None:
         """Look whether a waiting client is stopped at its terminal: only an offer would have found out."""
-        seat, job = self._arbiter.seats.get(job_id), self._arbiter.store.live.get(job_id)
+        seat, job = self._seats.get(job_id), self._store.live.get(job_id)
         if seat is None or job is None or job.state is not JobState.WAITING or seat.stopped or seat.pid in looked_at:
             return
         if not self._arbiter.lines.has_terminal(job_id) and seat.sweep is None:

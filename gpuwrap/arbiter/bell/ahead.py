@@ -23,6 +23,8 @@ class Ahead:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._store = arbiter.store
         self._turn = arbiter.turn
         self._freed: set[str] = set()
         self._unanswered: set[int] = set()
@@ -40,7 +42,7 @@ class Ahead:
         job = self._first() if freed else None
         if job is None or job.state is not JobState.WAITING or job.request.gpus > len(freed):
             return
-        seat = self._arbiter.seats[job.id]
+        seat = self._seats[job.id]
         if seat.sweep is None and not seat.is_away() and self.offer(seat.connection):
             self._unanswered.add(job.id)
             self._asked = seat.connection
@@ -70,7 +72,7 @@ class Ahead:
         """Return the first in line by the last plan, for whom it kept GPUs."""
         made = self._arbiter.deciding.plans.get(None)
         first = next(iter(made.kept.values()), None) if made is not None else None
-        return self._arbiter.store.in_line.get(first) if first is not None else None
+        return self._store.in_line.get(first) if first is not None else None
 
     def was_asked(self, seat: Seat) -> bool:
         """Whether a client was asked in this wake: its grant needs no other offer."""

@@ -32,11 +32,12 @@ class Order:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._store = arbiter.store
         self._ended: list[int] = []
 
     def read(self, text: str, parent: Job | None) -> tuple[str, str | None]:
         """Read `7,ok:lr-*,any:3-5`: the jobs as the row has them, and why they can never be waited for, if so."""
-        store = self._arbiter.store
+        store = self._store
         found: dict[bool, dict[int, None]] = {False: {}, True: {}}
         for part in text.split(","):
             prefix = next((each for each in (OK, ANY) if part.startswith(each)), "")
@@ -55,7 +56,7 @@ class Order:
 
     def _goes_in_circles(self, after: str, parent: Job | None) -> str | None:
         """Say which of some jobs is one around `parent`, or waits for such a one, however far along."""
-        inside = {parent.id, *(outer.id for outer in self._arbiter.store.around(parent))} if parent is not None else set()
+        inside = {parent.id, *(outer.id for outer in self._store.around(parent))} if parent is not None else set()
         seen: set[Awaited] = set()
         for job_id, _ in from_row(after) if inside else ():
             if job_id in inside:
@@ -69,8 +70,8 @@ class Order:
         """Yield what a job waits for, and what that waits for, and so on, but for what was seen."""
         pending = [job_id]
         while pending:
-            job = self._arbiter.store.in_line.get(pending.pop())
-            record = self._arbiter.store.awaiting.by(job) if job is not None else None
+            job = self._store.in_line.get(pending.pop())
+            record = self._store.awaiting.by(job) if job is not None else None
             if record is not None and record not in seen:
                 seen.add(record)
                 pending += record.missing
@@ -79,19 +80,19 @@ class Order:
     def blocked(self) -> dict[int, tuple[int, ...]]:
         """Return the jobs in line that must not start yet, with those they wait for."""
         found: dict[int, tuple[int, ...]] = {}
-        for record in self._arbiter.store.awaiting.records():
+        for record in self._store.awaiting.records():
             if record.missing:
                 found |= dict.fromkeys(record.waiting, record.missing)
         return found
 
     def awaited_by(self, job: Job) -> dict[int, tuple[int, ...]]:
         """Return the same of one job that is in no line: nothing if it may start."""
-        missing = Awaited(job.after_jobs or "", self._arbiter.store.has_ended).missing
+        missing = Awaited(job.after_jobs or "", self._store.has_ended).missing
         return {job.id: missing} if missing else {}
 
     def awaited_by_anybody(self) -> set[int]:
         """Return the jobs that some job in line names: how they ended is still asked for."""
-        return {number for record in self._arbiter.store.awaiting.records() for number in record.everything}
+        return {number for record in self._store.awaiting.records() for number in record.everything}
 
     def ended(self, job: Job) -> None:
         """Cancel the jobs in line that wait for the success of one that did not succeed, and those that wait for them.
@@ -104,7 +105,7 @@ class Order:
             return
         try:
             for job_id in self._ended:
-                records = [each for each in self._arbiter.store.awaiting.of(job_id) if job_id in each.must_succeed]
+                records = [each for each in self._store.awaiting.of(job_id) if job_id in each.must_succeed]
                 fault = self._fault(job_id) if records else None
                 if fault is not None:
                     self._cancel({each for record in records for each in record.waiting}, fault)
@@ -113,7 +114,7 @@ class Order:
 
     def cancel_failed(self) -> None:
         """After a restart: cancel those that wait for the success of one that has ended without."""
-        for record in self._arbiter.store.awaiting.records():
+        for record in self._store.awaiting.records():
             text = in_row((), record.must_succeed)
             failed = self._first_failed(word.removeprefix(OK) for word in text.split())
             fault = self._fault(failed) if failed is not None else None
@@ -122,7 +123,7 @@ class Order:
 
     def _cancel(self, job_ids: set[int], fault: str) -> None:
         for job_id in sorted(job_ids):
-            job = self._arbiter.store.in_line.get(job_id)
+            job = self._store.in_line.get(job_id)
             if job is not None:
                 log("after", f"job {job.id}: {fault}")
                 self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, fault, FAILED)
@@ -131,7 +132,7 @@ class Order:
         """Return the first of some jobs that has ended without success."""
         for run in runs:
             first, _dash, last = run.partition("-")
-            failed = self._arbiter.store.failed(int(first), int(last or first))
+            failed = self._store.failed(int(first), int(last or first))
             if failed is not None:
                 return failed
         return None
@@ -145,14 +146,14 @@ class Order:
         return ",".join(f"{ANY}{job.id}" for job in self._of_key(key) if job.state in STARTED)
 
     def _of_key(self, key: str | None) -> list[Job]:
-        live = self._arbiter.store.live.values() if key is not None else ()
+        live = self._store.live.values() if key is not None else ()
         return [job for job in live if job.once == key and job.state is not JobState.ENDED]
 
     def _fault(self, job_id: int) -> str | None:
         """Say why a job that has ended did not succeed; None if it did, or has not ended."""
-        if not self._arbiter.store.has_ended(job_id):
+        if not self._store.has_ended(job_id):
             return None
-        job = self._arbiter.store.find(job_id)
+        job = self._store.find(job_id)
         result = job.result if job is not None else None
         if result is None:
             return f"job {job_id} is no longer known"
@@ -168,7 +169,7 @@ class Order:
 
     def _named(self, word: str) -> list[int]:
         """Find jobs as `wait` does: number, range, name or glob. What it is does not depend on who has ended by now."""
-        store = self._arbiter.store
+        store = self._store
         number = parse_integer(word)
         if number is not None:
             return store.numbers(number, number)
@@ -179,7 +180,7 @@ class Order:
         return self._called(word)
 
     def _called(self, word: str) -> list[int]:
-        store = self._arbiter.store
+        store = self._store
         live = [job for job in store.live.values() if job.state is not JobState.ENDED and job.name is not None]
         is_glob = any(letter in word for letter in "*?[")
         names = [name for name in store.names() if fnmatchcase(name, word)] if is_glob else [word]

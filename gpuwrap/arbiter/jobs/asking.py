@@ -57,6 +57,9 @@ class Asking:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._folder = arbiter.folder
+        self._seats = arbiter.seats
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._ladders = arbiter.ladders
         self._walk, self._known, self._members = arbiter.walk, arbiter.known, arbiter.members
@@ -79,7 +82,7 @@ class Asking:
         number, delay = ask.steps[place]
         ask.place, ask.number, ask.is_last, ask.asked = place, number, place + 1 == len(ask.steps), {}
         if not ask.is_last:
-            self._arbiter.timers.after(delay, partial(self._step, ask, place + 1))
+            self._timers.after(delay, partial(self._step, ask, place + 1))
         ask.late_mono = time.monotonic() + delay * LATE_PART
         program = self._read(job, ask.root)
         if program is not None:
@@ -97,7 +100,7 @@ class Asking:
     def _look_later(self, ask: Ask, number: int, delay: float, now: float) -> None:
         at = next_look(now, delay)
         if at is not None and ask.root:
-            self._arbiter.timers.after(at - now, partial(self._look, ask, number, delay, at))
+            self._timers.after(at - now, partial(self._look, ask, number, delay, at))
 
     def _look(self, ask: Ask, number: int, delay: float, at: float) -> None:
         """See who else must have the signal, so long after it."""
@@ -135,7 +138,7 @@ class Asking:
     def _ask(self, job: Job, ask: Ask, found: Iterable[Standing]) -> None:
         """Send the signal to others too. A program that says that it is saving is spared, and all of it."""
         found = list(found)
-        if not found or (job.stub and preempt.says_saving(self._arbiter.folder.fd, preempt.file_name(job.id, job.attempt))):
+        if not found or (job.stub and preempt.says_saving(self._folder.fd, preempt.file_name(job.id, job.attempt))):
             return
         ask.asked |= {each.pid: Asked(each, each) for each in found}
         asked = self._members.without_others(job, [identity_of(job, each) for each in found])
@@ -145,7 +148,7 @@ class Asking:
 
     def _current(self, ask: Ask) -> Job | None:
         """Return the job if it is still asked in this way."""
-        job, seat = self._store.live.get(ask.job_id), self._arbiter.seats.get(ask.job_id)
+        job, seat = self._store.live.get(ask.job_id), self._seats.get(ask.job_id)
         if job is None or seat is None or self._ladders.ask(ask.job_id) is not ask or job.attempt != ask.attempt:
             return None
         return job if job.state in (JobState.STOPPING, JobState.ENDED) else None

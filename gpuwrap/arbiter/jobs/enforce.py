@@ -38,6 +38,9 @@ class Enforcer:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._store = arbiter.store
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._known = arbiter.known
         self._ladders = arbiter.ladders
@@ -62,7 +65,7 @@ class Enforcer:
         if not went_well:
             return False
         for newcomer_id in sorted(pauses):
-            jobs = [self._arbiter.store.live[job_id] for job_id in pauses[newcomer_id]]
+            jobs = [self._store.live[job_id] for job_id in pauses[newcomer_id]]
             if self._arbiter.pausing.pause(jobs, newcomer_id, f"for job {newcomer_id}") is not None:
                 return False
         return True
@@ -71,7 +74,7 @@ class Enforcer:
         """Carry out one action; false if the plan must be made anew, since it met with a surprise."""
         if isinstance(action, Grant):
             return self.grant(action)
-        job = self._arbiter.store.live[action.job_id]
+        job = self._store.live[action.job_id]
         if isinstance(action, Evict):
             return self._arbiter.reruns.evict(job, action.newcomer_id, f"gives way to job {action.newcomer_id}")
         if isinstance(action, Resume):
@@ -82,8 +85,8 @@ class Enforcer:
     def grant(self, grant: Grant) -> bool:
         """Grant and offer; false if the plan must be made anew, since the client stopped or a GPU was claimed meanwhile."""
         arbiter = self._arbiter
-        job = arbiter.store.live[grant.job_id]
-        seat = arbiter.seats[job.id]
+        job = self._store.live[grant.job_id]
+        seat = self._seats[job.id]
         stat = processes.read_stat(job.identity.pid)
         if stat is not None and stat.state in "Tt":
             for each in arbiter.sweeps.seats_like(seat):
@@ -95,13 +98,13 @@ class Enforcer:
         self._to_tell[job.id] = notice(grant, view) if view is not None else None
         if job.request.gpus and not grant.shares and arbiter.deciding.look is not None:
             self._to_tell[job.id] = f"runs without a GPU: {arbiter.deciding.look.fault}"
-        job = arbiter.store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
+        job = self._store.grant(job, grant.shares, "granted " + gpu_words(grant.shares))
         self.offer(job)
         return True
 
     def offer(self, job: Job) -> None:
         """Offer a grant to its client, which has `OFFER_SECONDS` to take it."""
-        seat = self._arbiter.seats[job.id]
+        seat = self._seats[job.id]
         self._take_off_offer(job.id)
         if seat.sweep is not None and not self._arbiter.sweeps.may_offer(job.id, seat.sweep):
             return
@@ -110,7 +113,7 @@ class Enforcer:
         ):
             self._say(job.id, seat, "offer")
         now_mono = time.monotonic()
-        timer = self._arbiter.timers.after(OFFER_SECONDS, lambda: self._runs_out(job.id, now_mono))
+        timer = self._timers.after(OFFER_SECONDS, lambda: self._runs_out(job.id, now_mono))
         self._offered[job.id] = now_mono, timer
 
     def _runs_out(self, job_id: int, offered_mono: float) -> None:
@@ -130,7 +133,7 @@ class Enforcer:
             self._to_tell.pop(job_id, None)
         if job is None or job.state is not JobState.GRANTED:
             self._take_off_offer(job_id)
-        elif job_id not in self._offered and job_id in self._arbiter.seats:
+        elif job_id not in self._offered and job_id in self._seats:
             self.offer(job)
 
     def is_stale(self, job_id: int) -> bool:
@@ -147,10 +150,10 @@ class Enforcer:
 
     def withdraw(self, job_id: int) -> None:
         """Take an offer back that was not taken, and pass its client over until that says a word."""
-        job = self._arbiter.store.live.get(job_id)
+        job = self._store.live.get(job_id)
         if job is None or job.state is not JobState.GRANTED:
             return
-        seat = self._arbiter.seats[job_id]
+        seat = self._seats[job_id]
         stat = processes.read_stat(job.identity.pid)
         for each in self._arbiter.sweeps.seats_like(seat):
             each.stopped = stat is not None and stat.state in "Tt"
@@ -161,10 +164,10 @@ class Enforcer:
 
     def take_back(self, job: Job) -> None:
         """Take an offer back; the job keeps its place."""
-        seat = self._arbiter.seats[job.id]
+        seat = self._seats[job.id]
         self._take_off_offer(job.id)
         self.release(job)
-        self._arbiter.store.move(self._arbiter.store.live[job.id], Event.WITHDRAW, "the offer was not taken", shares=())
+        self._store.move(self._store.live[job.id], Event.WITHDRAW, "the offer was not taken", shares=())
         self._say(job.id, seat, "again")
 
     def take(self, job: Job) -> None:
@@ -173,7 +176,7 @@ class Enforcer:
         An offer that lay for a while is made anew instead: a stranger may have come to the GPU meanwhile.
         """
         arbiter = self._arbiter
-        seat = arbiter.seats[job.id]
+        seat = self._seats[job.id]
         if self.is_stale(job.id):
             self.withdraw(job.id)
             return
@@ -181,14 +184,14 @@ class Enforcer:
             self.take_back(job)  # it asks again at once; those that start give their connections back meanwhile
             return
         self._take_off_offer(job.id)
-        job = arbiter.store.move(job, Event.TAKE, "taken", started_at=wall_at(), started_mono=time.monotonic())
+        job = self._store.move(job, Event.TAKE, "taken", started_at=wall_at(), started_mono=time.monotonic())
         for ended, rest in arbiter.left_behind.take_over(job):
-            before = arbiter.store.shrink(ended, rest)
+            before = self._store.shrink(ended, rest)
             if not rest:
                 self.release_if_let_go(before)
         if not self._known.of(job.id).ancestors:
             arbiter.orphans.remember_ancestors(job)
-        self._turn.later(lambda: arbiter.orphans.started(job.id, arbiter.timers, self._turn.later))
+        self._turn.later(lambda: arbiter.orphans.started(job.id, self._timers, self._turn.later))
         self._turn.later(lambda: arbiter.scarcity.watch(job))
         self.send_off(job)
 
@@ -218,7 +221,7 @@ class Enforcer:
             note += " asked for"
         if job.request.shares and job.shares:
             note += f", shared: {self._portion(job)}"
-        self._turn.say(arbiter.seats[job.id].connection, "go", note=note, told=told, **variables)
+        self._turn.say(self._seats[job.id].connection, "go", note=note, told=told, **variables)
 
     def _portion(self, job: Job) -> str:
         share = job.shares[0]
@@ -234,15 +237,15 @@ class Enforcer:
 
     def leader_ended(self, job_id: int, told: int | None = None) -> None:
         """The leader's pidfd says that it has ended, or its parent, with the wait(2) status."""
-        job = self._arbiter.store.live.get(job_id)
-        seat = self._arbiter.seats.get(job_id)
+        job = self._store.live.get(job_id)
+        seat = self._seats.get(job_id)
         if job is None or seat is None or job.state is JobState.ENDED:
             self._arbiter.seating.unwatch_leader(job_id)  # a stub goes when its job has ended, and what that left may stay
             return
         if told is None and seat.pidfd is not None:
             told = processes.exit_status(seat.pidfd, job.identity)
         status = told
-        for inner in self._arbiter.store.inside(job_id):
+        for inner in self._store.inside(job_id):
             if inner.identity == job.identity:  # a gpurun that a gpurun exec'd: they end together, the inner one first
                 self.leader_ended(inner.id, status)
         if job.state in STARTED:
@@ -255,7 +258,7 @@ class Enforcer:
 
     def waiting_ended(self, job_id: int, status: int | None) -> None:
         """The process in whose name a job waits has ended."""
-        job = self._arbiter.store.live.get(job_id)
+        job = self._store.live.get(job_id)
         if job is not None and job.state not in STARTED and job.state is not JobState.ENDED:
             result = Result(ResultKind.CANCELLED, signal=_signal_of(status), text="its gpurun ended while it waited")
             self._end(job, result, "ended")
@@ -272,13 +275,13 @@ class Enforcer:
         arbiter = self._arbiter
         kept = arbiter.left_behind.kept(job)
         arbiter.known.of(job.id).processes[job.identity.pid] = job.identity
-        job = arbiter.store.shrink(job, kept)
+        job = self._store.shrink(job, kept)
         self._end(job, Result(ResultKind.EXIT, code=status, text="block of a program"), "block ended")
         return sum(share.bytes for share in kept)
 
     def cancel(self, job: Job, kind: ResultKind, text: str, status: int | None = None) -> None:
         """Take a job out of the line, and tell its client, with the status it shall end with if that is not by a signal."""
-        seat = self._arbiter.seats.get(job.id)
+        seat = self._seats.get(job.id)
         if seat is not None:
             self._say(job.id, seat, "end", kind=kind.value, text=text, status=status)
         self._end(job, Result(kind, code=status, text=text), text)
@@ -290,7 +293,7 @@ class Enforcer:
     def _end(self, job: Job, result: Result, why: str, **changes: object) -> None:
         result = self._arbiter.scarcity.judge(job, self._arbiter.shutdown.judge(result))
         changes = {"ended_at": wall_at(), "ended_mono": time.monotonic(), **changes}
-        job = self._arbiter.store.move(job, Event.END, why, result=result, **changes)
+        job = self._store.move(job, Event.END, why, result=result, **changes)
         self._turn.later(lambda: _log_end(job, result))
         for follows in self.at_end:
             follows(job)
@@ -299,7 +302,7 @@ class Enforcer:
 
     def settle(self, job: Job) -> None:
         """The leader has ended: hear no more of it, and find what it left behind."""
-        seat = self._arbiter.seats.get(job.id)
+        seat = self._seats.get(job.id)
         if seat is None:
             return
         self._arbiter.seating.unwatch_leader(job.id)  # now: it stays readable, and would cut short the wait for an answer
@@ -319,7 +322,7 @@ class Enforcer:
     def release_if_let_go(self, job: Job) -> None:
         """End the grant of an ended job unless something of it still holds its GPUs."""
         arbiter = self._arbiter
-        seat = arbiter.seats.get(job.id)
+        seat = self._seats.get(job.id)
         is_ending = self._ladders.is_due(job.id)
         undecided = is_ending or arbiter.deciding.look is None
         if seat is not None and arbiter.survivors.hold(job, undecided=undecided):
@@ -334,14 +337,14 @@ class Enforcer:
 
     def survivor_ended(self, job_id: int) -> None:
         """One that outlived the leader of a job has ended."""
-        job = self._arbiter.store.live.get(job_id)
+        job = self._store.live.get(job_id)
         if job is not None and job.state is JobState.ENDED:
             self.release_if_let_go(job)
 
     def release(self, job: Job) -> None:
         """Give a job's GPUs back, and let go of claims that no grant needs any more."""
         self._arbiter.ahead.freed(job)
-        self._arbiter.store.release(job)
+        self._store.release(job)
         self._turn.replan()
 
     def look_for_leftovers(self, job: Job) -> None:

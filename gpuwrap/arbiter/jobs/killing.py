@@ -30,6 +30,8 @@ class Killing:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._ladders = arbiter.ladders
         self._members, self._containers, self._known = arbiter.members, arbiter.containers, arbiter.known
@@ -101,13 +103,13 @@ class Killing:
         self._turn.do(lambda: signal_all(strays, first))
         if number is None:
             without_others = self._members.without_others
-            self._arbiter.timers.after(KILL_SECONDS, lambda: signal_all(without_others(job, strays), signal.SIGKILL))
+            self._timers.after(KILL_SECONDS, lambda: signal_all(without_others(job, strays), signal.SIGKILL))
         return _sent(first, strays)
 
     def _kill_all(self, job_id: int) -> None:
         """SIGKILL the leader and everything known to be the job's."""
         job = self._store.live.get(job_id)
-        seat = self._arbiter.seats.get(job_id)
+        seat = self._seats.get(job_id)
         if job is None or seat is None:
             return
         if job.stub and job.state is not JobState.ENDED:

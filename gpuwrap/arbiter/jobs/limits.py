@@ -31,7 +31,10 @@ class Limits:
     """Follows the jobs that have a time limit."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
-        self._arbiter, self._store = arbiter, arbiter.store
+        self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._store = arbiter.store
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._ladders = arbiter.ladders
         self._due: dict[int, tuple[object, Timer]] = {}
@@ -55,7 +58,7 @@ class Limits:
         left = self.seconds_left(job) or 0.0
         paused = any(each.state in (JobState.PAUSED, JobState.SUSPENDED) for each in self._around(job))
         after = max(left, PAUSED_SECONDS) if paused else left
-        return self._arbiter.timers.after(max(0.0, after), lambda: self._passes(job.id))
+        return self._timers.after(max(0.0, after), lambda: self._passes(job.id))
 
     def seconds_left(self, job: Job) -> float | None:
         """Return for how long a job may still run, None for ever."""
@@ -119,7 +122,7 @@ class Limits:
 
     def _tell(self, job: Job, text: str) -> None:
         """Say it where the job's own messages go: the stub says it, or we on the terminal."""
-        seat = self._arbiter.seats.get(job.id)
+        seat = self._seats.get(job.id)
         if not job.stub:
             tell(job, text)
         elif seat is not None:

@@ -27,7 +27,8 @@ class Memory:
     """Watches what jobs use."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
-        self._arbiter, self._store = arbiter, arbiter.store
+        self._arbiter = arbiter
+        self._store = arbiter.store
         self._told, self._before = arbiter.notes.told_over, arbiter.notes.peak_before
         self._over: Ledger[int, str] = Ledger(arbiter.turn)
 

@@ -20,6 +20,8 @@ class Patience:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._store = arbiter.store
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._until: Ledger[int, float] = Ledger(arbiter.turn)
 
@@ -31,7 +33,7 @@ class Patience:
             else:
                 self._until[job.id] = time.monotonic() + seconds
         if seconds:
-            self._arbiter.timers.after(seconds, self._turn.replan)
+            self._timers.after(seconds, self._turn.replan)
 
     def left(self) -> dict[int, float]:
         """Say for how long jobs still wait, where that is limited."""
@@ -42,7 +44,7 @@ class Patience:
         """A plan was made: end those whose limit has passed."""
         now = time.monotonic()
         for job_id, until_mono in list(self._until.items()):
-            job = self._arbiter.store.live.get(job_id)
+            job = self._store.live.get(job_id)
             if job is None or job.state in STARTED:
                 del self._until[job_id]
             elif until_mono <= now and job.state in IN_LINE:

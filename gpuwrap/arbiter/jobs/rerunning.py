@@ -47,6 +47,9 @@ class Reruns:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._folder = arbiter.folder
+        self._seats = arbiter.seats
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._ladders = arbiter.ladders
         self._walk, self._known, self._members = arbiter.walk, arbiter.known, arbiter.members
@@ -136,7 +139,7 @@ class Reruns:
         self._ask(job)
 
     def _ask(self, job: Job) -> None:
-        seat = self._arbiter.seats[job.id]
+        seat = self._seats[job.id]
         signals = ",".join(f"{number}:{seconds:g}" for number, seconds in stored_signals(job.signals))
         self._turn.say(seat.connection, "give-way", attempt=job.attempt, signals=signals)
         self._turn.do(lambda: self._wake(job))
@@ -156,7 +159,7 @@ class Reruns:
 
     def kill_tree(self, job_id: int, nets: int) -> None:
         """Kill all below a stub; later the stub too, if it does not report that."""
-        job, seat = self._store.live.get(job_id), self._arbiter.seats.get(job_id)
+        job, seat = self._store.live.get(job_id), self._seats.get(job_id)
         if job is None or seat is None or job.state is not JobState.STOPPING:
             return
         log("net", f"job {job_id}: killing all below its stub")
@@ -230,7 +233,7 @@ class Reruns:
 
     def _settle(self, job_id: int, run: Run, until_mono: float | None = None) -> None:
         """End what the run left behind, then let the job wait again, or end. Who was asked to end has time for it."""
-        job, seat = self._store.live.get(job_id), self._arbiter.seats.get(job_id)
+        job, seat = self._store.live.get(job_id), self._seats.get(job_id)
         if job is None or seat is None or job.state not in STARTED or job.attempt != run.attempt:
             return
         again, is_asked = judge(job, run), job.state is JobState.STOPPING
@@ -243,7 +246,7 @@ class Reruns:
                 until_mono = time.monotonic() + (self._arbiter.asking.leader_ended(job) if is_asked else 0.0)
             if time.monotonic() >= until_mono:
                 self._turn.do(lambda: self._kill(left))
-            self._arbiter.timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, run, until_mono))
+            self._timers.after(SETTLE_SECONDS, lambda: self._settle(job_id, run, until_mono))
         elif again is None:
             is_done = job.requeue and run.asked and run.status == 0
             self._ladders.begin(job.id, DONE if is_done else None)
@@ -257,17 +260,17 @@ class Reruns:
         arbiter = self._arbiter
         if again.failures > run.failures:
             arbiter.memory.retried(job)
-            job = arbiter.store.live[job.id]  # it may ask for more now
-        seat = arbiter.seats[job.id]
+            job = self._store.live[job.id]  # it may ask for more now
+        seat = self._seats[job.id]
         text = self._told(job, again)
         over = job
         self._turn.do(lambda: self.clean_up(over))
         arbiter.pausing.run_over(job)
         if job.state in (JobState.PAUSED, JobState.SUSPENDED):
-            job = arbiter.store.move(job, Event.RESUME, "its program ended", paused_mono=None)
+            job = self._store.move(job, Event.RESUME, "its program ended", paused_mono=None)
         arbiter.enforcer.release(job)
-        job = arbiter.store.move(
-            arbiter.store.live[job.id], Event.REQUEUE, again.why, shares=(), attempt=job.attempt + 1, started_at=None,
+        job = self._store.move(
+            self._store.live[job.id], Event.REQUEUE, again.why, shares=(), attempt=job.attempt + 1, started_at=None,
             started_mono=None, times_given_way=job.times_given_way + again.gave_way, yields_to=None, requeue=False,
         )  # fmt: skip
         log("requeue", f"job {job.id}: {again.why}, attempt {job.attempt}")
@@ -313,7 +316,7 @@ class Reruns:
         if again:
             seconds, *rest = again
             left = list(found.values())
-            self._arbiter.timers.after(seconds, lambda: self._kill_strays(job, left, inside, tuple(rest)))
+            self._timers.after(seconds, lambda: self._kill_strays(job, left, inside, tuple(rest)))
 
     # --- the file that the program is told ------------------------------------------------------------------------
 
@@ -321,9 +324,9 @@ class Reruns:
         """Return the path of the file by which a run is told that it shall give way, None if it never will."""
         if not may_be_evicted(job):
             return None
-        return os.path.join(self._arbiter.folder.path, preempt.file_name(job.id, job.attempt))
+        return os.path.join(self._folder.path, preempt.file_name(job.id, job.attempt))
 
     def clean_up(self, job: Job) -> None:
         """Remove the file of a run whose stub could not."""
         if may_be_evicted(job):
-            preempt.remove(self._arbiter.folder.fd, preempt.file_name(job.id, job.attempt))
+            preempt.remove(self._folder.fd, preempt.file_name(job.id, job.attempt))

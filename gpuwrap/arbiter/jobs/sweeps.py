@@ -60,6 +60,9 @@ class Sweeps:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._store = arbiter.store
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._sweeps: dict[Identity, Sweep] = {}
         self._pieces: dict[Connection, list[Piece]] = {}
@@ -93,7 +96,7 @@ class Sweeps:
             return
         assert connection.identity is not None
         prefix = f"{_begin(connection.identity)}{values['key']}:"
-        known = [arbiter.store.find_key(prefix + str(index)) for index, _argv, _size in pieces]
+        known = [self._store.find_key(prefix + str(index)) for index, _argv, _size in pieces]
         if not any(known) and pieces:
             if arbiter.answers.machine_unknown(connection, "sweep", values):
                 return
@@ -102,7 +105,7 @@ class Sweeps:
             jobs = self._return(connection, known)
         self._pieces.pop(connection, None)
         for job in jobs:
-            if job is not None and job.id in arbiter.seats:
+            if job is not None and job.id in self._seats:
                 arbiter.answers.admission.note_inherited(job.id, values)
         if "wait" in values:
             arbiter.patience.limit([job for job in jobs if job is not None], values["wait"])
@@ -114,7 +117,7 @@ class Sweeps:
         """Write all rows; their numbers follow each other."""
         arbiter = self._arbiter
         base = arbiter.answers.admission.read_job(connection, values, prefix)
-        first = arbiter.store.next_id()
+        first = self._store.next_id()
         base = replace(base, name=base.name or f"sweep-{first}")
         sweep = self._meet(connection)
         jobs: list[Job | None] = []
@@ -124,7 +127,7 @@ class Sweeps:
                 job = arbiter.answers.admission.with_command(base, argv, size, values)
             output = with_index(base.output, index) if base.output is not None and "output" in values else base.output
             job = replace(job, key=prefix + str(index), row=Row(first, index, values.get("limit")), output=output)
-            job = arbiter.store.register(job)
+            job = self._store.register(job)
             self._seat(job, sweep)
             jobs.append(job)
         log("sweep", f"{len(jobs)} rows from job {first} on")
@@ -166,7 +169,7 @@ class Sweeps:
             sweep = self._sweeps[connection.identity] = Sweep(connection.identity)
         sweep.connection = connection
         for job_id in sweep.rows:
-            self._arbiter.seats[job_id].connection = connection
+            self._seats[job_id].connection = connection
         self._wake(sweep)
         return sweep
 
@@ -176,7 +179,7 @@ class Sweeps:
 
     def _seat(self, job: Job, sweep: Sweep) -> Seat:
         """Give a row its seat in the name of the process; also if a child's becoming it was undone."""
-        seat = self._arbiter.seats.setdefault(job.id, Seat(sweep.identity.pid, job.id, self._arbiter.away))
+        seat = self._seats.setdefault(job.id, Seat(sweep.identity.pid, job.id, self._arbiter.away))
         if seat.sweep is not sweep:
             if seat.connection is not None:
                 seat.connection.job_id = None
@@ -213,11 +216,11 @@ class Sweeps:
     def has_rows(self, connection: Connection) -> bool:
         """Whether rows wait in the name of the process that speaks; those of a batch that was undone do not."""
         sweep = self._sweeps.get(connection.identity) if connection.identity is not None else None
-        return sweep is not None and any(job_id in self._arbiter.store.live for job_id in sweep.rows)
+        return sweep is not None and any(job_id in self._store.live for job_id in sweep.rows)
 
     def seats_like(self, seat: Seat) -> list[Seat]:
         """Return the seats of all that wait in the name of the same process: if it is stopped, all of them are."""
-        return [seat] if seat.sweep is None else [self._arbiter.seats[job_id] for job_id in seat.sweep.rows]
+        return [seat] if seat.sweep is None else [self._seats[job_id] for job_id in seat.sweep.rows]
 
     def left(self, job_id: int, seat: Seat) -> None:
         """A row has left its seat."""
@@ -227,7 +230,7 @@ class Sweeps:
             sweep.offered.discard(job_id)
             sweep.to_offer.pop(job_id, None)
             if sweep.to_offer:
-                self._arbiter.timers.after(0.0, lambda: self._offer_more(sweep))  # in a batch: here there is none
+                self._timers.after(0.0, lambda: self._offer_more(sweep))  # in a batch: here there is none
             self._forget_if_over(sweep)
 
     def gone(self, connection: Connection) -> None:
@@ -238,7 +241,7 @@ class Sweeps:
             return
         sweep.connection = None
         for job_id in sweep.rows:
-            self._arbiter.seats[job_id].connection = None
+            self._seats[job_id].connection = None
         if sweep.pidfd is None:
             sweep.pidfd = connection.open_pidfd()
         if sweep.pidfd is None:
@@ -287,7 +290,7 @@ class Sweeps:
         while sweep.to_offer and len(sweep.offered) < OFFERS_AT_ONCE:
             job_id = next(iter(sweep.to_offer))
             granted_mono = sweep.to_offer.pop(job_id)
-            job = self._arbiter.store.live.get(job_id)
+            job = self._store.live.get(job_id)
             if job is None or job.state is not JobState.GRANTED or job_id not in sweep.rows:
                 continue
             if granted_mono + OFFER_SECONDS < time.monotonic():  # a stranger may have come to its GPU meanwhile
@@ -300,7 +303,7 @@ class Sweeps:
         sweep.offered.discard(job_id)
         later, sweep.to_offer = sweep.to_offer, {}
         for other in later:
-            job = self._arbiter.store.live.get(other)
+            job = self._store.live.get(other)
             if job is not None and job.state is JobState.GRANTED and other in sweep.rows:
                 self._arbiter.enforcer.take_back(job)
 
@@ -317,20 +320,20 @@ class Sweeps:
 
     def _wake(self, sweep: Sweep) -> None:
         for job_id in sweep.rows:
-            seat = self._arbiter.seats[job_id]
+            seat = self._seats[job_id]
             seat.stopped = seat.mute = False
 
     def _become(self, connection: Connection, values: Values) -> None:
         """A child of the process takes a row over that was offered."""
         arbiter = self._arbiter
-        job = arbiter.store.find(values["row"])
+        job = self._store.find(values["row"])
         if job is not None and job.identity == connection.identity:
             arbiter.answers.returned(connection, job, values)
             return
         if "running" in values:
             arbiter.reruns.connected(connection, None, values)
             return
-        seat = arbiter.seats.get(job.id) if job is not None else None
+        seat = self._seats.get(job.id) if job is not None else None
         if job is None or seat is None or not self._may_become(connection, job, values):
             self._turn.say(connection, "again")
             return
@@ -346,7 +349,7 @@ class Sweeps:
         assert connection.identity is not None
         sweep.rows.pop(job.id)
         seat.sweep, seat.connection, seat.pid = None, None, connection.pid
-        job = arbiter.store.change(job, identity=connection.identity)
+        job = self._store.change(job, identity=connection.identity)
         arbiter.seating.adopt(job, connection)
         self._turn.later(lambda: arbiter.orphans.remember_ancestors(job))
         self._turn.say(connection, "job", id=job.id)
@@ -366,7 +369,7 @@ class Sweeps:
     def _row_ended(self, connection: Connection, values: Values) -> None:
         """A child of the process ended; its parent knows how."""
         arbiter = self._arbiter
-        job, index = arbiter.store.find(values["row"]), values["index"]
+        job, index = self._store.find(values["row"]), values["index"]
         assert connection.identity is not None
         mine = job is not None and job.key == f"{_begin(connection.identity)}{values['key']}:{index}"
         if job is None or not mine or job.state is JobState.ENDED:
@@ -385,7 +388,7 @@ class Sweeps:
         if sweep is None:
             return
         for job_id in [values["row"]] if "row" in values else list(sweep.rows):
-            job = self._arbiter.store.live.get(job_id)
+            job = self._store.live.get(job_id)
             if job is not None and job_id in sweep.rows:
                 status = FAILED if "row" in values else None
                 self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, values["text"], status)

@@ -30,6 +30,8 @@ class Traces:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._folder = arbiter.folder
+        self._timers = arbiter.timers
         self._world = world_key(arbiter.folder.fd)
         self._groups_noted, self._stopped_noted = arbiter.notes.groups, arbiter.notes.stopped
         self._groups, self._stopped = self._groups_noted.all(), self._stopped_noted.all()
@@ -42,7 +44,7 @@ class Traces:
         """Leave word that a job is about to be stopped, and how; false if the folder refuses."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            fd = os.open(_mark_name(job.id), flags, 0o600, dir_fd=self._arbiter.folder.fd)
+            fd = os.open(_mark_name(job.id), flags, 0o600, dir_fd=self._folder.fd)
         except OSError:
             return False
         with contextlib.suppress(OSError):  # a full disk: the mark is there, and says less
@@ -53,7 +55,7 @@ class Traces:
     def marked(self, job: Job) -> str | None:
         """Return how a job was about to be stopped, None if it was not; empty if nobody knows."""
         try:
-            fd = os.open(_mark_name(job.id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._arbiter.folder.fd)
+            fd = os.open(_mark_name(job.id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._folder.fd)
         except OSError:
             return None
         try:
@@ -66,12 +68,12 @@ class Traces:
     def unmark(self, job_id: int) -> None:
         """It goes on."""
         with contextlib.suppress(OSError):
-            os.unlink(_mark_name(job_id), dir_fd=self._arbiter.folder.fd)
+            os.unlink(_mark_name(job_id), dir_fd=self._folder.fd)
 
     def _all_marked(self) -> list[int]:
         names = []
         with contextlib.suppress(OSError):
-            names = [name.removeprefix(_MARK) for name in os.listdir(self._arbiter.folder.fd) if name.startswith(_MARK)]
+            names = [name.removeprefix(_MARK) for name in os.listdir(self._folder.fd) if name.startswith(_MARK)]
         return [int(name) for name in names if name.isdigit()]
 
     # --- groups -------------------------------------------------------------------------------------------------
@@ -112,7 +114,7 @@ class Traces:
             return
         self._groups_noted.put(job_id, group.folder)  # it may have been lost with a batch
         group.thaw()
-        self._arbiter.timers.after(0.0, self.remove_groups)
+        self._timers.after(0.0, self.remove_groups)
         if job_id in self._watched:
             return
         with contextlib.suppress(OSError):
@@ -154,7 +156,7 @@ class Traces:
     def forget_stopped(self, job_id: int) -> None:
         """They go on. The row goes with a later batch: this may be none, or one that is being undone."""
         if self._stopped.pop(job_id, None) is not None:
-            self._arbiter.timers.after(0.0, lambda: self._remove_row(job_id))
+            self._timers.after(0.0, lambda: self._remove_row(job_id))
 
     def _remove_row(self, job_id: int) -> None:
         if job_id not in self._stopped:  # nor was it stopped again meanwhile

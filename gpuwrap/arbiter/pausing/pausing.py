@@ -59,6 +59,8 @@ class Pausing:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._folder = arbiter.folder
+        self._store = arbiter.store
         self._turn = arbiter.turn
         self._traces = Traces(arbiter)
         self._stopping = Stopping(arbiter, self._traces)
@@ -119,7 +121,7 @@ class Pausing:
     def _seconds_left(self, job: Job) -> tuple[float, bool]:
         """Return for how long a job may be paused from now on, and whether that is only for short newcomers."""
         settings = self._arbiter.settings
-        paused = self._arbiter.store.paused_seconds_since([job.id], time.monotonic() - DAY_SECONDS)
+        paused = self._store.paused_seconds_since([job.id], time.monotonic() - DAY_SECONDS)
         left = float(settings["pause_limit"]) - paused
         gang = len({pid for pid, _size in self._arbiter.holders(job)}) > 1
         if gang:
@@ -180,7 +182,7 @@ class Pausing:
         return None
 
     def _note_pause(self, job: Job, means: Means, newcomer_id: int | None, why: str) -> None:
-        self._arbiter.store.move(
+        self._store.move(
             job, Event.PAUSE, f"{why} ({means.value})", yields_to=newcomer_id, paused_mono=time.monotonic(),
             times_given_way=job.times_given_way + (newcomer_id is not None),
         )  # fmt: skip
@@ -194,7 +196,7 @@ class Pausing:
         """Let a paused job go on."""
         now = time.monotonic()
         self.let_go(job)
-        self._arbiter.store.move(job, Event.RESUME, why, yields_to=None, paused_mono=None, returned_mono=now)
+        self._store.move(job, Event.RESUME, why, yields_to=None, paused_mono=None, returned_mono=now)
         self._found.pop(job.id, None)
         self._arbiter.scarcity.watch(job)  # it may live elsewhere since
         log("resume", f"job {job.id}: {why}")
@@ -204,7 +206,7 @@ class Pausing:
 
     def resume_by_hand(self, job: Job, by: str) -> tuple[bool, str]:
         """Let a paused job go on, at once only if that breaks no promise. Returns whether it does, and what to say."""
-        for outer in self._arbiter.store.around(job):
+        for outer in self._store.around(job):
             if outer.state is JobState.PAUSED:
                 return False, f"cannot go on: job {outer.id}, inside which it runs, is paused"
         ahead = self._in_the_way(job)
@@ -214,14 +216,14 @@ class Pausing:
         when = f"as soon as there is room: job {ahead.id} ({ahead.user}) has its GPU"
         if job.yields_to is not None:
             return False, f"cannot go on yet, goes on by itself {when}"
-        self._arbiter.store.change(job, yields_to=ahead.id)
+        self._store.change(job, yields_to=ahead.id)
         return True, f"goes on by itself {when}"
 
     def _in_the_way(self, job: Job) -> Job | None:
         """Return a job that was given, while this one stands still, what it would need again."""
         for share in job.shares:
             total, promised = self._arbiter.total_bytes(share.uuid), share.bytes
-            for other in self._arbiter.store.holding.values():
+            for other in self._store.holding.values():
                 if other.id == job.id or other.parent_id != job.parent_id or other.state in (JobState.PAUSED, JobState.ENDED):
                     continue
                 for each in other.shares:
@@ -249,8 +251,8 @@ class Pausing:
 
     def free_unwritten(self) -> None:
         """The disk takes nothing: who stands still for a job that has ended goes on before that is written down."""
-        for job in list(self._arbiter.store.paused.values()):
-            newcomer = self._arbiter.store.live.get(job.yields_to or 0)
+        for job in list(self._store.paused.values()):
+            newcomer = self._store.live.get(job.yields_to or 0)
             if newcomer is not None and job.id not in self._freed and not processes.is_same_process(newcomer.identity):
                 log("resume", f"job {job.id}: job {newcomer.id} has ended, which cannot be written down")
                 self._freed.add(job.id)
@@ -302,7 +304,7 @@ class Pausing:
     def recover_ended(self) -> None:
         """After a restart: nothing is left stopped of jobs that have ended, and their groups go."""
         for job_id in self._traces.known():
-            job = self._arbiter.store.find(job_id)
+            job = self._store.find(job_id)
             if job is not None and job.state is not JobState.ENDED:
                 continue
             if job is not None:
@@ -316,19 +318,19 @@ class Pausing:
         arbiter = self._arbiter
 
         def is_paused(job_id: int, group: str) -> bool:
-            job = arbiter.store.live.get(job_id)
+            job = self._store.live.get(job_id)
             known = self._traces.group(job) if job is not None and job.state in (JobState.PAUSED, JobState.SUSPENDED) else None
             return known is not None and known.folder == group
 
         def is_known(job_id: int, stat: processes.Stat) -> bool:
-            job = arbiter.store.find(job_id)
+            job = self._store.find(job_id)
             boot = processes.boot_id()
             return job is not None and job.identity.boot_id == boot and job.identity.start_ticks <= stat.start_ticks
 
-        for each in forgotten.find(arbiter.folder, arbiter.sim_root, is_paused, is_known):
+        for each in forgotten.find(self._folder, arbiter.sim_root, is_paused, is_known):
             each.let_go()
-        for path, job_id in forgotten.groups_of_world(arbiter.folder).items():
-            job, group = arbiter.store.live.get(job_id), Group(path)
+        for path, job_id in forgotten.groups_of_world(self._folder).items():
+            job, group = self._store.live.get(job_id), Group(path)
             if job is None or not (self._traces.has_group(job_id) or group.holds(job.identity.pid)):
                 self._traces.adopt_group(group)
 
@@ -337,7 +339,7 @@ class Pausing:
     def look_after(self) -> None:
         """See that every pause is as it was left, and that nobody stays paused beyond its bound."""
         self._traces.remove_groups()
-        for job in list(self._arbiter.store.paused.values()):
+        for job in list(self._store.paused.values()):
             if job.id in self._freed:
                 continue
             if self._stopping.is_asked_to_end(job):
@@ -362,7 +364,7 @@ class Pausing:
 
     def _pause_again(self, job_id: int, newcomer_id: int) -> None:
         """A job has survived the signal for which it went on, and its newcomer still computes."""
-        job, newcomer = self._arbiter.store.live.get(job_id), self._arbiter.store.live.get(newcomer_id)
+        job, newcomer = self._store.live.get(job_id), self._store.live.get(newcomer_id)
         if job is None or newcomer is None or job.state is not JobState.RUNNING or newcomer.state not in STARTED:
             return
         shared = {share.uuid for share in job.shares} & {share.uuid for share in newcomer.shares}
@@ -370,7 +372,7 @@ class Pausing:
             self.pause([job], newcomer_id, f"again for job {newcomer_id}")
 
     def _for_whom(self, newcomer_id: int | None) -> str:
-        newcomer = self._arbiter.store.live.get(newcomer_id) if newcomer_id is not None else None
+        newcomer = self._store.live.get(newcomer_id) if newcomer_id is not None else None
         if newcomer is None:
             return "by hand: gpurun resume lets it go on"
         word = next((word for word, value in PRIORITY_WORDS.items() if value == newcomer.priority), str(newcomer.priority))
@@ -378,6 +380,6 @@ class Pausing:
 
     def thaw_everything(self, why: str) -> None:
         """Before an arbiter gives up: nobody stays stopped."""
-        for job in list(self._arbiter.store.paused.values()):
+        for job in list(self._store.paused.values()):
             self._stopping.let_go(job)  # now: we leave, whether this can be written down or not
             self.resume(job, why)

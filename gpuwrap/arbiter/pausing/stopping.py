@@ -73,6 +73,7 @@ class Stopping:
 
     def __init__(self, arbiter: "Arbiter", traces: Traces) -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
         self._members = arbiter.members
         self._store = arbiter.store
         self._traces = traces
@@ -99,7 +100,7 @@ class Stopping:
 
     def _means_without_group(self, job: Job, census: Callable[[], Census]) -> tuple[Means | None, str | None]:
         leader = job.identity.pid
-        seat = self._arbiter.seats.get(job.id)
+        seat = self._seats.get(job.id)
         if job.stub and (seat is None or seat.connection is None):
             return None, "its stub is just coming back"
         if job.stub and seat is not None and not self._arbiter.reruns.has_begun(job):
@@ -150,7 +151,7 @@ class Stopping:
     def _halt(self, job: Job, means: Means, kinship: Kinship, until: float) -> Halt:
         if means is Means.FREEZE:
             return _Freezing(job, self._made_group(job, kinship), self._quiet_groups(job), until)
-        seat = self._arbiter.seats.get(job.id)
+        seat = self._seats.get(job.id)
         if job.stub and seat is not None:
             self._arbiter.bell.send_now(seat.connection, "pausing")
         return _Signalling(job, self._traces)
@@ -213,7 +214,7 @@ class Stopping:
         for pid, start in stopped:
             self.go_on(identity_at(job, pid, start))
         self._traces.forget_stopped(job.id)
-        seat = self._arbiter.seats.get(job.id)
+        seat = self._seats.get(job.id)
         if job.stub and seat is not None:
             self._arbiter.bell.send_now(seat.connection, "resuming")
         self._traces.unmark(job.id)

@@ -79,6 +79,9 @@ class Lines:
 
     def __init__(self, arbiter: "Arbiter") -> None:
         self._arbiter = arbiter
+        self._seats = arbiter.seats
+        self._store = arbiter.store
+        self._timers = arbiter.timers
         self._turn = arbiter.turn
         self._timer: Timer | None = None
         self._hearers: dict[int, Hearer] = {}
@@ -128,7 +131,7 @@ class Lines:
             self.refresh()
 
     def _hang(self, seconds: float) -> None:
-        self._timer = self._arbiter.timers.after(seconds, lambda: self._turn.later(self.refresh))
+        self._timer = self._timers.after(seconds, lambda: self._turn.later(self.refresh))
 
     def refresh(self) -> None:
         """Tell what has changed, now; outside a batch, since what was told stays told."""
@@ -137,9 +140,9 @@ class Lines:
             self._timer = None
         drawers: dict[int, list[Job]] = {}
         # A shell's fg tells nobody that it is in the foreground now: a few are looked at again.
-        few = len(self._arbiter.store.in_line) <= FEW
+        few = len(self._store.in_line) <= FEW
         for job in self._waiting():
-            seat, hearer = self._arbiter.seats.get(job.id), self._hearers.get(job.id)
+            seat, hearer = self._seats.get(job.id), self._hearers.get(job.id)
             if seat is None or hearer is None or seat.connection is None or (hearer.background and not few):
                 continue
             stat = processes.read_stat(job.identity.pid)
@@ -173,8 +176,8 @@ class Lines:
 
     def _waiting(self) -> list[Job]:
         """Return those in line, and those that are out of it but could not be told to go, as far as their clients know."""
-        stuck = self._arbiter.store.live.values() if self._arbiter.unwritten is not None else ()
-        return [*self._arbiter.store.in_line.values(), *(job for job in stuck if job.state is JobState.GRANTED)]
+        stuck = self._store.live.values() if self._arbiter.unwritten is not None else ()
+        return [*self._store.in_line.values(), *(job for job in stuck if job.state is JobState.GRANTED)]
 
     def _waits_at(self, job: Job, tty: int) -> bool:
         hearer = self._hearers.get(job.id)
@@ -204,7 +207,7 @@ class Lines:
 
     def _tell(self, job: Job, kind: str, text: str, *shorter: str) -> None:
         """Tell a client something new; of a line the shorter versions too, since only it knows how much room there is."""
-        seat, hearer = self._arbiter.seats[job.id], self._hearers[job.id]
+        seat, hearer = self._seats[job.id], self._hearers[job.id]
         if hearer.told != text:
             hearer.told = text or None
             short = {f"short{number}": each for number, each in enumerate(shorter) if each != text}
@@ -228,7 +231,7 @@ class Lines:
         """Explain many jobs: one Teller for each queue; briefly if they stand in a list of all jobs."""
         found = {}
         for job_id in job_ids:
-            job = self._arbiter.store.live.get(job_id)
+            job = self._store.live.get(job_id)
             words = self.explain(job, Numbers if listed else Teller, helps=False) if job is not None else None
             if words is not None:
                 found[job_id] = words
@@ -236,7 +239,7 @@ class Lines:
 
     def lined_up(self, *, bare: bool) -> str:
         """Tell who is served when, and unless `bare` why each waits, for a list of all."""
-        store, starts = self._arbiter.store, dict[int, float]()
+        store, starts = self._store, dict[int, float]()
         for view in () if bare else self._arbiter.deciding.views.values():
             starts |= told_starts(view, time.monotonic())
         explain = None if bare else lambda job: self.explain(job, Lister, helps=False)
@@ -316,7 +319,7 @@ class Lines:
     def _stand_beside(self, job: Job) -> list[int]:
         """Return for whom a job stands still: whom it was paused for, or those that took that one's place."""
         assert job.yields_to is not None
-        holding = self._arbiter.store.holding
+        holding = self._store.holding
         mine = {share.uuid for share in job.shares}
         beside = [
             each.id
@@ -332,7 +335,7 @@ class Lines:
         plan, view = self._decided(job)
         if job.state is JobState.HELD and (plan is None or view is None):
             return "held", f"held: gpurun resume {job.id} lets it go", []
-        seat = self._arbiter.seats.get(job.id)
+        seat = self._seats.get(job.id)
         if seat is not None and seat.stopped and job.state is JobState.WAITING:  # seen just now, perhaps, and not planned with
             return "stopped", "stopped at its terminal, keeps its place", ["fg in its terminal lets it go on"]
         lost = self._unwritten() if job.state is JobState.WAITING else None
