@@ -82,10 +82,10 @@ __gpurun_value() {  # complete $2 as a value of the option named $1
         --give-way) __gpurun_words 'never pause suspend requeue' "$2" ;;
         --signal) __gpurun_words 'TERM:120 all:TERM:120 USR1:60,TERM:30 INT:60' "$2" ;;
         -s) __gpurun_words 'TERM KILL INT HUP USR1 USR2 STOP CONT' "$2" ;;
-        -o | --output | --each) __gpurun_files "$2" ;;
+        -o | --output | --each | --plot | --token-file | --textfile) __gpurun_files "$2" ;;
         -u | --user) COMPREPLY=($(compgen -u -- "$2")) ;;
         --sim) __gpurun_words '1x24G 2x24G 4x80G' "$2" ;;
-        --by) __gpurun_words '10 -10' "$2" ;;
+        --by) if [[ ${COMP_WORDS[1]} == history ]]; then __gpurun_words 'user name day' "$2"; else __gpurun_words '10 -10' "$2"; fi ;;
     esac
 }
 

@@ -154,7 +154,7 @@ VERBS = {
         Option("--since", "WHEN", "ended since: 2d, yesterday, 14:30, 2026-11-20"),
         USER,
         Option("-n --lines", "N", "only the last N"),
-        Option("--by", "WHAT", "sums: GPU-hours, jobs, waits by user, name or day"),
+        Option("--by", "WHAT", "sums: GPU-hours, jobs, waits by user, name or day", key="sums"),
         Option("--day", None, "the last day as a picture, a line for each GPU"),
         Option("--replay", None, "what another order would have brought (setting order)"),
         Option("--order", "O", "with --replay: arrival, shortest or fair alone"),

@@ -24,21 +24,22 @@ from ..units import parse_run, split_jobs
 from .asking import Given, World
 
 PICTURES = (".svg", ".png")
+# What is asked for by which option.
+ASKED = {"sums": "--by", "day": "--day", "plot": "--plot"}
 
 
 def looks_back(given: Given) -> bool:
     """Whether `history` is asked for a sum or a picture."""
-    return any(key in given for key in ("by", "day", "plot"))
+    return any(key in given for key in ASKED)
 
 
 def look_back(given: Given, operands: list[str], since_at: float | None) -> int:
     """Print the sum or the picture; exit 1 if a picture was asked for that cannot be made."""
-    chosen = [key for key in ("by", "day", "plot") if key in given]
-    if len(chosen) > 1 or ("lines" in given):
-        words = "--lines" if len(chosen) == 1 else f"--{chosen[1]}"
-        raise UsageError(f"--{chosen[0]} goes without {words}")
+    chosen = [word for key, word in ASKED.items() if key in given]
+    if len(chosen) > 1 or "lines" in given:
+        raise UsageError(f"{chosen[0]} goes without {chosen[1] if len(chosen) > 1 else '--lines'}")
     now = present()
-    if "by" in given:
+    if "sums" in given:
         return _print_sums(given, operands, since_at, now)
     if "plot" in given:
         return _plot(given, operands, since_at, now)
@@ -86,7 +87,7 @@ def _keys(by: str) -> Callable[[Job, Stretch | None], Iterable[tuple[str, float]
 
 
 def _print_sums(given: Given, operands: list[str], since_at: float | None, now: Present) -> int:
-    by = str(given["by"])
+    by = str(given["sums"])
     if by not in HEADS:
         near = nearest(by, list(HEADS))
         raise UsageError(f"--by {by}: " + (f"did you mean {near}?" if near else "user, name or day"))

@@ -92,9 +92,10 @@ FISH_VALUES = {
     "give_way": "never pause suspend requeue",
     "sim": "1x24G 2x24G 4x80G",
     "by": "10 -10",
+    "sums": "user name day",
     "user": "(__fish_complete_users)",
 }
-FISH_FILES = ("output", "each")
+FISH_FILES = ("output", "each", "plot", "token_file", "textfile")
 
 
 def fish_line(option: Option, condition: str, launch: bool) -> str:
