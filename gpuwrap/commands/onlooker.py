@@ -182,6 +182,7 @@ class Onlooker:
 
     def _users(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
+        on: dict[str, set[str]] = {}
         for user, hours in self._hours.items():
             found[user] = {"user": user, "run": 0, "wait": 0, "gpus": 0, "hours": hours}
         for job in jobs:
@@ -191,7 +192,9 @@ class Onlooker:
                 its["wait"] += 1
             elif not job.has_ended:
                 its["run"] += 1
-                its["gpus"] += len(job.shares)
+                on.setdefault(user, set()).update(share.uuid for share in job.shares)
+        for user, uuids in on.items():
+            found[user]["gpus"] = len(uuids)
         return sorted(found.values(), key=lambda its: (-float(its["hours"]), str(its["user"])))[:100]
 
     def _day(self, chronicle: Chronicle) -> dict[str, Any]:

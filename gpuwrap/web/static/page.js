@@ -5,7 +5,7 @@
 const $ = id => document.getElementById(id);
 const state = { hello: null, jobs: new Map(), gpus: [], sweeps: [], users: [], ended: [], day: null, arbiter: null, skew: 0 };
 const shown = { filter: "", all: false, open: new Set(), job: null, day: "" };
-const MOST_ROWS = 200, FOLDED = 3, HIDDEN_SECONDS = 60;
+const MOST_ROWS = 200, MOST_NOTES = 8, FOLDED = 3, HIDDEN_SECONDS = 60;
 let events = null, logEvents = null, log = null, detail = null, lost = false, hiddenTimer = 0;
 
 function make(name, attributes = {}, ...children) {
@@ -129,7 +129,8 @@ function drawGpus() {
       }
     }
     const load = gpu.load && Object.values(gpu.load).some(value => value !== null) ? gpu.load_words : "load unknown";
-    const notes = gpu.notes.map(note => {
+    const left = gpu.notes.length - MOST_NOTES, few = left > 1 ? gpu.notes.slice(0, MOST_NOTES) : gpu.notes;
+    const notes = [...few, ...(left > 1 ? [`and ${left} more`] : [])].map(note => {
       const number = /^job (\d+)\b/.exec(note);
       return number
         ? make("li", {}, make("span", { class: `chip k${colour(+number[1])}` }), make("a", { href: `#/job/${number[1]}` }, number[0]), note.slice(number[0].length))
@@ -204,8 +205,9 @@ function jobRow(row) {
   const place = job.place ? ` ${ordinal(job.place)}` + (row.length > 1 ? "…" : "") : "";
   cells.push(make("td", { class: "short" }, make("span", { class: `state ${job.state}` }, job.state), place));
   cells.push(make("td", { class: "number", "data-label": "prio" }, String(job.priority)));
+  const devices = [...new Set(row.flatMap(each => each.devices))].sort((a, b) => a - b);
   const any = !job.gpus ? "none" : job.gpus === 1 ? "any" : `any ${job.gpus}`;
-  cells.push(make("td", { class: "short", "data-label": "GPU" }, job.devices.length ? job.devices.join(",") : any));
+  cells.push(make("td", { class: "short", "data-label": "GPU" }, devices.length ? devices.join(",") : any));
   cells.push(make("td", { class: "short" }, job.memory));
   cells.push(make("td", { class: "number", "data-begun": job.begun }, since(job.begun)));
   cells.push(make("td", { class: "short" }, job.user));
