@@ -4,6 +4,7 @@ Each kind of request has a story: what is there before, what is said, and what t
 refused or loses its connection, as real clients do (a refused one is asked once more, by a person or a script).
 """
 
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -172,13 +173,18 @@ def tell(stage: Stage, story: Story) -> None:
         stage.listen()
 
 
+def deaf() -> None:
+    """Do not end when asked to: how soon a process does is the kernel's business, and no part of where a story ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def play(
     folder: Path, story: Story, kind: str, monkeypatch: pytest.MonkeyPatch, *, lost: bool
 ) -> tuple[list[object], str]:
     """Tell a story; returns where it ended, and what was heard last."""
     folder.mkdir()
     monkeypatch.setenv("GPURUN_DIR", str(folder))
-    with made_arbiter(folder) as arbiter, subprocess.Popen(["sleep", "600"]) as leader:
+    with made_arbiter(folder) as arbiter, subprocess.Popen(["sleep", "600"], preexec_fn=deaf) as leader:
         stage = Stage(arbiter, leader, Client(arbiter))
         five_good_wakes(arbiter)
         story.before(stage)
