@@ -29,19 +29,19 @@ def recorded(jobs: Iterable[Job]) -> tuple[int, list[Recorded]]:
     """Return how many GPUs there were, and the jobs that can be played again, in the order of their arrival."""
     found, sizes = [], dict[str, int]()
     for job in jobs:
-        if job.started_at is None or job.ended_at is None or job.parent_id is not None or not job.shares:
+        if job.started_mono is None or job.ended_mono is None or job.parent_id is not None or not job.shares:
             continue
         for share in job.shares:
             sizes[share.uuid] = max(sizes.get(share.uuid, 1), share.bytes)
         found.append(job)
     again = []
     for job in found:
-        assert job.started_at is not None
-        assert job.ended_at is not None
+        assert job.started_mono is not None
+        assert job.ended_mono is not None
         part = max(1.0 if share.whole else share.bytes / sizes[share.uuid] for share in job.shares)
         memory = None if part >= 1.0 else int(CARD_BYTES * part)
         request = replace(job.request, gpus=len(job.shares), memory_bytes=memory, memory_percent=None, allowed=None)
-        seconds = max(0.0, job.ended_at - job.started_at)
+        seconds = max(0.0, job.ended_mono - job.started_mono)
         again.append(Recorded(job.submitted_at, seconds, request, job.name or job.cwd.decode("utf-8", "replace")))
     return len(sizes), sorted(again, key=lambda each: each.submit_seconds)
 

@@ -101,7 +101,7 @@ def test_two_short_pauses_are_counted_together_and_the_rest_is_not_worth_one(sta
 def test_a_gang_is_paused_only_for_newcomers_that_are_known_to_be_short_enough(stage_of: MakeStage) -> None:
     stage = stage_of(gang_pause_limit="6s", min_return="1s")
     gang(stage)
-    sentence = "job 1 may only be paused for jobs with a time limit of at most 6 s"
+    sentence = "it may only be paused for a job with a time limit of 6 s or less (-t)"
     for number, limit in ((2, []), (3, ["-t", "7s"])):
         stage.start(f"long{number}", under=["-p", "urgent", *limit])
         stage.until_state(number, "waiting")
@@ -213,7 +213,7 @@ def test_a_rehearsal_tells_who_would_give_way_and_changes_nothing(stage_of: Make
     assert told("-p", "urgent", "-i", "1") == "would start as soon as others have ended: it evicts job 2\n"
     refused = told("-n", "-p", "urgent", "-i", "1")
     assert refused.startswith("would not start: it waits for GPU 1"), refused
-    assert "is given 2 min to end, and job 3 gives up before" in refused
+    assert "may take 2 min to end (--signal), and job 3 gives up before (-w)" in refused
     assert told().startswith("would wait for")
     assert [stage.world.state(job) for job in (1, 2)] == ["running", "running"]
     assert {row["to_state"] for row in stage.world.events()} == {"waiting", "granted", "running"}

@@ -146,7 +146,7 @@ def test_what_ran_and_waited_is_told_by_the_clock_that_decides_and_when_by_the_o
     waiting = shifting.start("true")
     until_state(shifting, 2, "waiting")
     set_clock(shifting, 3 * HOUR)
-    assert re.search(r"does not wait: running on GPU 0 since \d+ s", text(shifting, "why", "1"))
+    assert re.search(r"does not wait: running on GPU 0 for \d+ s", text(shifting, "why", "1"))
     assert re.search(r"\d+ s so far", text(shifting, "why", "2"))
     assert re.search(r"sleep 600, \d+ s", text(shifting, "gpus"))
     running.kill()

@@ -21,6 +21,10 @@ import gpuwrap
 from gpuwrap.arbiter.answers.table import KINDS
 from gpuwrap.wire import PACKET, unpack
 
+# What sends, and which of its arguments says the kind.
+SENDERS = {
+    "pack": 0, "ask": 0, "_ask": 0, "ask_ahead": 0, "ask_about": 0, "say": 0, "_is_looked_at": 0, "ask_within": 1,
+}  # fmt: skip
 # What is said through a pipe of gpurun's own, between a launch in the background and who started it, or an arbiter and its
 # summoner.
 NOT_OVER_THE_BELL = {"job", "refused", "over", "failed", "ready"}
@@ -77,9 +81,9 @@ def sent() -> Iterator[tuple[str, str, set[str]]]:
     for path in [package / "block.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]:
         for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            if name not in ("pack", "ask", "_ask", "ask_ahead", "ask_about", "say", "_is_looked_at") or not call.args:
+            if name not in SENDERS or len(call.args) <= SENDERS[name]:
                 continue
-            first = call.args[0]
+            first = call.args[SENDERS[name]]
             words = [first] if not isinstance(first, ast.IfExp) else [first.body, first.orelse]
             for word in words:
                 if isinstance(word, ast.Constant) and isinstance(word.value, str) and word.value.isidentifier():

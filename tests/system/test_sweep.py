@@ -383,9 +383,10 @@ def test_ls_shows_a_line_for_each_state_and_unfolds(make_world: MakeWorld, tmp_p
     until(world, "running", 2)
     lines = on_terminal(world)
     assert lines[0] == "15 jobs: 2 run, 13 wait"
-    assert [line.split()[:2] for line in lines[2:4]] == [["1-2", "running"], ["3-15", "1st-13th"]]
+    assert [line.split()[:2] for line in (lines[2], lines[4])] == [["1-2", "running"], ["3-15", "1st-13th"]]
     assert "2×  night: …" in lines[2]
-    assert "13×  night: …" in lines[3]
+    assert lines[3].strip() == "0 of 15 done, 2 run"
+    assert "13×  night: …" in lines[4]
     assert [line.split()[0] for line in world.run("ls").stdout.splitlines()[1:]] == [str(number) for number in range(1, 16)]
     assert len(world.run("ls", "night").stdout.splitlines()) == 16
     unfolded = world.run("ls", "3-4").stdout
@@ -479,8 +480,9 @@ def test_restartable_rows_die_with_the_killed_sweep_too(make_world: MakeWorld) -
     world = make_world("2x24G")
     sweep = world.start("-r", "--array", "1-3", "sh", "-c", "sleep 60; true")
     until(world, "running", 2)
+    # A row runs as soon as its stub is told so; its program is there a moment later.
+    wait_until(lambda: len(psutil.Process(sweep.pid).children(recursive=True)) >= 4, "two stubs and their programs")
     below = psutil.Process(sweep.pid).children(recursive=True)
-    assert len(below) >= 4
     sweep.kill()
     sweep.wait()
     wait_until(lambda: all(gone(process.pid) for process in below), "all below it to end")

@@ -17,6 +17,7 @@ def ended(number: int, came: float, began: float, ran: float, *, gpu: int = 0, *
     """A job that has ended; hours since the first came."""
     at = DATE + came * HOUR, DATE + began * HOUR, DATE + (began + ran) * HOUR
     job = running(number, share(gpu)).changed(state=JobState.ENDED, submitted_at=at[0], started_at=at[1], ended_at=at[2])
+    job = job.changed(started_mono=at[1], ended_mono=at[2])
     return job.changed(**changes)
 
 
