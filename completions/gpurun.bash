@@ -1,7 +1,7 @@
 # Completion of gpurun(1) for bash: verbs, options, values, jobs, and the wrapped command with its own completion.
 
 # --- tables (compared with gpurun's own by a test)
-__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top web metrics doctor demo completion help'
+__gpurun_verbs='ls kill renice pause resume why gpus set again logs wait history top web metrics doctor demo completion machine help'
 __gpurun_options='-g --gpus -m --memory --exclusive -i --device --not -p --priority -n --nonblock -w --wait -E --conflict-exit-code -t --time --expect -a --after --give-way -r --restartable --signal -d --detach -o --output --retries --once --once-waiting --each --array -N --name -q --quiet -v --verbose --dry-run --on --slurm --sim -h --help -V --version'
 __gpurun_valued='-g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time --expect -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim'
 __gpurun_valued_ls='-u --user --sim'
@@ -40,6 +40,8 @@ __gpurun_valued_demo='--sim'
 __gpurun_options_demo='--fast --script --sim -h --help'
 __gpurun_valued_completion='--sim'
 __gpurun_options_completion='--sim -h --help'
+__gpurun_valued_machine='--sim'
+__gpurun_options_machine='--force --sim -h --help'
 __gpurun_valued_help='--sim'
 __gpurun_options_help='--sim -h --help'
 # --- end of tables
@@ -177,6 +179,7 @@ __gpurun_verb() {
             if (( COMP_CWORD == 2 )); then __gpurun_words 'drain undrain' "$current"
             else __gpurun_list "$(gpurun completion gpus 2> /dev/null)" "$current"; fi ;;
         completion) __gpurun_words 'bash zsh fish' "$current" ;;
+        machine) __gpurun_words 'on off status run' "$current" ;;
         help) __gpurun_words "all $__gpurun_verbs" "$current" ;;
     esac
 }

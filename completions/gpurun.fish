@@ -80,7 +80,7 @@ function __gpurun_nth --description 'whether this is the Nth word after the verb
 end
 
 # --- tables (compared with gpurun's own by a test)
-set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top web metrics doctor demo completion help
+set -g __gpurun_verbs ls kill renice pause resume why gpus set again logs wait history top web metrics doctor demo completion machine help
 set -g __gpurun_valued -g --gpus -m --memory -i --device --not -p --priority -w --wait -E --conflict-exit-code -t --time --expect -a --after --give-way --signal -o --output --retries --once --once-waiting --each --array -N --name --on --slurm --sim
 complete -c gpurun -f -n __gpurun_first -a ls -d 'jobs, and why they wait'
 complete -c gpurun -f -n __gpurun_first -a kill -d 'end jobs, waiting or running'
@@ -100,6 +100,7 @@ complete -c gpurun -f -n __gpurun_first -a metrics -d 'figures for Prometheus'
 complete -c gpurun -f -n __gpurun_first -a doctor -d 'check the set-up'
 complete -c gpurun -f -n __gpurun_first -a demo -d 'the story on simulated GPUs, in a minute'
 complete -c gpurun -f -n __gpurun_first -a completion -d 'print the completion for bash, zsh or fish'
+complete -c gpurun -f -n __gpurun_first -a machine -d 'one queue for everybody on this machine'
 complete -c gpurun -f -n __gpurun_first -a help -d 'print help, of a verb too'
 complete -c gpurun -n '__gpurun_launch' -s g -l gpus -x -a '1 2 4 8 all 0' -d 'GPUs, all or none of them (1); `all`; 0 starts at once'
 complete -c gpurun -n '__gpurun_launch' -s m -l memory -x -a '4G 8G 16G 24G 40G 80G 50%' -d 'memory needed on each GPU, to share it: 6G, 50%, auto'
@@ -215,6 +216,9 @@ complete -c gpurun -n '__gpurun_verb demo' -l sim -x -a '1x24G 2x24G 4x80G' -d '
 complete -c gpurun -n '__gpurun_verb demo' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb completion' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb completion' -s h -l help -d 'print help'
+complete -c gpurun -n '__gpurun_verb machine' -l force -d 'off although jobs run'
+complete -c gpurun -n '__gpurun_verb machine' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
+complete -c gpurun -n '__gpurun_verb machine' -s h -l help -d 'print help'
 complete -c gpurun -n '__gpurun_verb help' -l sim -x -a '1x24G 2x24G 4x80G' -d 'on simulated GPUs, 2x24G say: a world of its own'
 complete -c gpurun -n '__gpurun_verb help' -s h -l help -d 'print help'
 # --- end of tables
@@ -229,5 +233,6 @@ complete -c gpurun -f -k -n '__gpurun_verb renice; and not __gpurun_nth 1' \
 complete -c gpurun -f -n '__gpurun_verb gpus; and __gpurun_nth 1' -a 'drain undrain'
 complete -c gpurun -f -n '__gpurun_verb gpus; and not __gpurun_nth 1' -a '(__gpurun_list gpus)'
 complete -c gpurun -f -n '__gpurun_verb completion' -a 'bash zsh fish'
+complete -c gpurun -f -n '__gpurun_verb machine' -a 'on off status run'
 complete -c gpurun -f -n '__gpurun_verb help' -a "all $__gpurun_verbs"
 complete -c gpurun -f -n '__gpurun_verb doctor demo top web metrics'

@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
-from .client.call import Call
+from .client.call import Call, open_queue
 from .errors import GpurunError, UsageError, WaitLimitPassed
-from .state.paths import open_folder
 from .wire import PROTOCOL, pack
 
 P = ParamSpec("P")
@@ -170,7 +169,7 @@ class gpu:
         self._visible = visible(sim)
         if stray is not None and not self._quiet:
             _say(stray)
-        folder = open_folder(sim)
+        folder = open_queue(sim)
         assert folder is not None
         self._key = os.urandom(8).hex()
         self._pid, self._whose = os.getpid(), whose

@@ -186,6 +186,8 @@ class Job:
     """How long its owner thinks that it takes (`--expect`): nobody ends it for that."""
     turn: int = 0
     """Since when it counts in line among those of its priority (see `turns`); made from the rest, and not written down."""
+    uid: int | None = None
+    """Whose it is, as the kernel said when it was registered; None in rows of before that was kept. `user` is for showing."""
 
     @property
     def has_ended(self) -> bool:

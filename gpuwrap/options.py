@@ -182,6 +182,9 @@ VERBS = {
         Option("--script", None, "print a train.py to try it with"),
     ),
     "completion": Verb("SHELL", "print the completion for bash, zsh or fish"),
+    "machine": Verb(
+        "on|off|status|run", "one queue for everybody on this machine", Option("--force", None, "off although jobs run")
+    ),
     "help": Verb("[VERB|all]", "print help, of a verb too"),
 }
 

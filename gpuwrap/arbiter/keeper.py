@@ -34,7 +34,7 @@ class Keeper:
 
     def start(self) -> None:
         """Start a keeper, unless there is one. Where none can be had, it is said once, and whoever is to try again is told."""
-        if self._pipe >= 0:
+        if self._pipe >= 0 or not self._command:  # where systemd starts the next one there is none
             return
         try:
             self._spawn()

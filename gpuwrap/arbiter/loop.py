@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import StoreError
-from ..host import processes
+from ..host import peers, processes
 from ..host.devices import Devices
 from ..model import Job
 from ..state.notes import Kept
@@ -25,7 +25,7 @@ from .answers.answers import Answers, Poisoned
 from .bell.ahead import Ahead
 from .bell.room import Room, is_lack_of_room
 from .bell.seating import Seating
-from .bell.socket import Bell
+from .bell.socket import Bell, Connection
 from .birth import explained
 from .errands import Errands
 from .farewell import Farewell
@@ -54,6 +54,7 @@ from .lodging import Lodging
 from .log import log
 from .mending import Mending
 from .pausing.pausing import Pausing
+from .people.crowd import Asker, Crowd
 from .pruning import Pruning
 from .seeing.astray import Astray
 from .seeing.deciding import Deciding
@@ -99,6 +100,10 @@ class Arbiter:
         self.store, self.notes = store, Kept(store)
         self.devices = devices
         self.sim_root = sim_root
+        self.crowd: Crowd | None = None
+        """The users of the machine's queue; None in a queue of one's own."""
+        self.stays = False
+        """Whether nobody would start another when it is rung for: then it does not leave."""
         self.timers = Timers()
         self.turn = Turn(store, self.timers)
         self.room = Room()
@@ -184,6 +189,8 @@ class Arbiter:
         """Handle one wake."""
         self._has_offered = False
         self.ahead.over()
+        if self.crowd is not None:
+            self.crowd.count(self.store.holding.values(), self.deciding.look.samples if self.deciding.look else ())
         try:
             with self.turn:
                 self.mending.look()
@@ -198,6 +205,8 @@ class Arbiter:
                     self.deciding.decide()
                     self._has_offered = self.ahead.has_offered() or not answers
                 self.deciding.note_look()
+                if self.crowd is not None:
+                    self.crowd.write_down(self.turn.do)
         except (StoreError, Poisoned, OSError) as err:
             if isinstance(err, OSError):
                 if not is_lack_of_room(err):
@@ -223,8 +232,10 @@ class Arbiter:
                 follower.follow(job_id, job)
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
-        """Call back for every descriptor that is ready."""
-        for fd, mask in ready:
+        """Call back for every descriptor that is ready: who comes first of all, or one user's crowd would keep others out."""
+        bell = self.bell.listens_at()
+        self.bell.begin_wake()
+        for fd, mask in sorted(ready, key=lambda each: each[0] != bell) if len(ready) > 1 else ready:
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback(mask)
@@ -281,6 +292,17 @@ class Arbiter:
 
     # --- what is asked for everywhere ---------------------------------------------------------------------------
 
+    def name_of(self, uid: int) -> str:
+        """Return what to call a user; the machine's queue never asks the password database itself."""
+        return processes.user_name(uid) if self.crowd is None else self.crowd.names.shown(uid)
+
+    def asker(self, connection: Connection) -> Asker:
+        """Return who asks, as the kernel says it."""
+        if connection.asker is None:
+            at_home = all(peers.is_of_our_namespaces(connection.pid))
+            connection.asker = Asker(connection.uid, peers.groups_of(connection.socket), at_home)
+        return connection.asker
+
     def holders(self, job: Job) -> list[tuple[int, int | None]]:
         """Return a job's processes that the driver named at the last look."""
         return self.owners.holders(self.deciding.look, job) if self.deciding.look is not None else []
@@ -310,6 +332,8 @@ class Arbiter:
 
     def _leave(self) -> None:
         self._idle_timer = None
+        if self.stays:
+            return
         if not self.store.live and self.bell.close():
             log("leave", "no job and no grant is left")
             self._leaving = True

@@ -57,7 +57,7 @@ def main(words: list[str]) -> NoReturn:
     `words`: the folder's path, the simulated GPUs' spec or "", and "keeper" if it was one, else the pid of who summoned it.
     """
     path, sim, start = words
-    pouch = _inherited_pouch() if start == "keeper" else None
+    pouch = inherited_pouch() if start == "keeper" else None
     _settle_process()
     try:
         serve(path, sim or None, pouch, [] if start == "keeper" else list(processes.ancestors(int(start))))
@@ -77,7 +77,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     by_keeper = pouch is not None
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     folder = paths.Folder(path, fd)
-    lock = _Lock(folder)
+    lock = Lock(folder)
     try:
         if not lock.take():
             _report(pack("ready"))  # another arbiter answers the bell
@@ -86,7 +86,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     except StoreError:
         forgotten.free_all(folder, sim_root_of(folder.path) if sim is not None else None)
         raise
-    devices, sim_root = _open_devices(folder, sim)
+    devices, sim_root = open_devices(folder, sim)
     command = [*arbiter_command(path, sim), "keeper"]
     settings = settings_at_start(Kept(store), store.live.values())
     arbiter = compose(folder, store, devices, settings, command, sim_root)
@@ -97,7 +97,7 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
         arbiter.claims.inherit(pouch)
     arbiter.keeper.start()
     try:
-        begins = _begin(arbiter, by_keeper)
+        begins = begin(arbiter, by_keeper)
     except BaseException:
         arbiter.keeper.dismiss()
         forgotten.free_all(folder, sim_root)
@@ -107,15 +107,20 @@ def serve(path: str, sim: str | None, pouch: socket.socket | None, summoners: li
     log("ready", f"arbiter {os.getpid()}" + (" by keeper" if by_keeper else ""))
     _report(pack("ready"))
     arbiter.lodging.settle()
+    serve_until_done(arbiter, lock)
+
+
+def serve_until_done(arbiter: Arbiter, lock: "Lock") -> None:
+    """Serve, and leave in good order."""
     arbiter.timers.after(forgotten.AFTER_SECONDS, arbiter.pausing.free_forgotten)
     arbiter.deciding.await_clients()
     arbiter.turn.replan()
     arbiter.run()
-    store.close()
+    arbiter.store.close()
     lock.release()
 
 
-def _begin(arbiter: Arbiter, by_keeper: bool) -> bool:
+def begin(arbiter: Arbiter, by_keeper: bool) -> bool:
     """Recover and hang up the bell; false if keepers start arbiters too often, and nobody shall follow this one."""
     store = arbiter.store
     _record(arbiter, store, by_keeper)
@@ -225,7 +230,7 @@ def _recognise(arbiter: Arbiter, job: Job, seat: Seat) -> None:
         arbiter.orphans.remember_ancestors(job)
 
 
-def _inherited_pouch() -> socket.socket | None:
+def inherited_pouch() -> socket.socket | None:
     try:
         pouch = socket.socket(fileno=KEPT_FD)
     except OSError:
@@ -234,7 +239,7 @@ def _inherited_pouch() -> socket.socket | None:
     return pouch
 
 
-class _Lock:
+class Lock:
     """The lock that says who is the arbiter."""
 
     def __init__(self, folder: paths.Folder) -> None:
@@ -280,7 +285,7 @@ class _Lock:
         self._lock.release()
 
 
-def _open_devices(folder: paths.Folder, sim: str | None) -> tuple[Devices, str | None]:
+def open_devices(folder: paths.Folder, sim: str | None) -> tuple[Devices, str | None]:
     if sim is not None:
         from ..host.simulated import SimulatedDevices
 

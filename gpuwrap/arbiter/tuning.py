@@ -10,12 +10,13 @@
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import GpurunError
 from ..host.aside import Aside
 from ..host.processes import boot_id
 from ..model import Job
+from ..state.machine import Rules, split
 from ..state.notes import Kept
 from ..state.paths import LOCAL_FILESYSTEMS, filesystem_of
 from ..state.settings import Marks, Settings, files, marks_of, read_settings, remembered
@@ -100,6 +101,10 @@ class Tuning:
         changed = [name for name, value in new.values.items() if value != old[name]]
         arbiter.settings = new
         self.remember()
+        if arbiter.crowd is not None and new.people != old.people:
+            arbiter.crowd.take(rules_of(new.people))
+            log("settings", "what is said about people has changed")
+            arbiter.turn.replan()
         if not changed:
             return
         log("settings", "now " + ", ".join(f"{name} = {new.written[name]!r}" for name in changed))
@@ -108,6 +113,11 @@ class Tuning:
         if "over_memory" in changed:
             arbiter.memory.judge_again()
         self._turn.replan()
+
+
+def rules_of(people: dict[str, Any]) -> Rules:
+    """Return what is said about people; it was judged when it was read."""
+    return split(people)[0]
 
 
 def settings_at_start(notes: Kept, live: Iterable[Job]) -> Settings:

@@ -18,6 +18,18 @@ from ..wire import PACKET, unpack
 MUTE_CONNECTIONS = 8
 
 
+def open_queue(sim: str | None, *, create: bool = True) -> paths.Folder | None:
+    """Open the folder of the queue to ask (see `queue`); None if it has none yet and `create` is false.
+
+    Raises StateFolderError.
+    """
+    if sim or not paths.machine_is_on():
+        return paths.open_folder(sim, create=create)
+    from .queue import open_where_machine_is_on
+
+    return open_where_machine_is_on(create=create)
+
+
 class Call:
     """A client's connection to the arbiter; made anew, with the arbiter summoned, whenever it breaks."""
 
@@ -98,6 +110,10 @@ class Call:
         return knock(self.folder, self._remaining())
 
     def _summon(self) -> _socket.socket:
+        if self.folder.machine_bell is not None:  # the machine's is nobody's to start
+            from .awaiting_bell import await_bell
+
+            return await_bell(self.folder.machine_bell, self._knock, self.limit_mono, WaitLimitPassed)
         if not self.summons:
             raise NoArbiter("none is up")
         from .summon import summon  # most find an arbiter
@@ -119,7 +135,7 @@ def knock(folder: paths.Folder, timeout: float | None) -> _socket.socket | None:
             seconds, part = divmod(timeout, 1)
             limit = int(seconds).to_bytes(8, sys.byteorder) + int(part * 1e6).to_bytes(8, sys.byteorder)
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
-        sock.connect(folder.inside(paths.BELL))
+        sock.connect(folder.bell())
     except OSError as err:
         if sock is not None:
             sock.close()

@@ -9,11 +9,11 @@ import sys
 import time
 from _socket import SO_PEERCRED, SOL_SOCKET
 
-from ..client.call import Call, knock
+from ..client.call import Call, knock, open_queue
 from ..errors import GpurunError, NoSuchJob, StoreError, UsageError, WaitLimitPassed
 from ..launch.request import simulated
 from ..standing import Standing
-from ..state.paths import Folder, open_folder
+from ..state.paths import Folder
 from ..state.reading import Reader
 from ..units import parse_integer, parse_run, split_jobs
 from ..wire import PROTOCOL, pack
@@ -40,7 +40,7 @@ class World:
 
     def __init__(self, given: Given, *, create: bool = False) -> None:
         self.sim = simulated(given)
-        self.folder: Folder | None = open_folder(self.sim, create=create)
+        self.folder: Folder | None = open_queue(self.sim, create=create)
         self._call: Call | None = None
         self._asked_ahead: bytes | None = None
         self.reader: Reader | None = self._read()
@@ -49,6 +49,10 @@ class World:
         """Open the database. One that holds no live job, or is broken, is doubted: an arbiter that is up may know better."""
         if self.folder is None:
             return None
+        if self.folder.machine_bell is not None:
+            from ..state.asked import AskedReader
+
+            return AskedReader(self.ask)
         try:
             reader = self._open(self.folder)
             if (reader is not None and reader.has_live()) or not self._is_looked_at("ping"):
@@ -82,7 +86,7 @@ class World:
         """Look again: what was not there may be there now, and no arbiter is kept from leaving by our connection."""
         self.hang_up()
         if self.folder is None:
-            self.folder = open_folder(self.sim, create=False)
+            self.folder = open_queue(self.sim, create=False)
         self.reader = self.reader or self._read()
         self.repair()
 
@@ -247,7 +251,7 @@ class World:
         missing: list[NoSuchJob] = []
         live = self.live()
         if everything:
-            found = {job.id: job for job in live if not job.has_ended}
+            found = {job.id: job for job in self._mine(live) if not job.has_ended}
         for word in words:
             named = {part: self._named(part, live, ended) for part in split_jobs(word)}
             missing += [NoSuchJob(part) for part, jobs in named.items() if not jobs]
@@ -256,6 +260,12 @@ class World:
                 jobs = [job for job in jobs if not job.has_ended] or jobs
             found |= {job.id: job for job in jobs}
         return list(found.values()), missing
+
+    def _mine(self, jobs: "list[Job]") -> "list[Job]":
+        """Return one's own of some jobs: in the queue of a machine names, globs and --all mean these."""
+        if self.folder is None or self.folder.machine_bell is None:
+            return jobs
+        return [job for job in jobs if job.uid == os.getuid()]
 
     def _named(self, word: str, live: "list[Job]", ended: bool) -> "list[Job]":
         if self.reader is None:
@@ -267,11 +277,12 @@ class World:
         if any(letter in word for letter in "*?["):
             from fnmatch import fnmatchcase  # imports re
 
+            live = self._mine(live)
             names = self.reader.names() if ended else [job.name for job in live if job.name is not None]
             matched = [name for name in dict.fromkeys(names) if fnmatchcase(name, word)]
             jobs = sorted((job for name in matched for job in self._called(name, live)), key=lambda job: job.id)
         else:
-            jobs = self._called(word, live)
+            jobs = self._called(word, self._mine(live))
         return self._whole(jobs) if ended else jobs
 
     def _called(self, name: str, live: "list[Job]") -> "list[Job]":

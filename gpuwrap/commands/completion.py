@@ -48,10 +48,10 @@ def script(shell: str) -> str:
 
 
 def _print_jobs(given: Given, kind: str, verb: str) -> None:
+    from ..client.call import open_queue
     from ..state.glance import glance
-    from ..state.paths import open_folder
 
-    folder = open_folder(_simulated(given), create=False)
+    folder = open_queue(_simulated(given), create=False)
     if folder is None:
         return
     seen = set()

@@ -122,12 +122,17 @@ def open_pidfd(identity: Identity) -> int | None:
     return pidfd
 
 
-def send_signal(identity: Identity, number: int) -> bool:
-    """Signal exactly this process; false if it has gone. Raises PermissionError."""
+def send_signal(identity: Identity, number: int, owner: int | None = None) -> bool:
+    """Signal exactly this process; false if it has gone. Raises PermissionError.
+
+    `owner`: only if this user could have sent it himself, whoever we are; what cannot be sent so is not permitted.
+    """
     pidfd = open_pidfd(identity)
     if pidfd is None:
         return False
     try:
+        if owner is not None and not could_signal(owner, identity.pid):
+            raise PermissionError
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         return False
@@ -136,15 +141,40 @@ def send_signal(identity: Identity, number: int) -> bool:
     return True
 
 
-def may_signal(pid: int) -> bool:
-    """Whether a process may be signalled by us; one that has gone may."""
+def may_signal(pid: int, owner: int | None = None) -> bool:
+    """Whether a process may be signalled by us, on behalf of a user; one that has gone may."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
-    return True
+    return owner is None or could_signal(owner, pid)
+
+
+class Uids(NamedTuple):
+    """Whom a process acts for [credentials(7)]."""
+
+    real: int
+    effective: int
+    saved: int
+
+
+def uids_of(pid: int) -> Uids | None:
+    """Return the uids of a process; None if it has gone."""
+    for line in read_file(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"Uid:"):
+            real, effective, saved, _fs = map(int, line.split()[1:])
+            return Uids(real, effective, saved)
+    return None
+
+
+def could_signal(uid: int, pid: int) -> bool:
+    """Whether a user could send a process a signal himself; one that has gone, he could [kill(2)]."""
+    if uid == 0:
+        return True
+    who = uids_of(pid)
+    return who is None or uid in (who.real, who.saved)
 
 
 def owner_name(pid: int) -> str:

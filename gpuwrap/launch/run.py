@@ -7,9 +7,9 @@ Every program is started through here: only builtin and `_`-modules are imported
 
 import sys
 
+from ..client.call import open_queue
 from ..errors import ProgramNotFound, UsageError
 from ..options import number_for_program
-from ..state.paths import open_folder
 from .launch import Launch, warn
 from .program import find_program, program_argv
 from .request import Given, read_request, simulated
@@ -36,7 +36,7 @@ def run(given: Given, words: list[str]) -> None:
         from .background import fill_closed_descriptors
 
         fill_closed_descriptors()
-    folder = open_folder(sim)
+    folder = open_queue(sim)
     assert folder is not None
     launch = _form(request)(folder, sim, given, request, path, argv, offset)
     rehearsed = bool(given.get("dry_run"))

@@ -14,9 +14,9 @@ import os
 import sys
 import time
 
+from ..client.call import open_queue
 from ..errors import FAILED, WAIT_LIMIT, GpurunError, UsageError, WaitLimitPassed
 from ..outputs import with_index
-from ..state.paths import open_folder
 from ..sweeps import argv_of, from_words, in_words, parse_array
 from ..wire import PROTOCOL, pack
 from .background import Background, fill_closed_descriptors
@@ -65,7 +65,7 @@ def run_sweep(given: Given, words: list[str]) -> None:
     warn(given)
     if "detach" in request:
         fill_closed_descriptors()
-    folder = open_folder(sim)
+    folder = open_queue(sim)
     assert folder is not None
     sweep = (DetachedSweep if "detach" in request else Sweep)(folder, sim, given, request, path, argv, offset)
     sweep.rows, sweep.limit = rows, limit

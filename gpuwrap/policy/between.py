@@ -15,7 +15,7 @@ _PAUSED = (JobState.PAUSED, JobState.SUSPENDED)
 def used_less(view: View, job: Job, asker: int | None = None) -> str | None:
     """Say which users stand before a job since they have used less, and how much; None if it is no such matter.
 
-    `asker`: the uid of who is told, who is `you`; None: the job's owner.
+    `asker`: the uid of who is told, who is `you`; None: many are.
     """
     people, standing = view.people, Standing(view)
     owner = standing.owner(job)
@@ -26,7 +26,6 @@ def used_less(view: View, job: Job, asker: int | None = None) -> str | None:
     before = [uid for group in groups[: next(at for at, group in enumerate(groups) if owner in group)] for uid in group]
     if not before:
         return None
-    asker = owner if asker is None else asker
     known = sorted((uid for uid in before if uid is not None), key=lambda uid: (standing.burden(uid), uid))
     shown = known[:NAMED]
     names = ["you" if uid == asker else safe(people.name_of(uid)) for uid in shown]

@@ -60,7 +60,7 @@ class Teller:
     _described = DESCRIBED
 
     def __init__(self, view: View, now_mono: float, now_at: float, asker: int | None = None) -> None:
-        """`asker`: the uid of who is told; None: each job's owner."""
+        """`asker`: the uid of who is told; None: many are."""
         self._asker = asker
         self._view, self._now_mono, self._now_at = view, now_mono, now_at
         self._jobs = {job.id: job for job in view.jobs}

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from ..lifecycle import JobState
-from ..model import Gpu, Job, View
+from ..model import Gpu, GpuSample, Job, View
 from ..people import Between, Caps, People
 from ..units import PRIORITY_STEP
 from .needs import URGENT
@@ -153,7 +153,7 @@ def cap_of(job: Job, people: People, have: int, free: int) -> str | None:
     return None
 
 
-def rate(job: Job, gpus: Sequence[Gpu], computing: dict[str, int]) -> float:
+def rate(job: Job, gpus: Sequence[Gpu | GpuSample], computing: dict[str, int]) -> float:
     """Return at how many GPUs a job's use counts at this moment.
 
     A shared GPU counts by the larger of its share of the memory and one over the jobs that compute there (`computing`, by

@@ -29,19 +29,33 @@ SUMMON = "summon"
 LOCK = "arbiter.lock"
 LOG = "arbiter.log"
 
+# The machine's queue, where an administrator has switched one on: the mark that says so, where its bell stands, and its state.
+MACHINE = "/etc/gpurun/machine"
+MACHINE_RUN = "/run/gpurun"
+MACHINE_BELL = f"{MACHINE_RUN}/{BELL}"
+MACHINE_STATE = "/var/lib/gpurun"
+
 
 class Folder:
-    """A world's open state folder: `fd` addresses what is in it whatever the length of `path`."""
+    """A world's open state folder: `fd` addresses what is in it whatever the length of `path`.
 
-    __slots__ = ("fd", "path")
+    `machine_bell`: where the bell of the machine's queue stands, which is asked then; the folder is the client's own.
+    """
 
-    def __init__(self, path: str, fd: int) -> None:
+    __slots__ = ("fd", "machine_bell", "path")
+
+    def __init__(self, path: str, fd: int, machine_bell: str | None = None) -> None:
         self.path = path
         self.fd = fd
+        self.machine_bell = machine_bell
 
     def inside(self, name: str) -> str:
         """Path of a file in the folder, short enough for a socket address [run: 108 bytes is all there is]."""
         return f"/proc/self/fd/{self.fd}/{name}"
+
+    def bell(self) -> str:
+        """Path of the bell to ring."""
+        return self.machine_bell or self.inside(BELL)
 
 
 def world_name(sim: str | None) -> str:
@@ -100,6 +114,43 @@ def slurm_folder() -> str:
     if chosen:
         return os.path.join(os.path.abspath(chosen), "slurm")
     return os.path.join(home_of_user() or "/nonexistent", ".local/state/gpurun/slurm")
+
+
+def machine_is_on() -> bool:
+    """Whether the machine's queue is the one to ask, as far as the surroundings say: one look at one name."""
+    if os.environ.get("GPURUN_DIR") or os.environ.get("SLURM_JOB_ID"):
+        return False
+    try:
+        os.stat(MACHINE)
+    except OSError:
+        return False
+    return True
+
+
+def is_opted_out() -> bool:
+    """Whether the user's own settings say `machine = false`. Only files that name it are read."""
+    path = os.path.join(home_of_user() or "/nonexistent", ".config/gpurun/settings.toml")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        text = os.read(fd, 1 << 16) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    if b"machine" not in text:
+        return False
+    from .settings import read_toml  # some 15 ms: only for who may have said so
+
+    return read_toml(path).get("machine") is False
+
+
+def machine_state(*, create: bool = True) -> Folder | None:
+    """Open the state of the machine's queue; for root alone."""
+    path = os.path.join(MACHINE_STATE, world_name(None))
+    return _open(path) or (_make(path, "/var/lib") if create else None)
 
 
 def home_of_user() -> str | None:

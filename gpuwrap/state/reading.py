@@ -92,13 +92,14 @@ class Reader:
         """Return the jobs with numbers from `first` to `last`."""
         return self._jobs(f"SELECT {self._known(JOB_COLUMNS)} FROM job WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
 
-    def latest_named(self, name: str) -> "list[Job]":
-        """Return the latest job of a name, if any; of a sweep all rows of that name."""
-        return self._jobs(LATEST_NAMED.format("known.*", self._every_column()), (name, name))
+    def latest_named(self, name: str, uid: int | None = None) -> "list[Job]":
+        """Return the latest job of a name (of one user), if any; of a sweep all rows of that name."""
+        return self._jobs(LATEST_NAMED.format("known.*", self._every_column(uid)), (name, name))
 
-    def names(self) -> list[str]:
-        """Return the names of all jobs, each once."""
-        return [row[0] for row in self._fetch("SELECT DISTINCT name FROM job WHERE name IS NOT NULL", ())]
+    def names(self, uid: int | None = None) -> list[str]:
+        """Return the names of all jobs (of one user), each once."""
+        where = "" if uid is None else f" AND uid = {int(uid)}"  # older databases have no such column
+        return [row[0] for row in self._fetch(f"SELECT DISTINCT name FROM job WHERE name IS NOT NULL{where}", ())]
 
     def rows_named(self, sweep: int, name: str) -> "list[Job]":
         """Return the rows of a sweep that have a name, ended or not."""
@@ -122,8 +123,9 @@ class Reader:
                 found[sweep] = Progress(rows[0][0] or f"sweep-{sweep}", [row[1:] for row in rows])
         return found
 
-    def _every_column(self) -> str:
-        return f"(SELECT {self._known(JOB_COLUMNS)} FROM job) AS known"
+    def _every_column(self, uid: int | None = None) -> str:
+        where = "" if uid is None else f" WHERE uid = {int(uid)}"
+        return f"(SELECT {self._known(JOB_COLUMNS)} FROM job{where}) AS known"
 
     def _jobs(self, sql: str, values: tuple[object, ...]) -> "list[Job]":
         from .rows import job_from_row, shares_from_text  # whole records cost as much as a list of a thousand

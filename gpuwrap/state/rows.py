@@ -75,8 +75,13 @@ def row_from_job(job: Job) -> tuple[Any, ...]:
         job.output, job.after_jobs, job.once, int(job.detached),
         *((job.row.sweep, job.row.index, job.row.limit) if job.row is not None else (None, None, None)),
         int(job.output_asked), job.submitted_mono, job.granted_mono, job.started_mono, job.ended_mono, job.paused_mono,
-        job.returned_mono, job.expect_seconds,
+        job.returned_mono, job.expect_seconds, job.uid,
     )  # fmt: skip
+
+
+def row_of(job: Job) -> tuple[Any, ...]:
+    """Return all columns of a job, the number and the grant too, as `job_from_row` takes them."""
+    return (job.id, *row_from_job(job), text_from_shares(job.shares))
 
 
 def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
@@ -87,7 +92,7 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, result_text, parent_id, stub,
         signals, retries, yields_to, requeue, fingerprint, learned_bytes, output, after_jobs, once, detached, sweep,
         sweep_index, sweep_limit, output_asked, submitted_mono, granted_mono, started_mono, ended_mono, paused_mono,
-        returned_mono, expect, _devices,
+        returned_mono, expect, uid, _devices,
     ) = row  # fmt: skip
     uuids = None if allowed is None else frozenset(allowed.split())
     request = Request(gpus, memory_bytes, memory_percent, bool(exclusive), uuids, GiveWay(give_way), time_limit)
@@ -100,7 +105,7 @@ def job_from_row(row: tuple[Any, ...], shares: tuple[Share, ...]) -> Job:
         bool(stub), signals, retries, yields_to, bool(requeue), fingerprint, learned_bytes,
         output, after_jobs, once, bool(detached), Row(sweep, sweep_index, sweep_limit) if sweep is not None else None,
         bool(output_asked), submitted_mono, granted_mono, started_mono, ended_mono, paused_mono, returned_mono,
-        expect, turn(identity, submitted_mono, suspended_seconds()),
+        expect, turn(identity, submitted_mono, suspended_seconds()), uid,
     )  # fmt: skip
 
 

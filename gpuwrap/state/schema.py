@@ -7,7 +7,7 @@ Reasons for waiting are never stored. Times stand as dates (`_at`) and on the cl
 of a job and its events in the boot whose id the job has. Lists of jobs read this module: it imports nothing.
 """
 
-VERSION = 6
+VERSION = 7
 
 # A union, not an "or", which would read every row there ever was.
 LIVE = "id IN (SELECT id FROM job WHERE state != 'ended' UNION SELECT job_id FROM share)"
@@ -27,7 +27,7 @@ JOB_COLUMNS = (
     "started_at, ended_at, attempt, times_given_way, peak_bytes, result_kind, result_code, result_signal, "
     "result_text, parent_id, stub, signals, retries, yields_to, requeue, "
     "fingerprint, learned_bytes, output, after_jobs, once, detached, sweep, sweep_index, sweep_limit, output_asked, "
-    "submitted_mono, granted_mono, started_mono, ended_mono, paused_mono, returned_mono, expect_seconds, devices"
+    "submitted_mono, granted_mono, started_mono, ended_mono, paused_mono, returned_mono, expect_seconds, uid, devices"
 )  # fmt: skip
 
 # What of the jobs (a table) that have a name: the latest, and if that is a row, all rows of its sweep.
@@ -130,7 +130,8 @@ CREATE TABLE IF NOT EXISTS job (
     ended_mono REAL,
     paused_mono REAL,
     returned_mono REAL,
-    expect_seconds REAL
+    expect_seconds REAL,
+    uid INTEGER
 );
 CREATE INDEX IF NOT EXISTS job_live ON job (state) WHERE state != 'ended';
 CREATE TABLE IF NOT EXISTS share (

@@ -11,7 +11,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import GpurunError, UsageError
@@ -61,6 +61,12 @@ def _one_of(*words: str) -> Callable[[Any], str]:
         return str(value)
 
     return read
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{value}: true or false")
+    return value
 
 
 def _ignored(value: Any) -> tuple[int | str, ...]:
@@ -113,6 +119,7 @@ SETTINGS: dict[str, Setting] = {
     "on": Setting(_one_of("here", "slurm"), "here", "where jobs run if --on does not say: here, or handed to Slurm"),
     "on_end": Setting(_argv, [], "a command that is told of the end of each of your jobs that ran for long"),
     "on_end_after": Setting(_duration, "10m", "how long a job ran at least for its end to be told"),
+    "machine": Setting(_flag, True, "whether the machine's queue is asked, where there is one; false: one's own"),
     "without_gpu": Setting(_one_of("refuse", "run"), "refuse", "without a driver: refuse, or run after one line of warning"),
 }
 
@@ -125,17 +132,32 @@ class Settings:
     written: dict[str, Any]
     sources: dict[str, str]
     marks: Marks
+    people: dict[str, Any] = field(default_factory=dict)
+    """What the machine's file says about people, as it is written there; elsewhere nothing."""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
     def text(self) -> str:
         """Write down what files set, for `remembered`."""
-        return json.dumps({name: self.written[name] for name in self.sources})
+        people = {"people": self.people} if self.people else {}
+        return json.dumps({name: self.written[name] for name in self.sources} | people)
+
+
+# The one file of the machine's queue, and what reads it: then no other counts. Set before anything is read.
+_machine: tuple[str, Callable[[str], tuple[dict[str, Any], dict[str, Any]]]] | None = None
+
+
+def use_machine_file(path: str, read: Callable[[str], tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Have one file count, and no other; `read` returns what it says about people, and the rest."""
+    global _machine
+    _machine = path, read
 
 
 def files() -> list[str]:
     """Return the files that may exist, in the order in which they are read."""
+    if _machine is not None:
+        return [_machine[0]]
     import platformdirs  # 16 ms: only the arbiter and doctor pay for it
 
     folders = [
@@ -174,8 +196,10 @@ def read_settings() -> Settings:
     sources: dict[str, str] = {}
     paths = files()
     marks = marks_of(paths)  # before they are read: what changes meanwhile is read once more, not missed
+    people: dict[str, Any] = {}
     for path in paths:
-        for name, value in read_toml(path).items():
+        people, table = ({}, read_toml(path)) if _machine is None else _machine[1](path)
+        for name, value in table.items():
             setting = SETTINGS.get(name)
             if setting is None:
                 near = nearest(name, list(SETTINGS))
@@ -187,7 +211,7 @@ def read_settings() -> Settings:
             except UsageError as err:
                 raise GpurunError(f"cannot use settings: {path}: {name}: {err.text}") from err
             written[name], sources[name] = value, path
-    return Settings(values, written, sources, marks)
+    return Settings(values, written, sources, marks, people)
 
 
 def remembered(text: str, marks: Marks) -> Settings:
@@ -197,11 +221,13 @@ def remembered(text: str, marks: Marks) -> Settings:
     """
     values, written = _defaults()
     sources = {}
-    for name, value in json.loads(text).items():
+    table = json.loads(text)
+    people = table.pop("people", {})
+    for name, value in table.items():
         with contextlib.suppress(KeyError, UsageError, ValueError, OverflowError):
             values[name] = SETTINGS[name].read(value)
             written[name], sources[name] = value, "remembered"
-    return Settings(values, written, sources, marks)
+    return Settings(values, written, sources, marks, people)
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -147,13 +147,15 @@ class Store:
         )
         return int(rows[0][0]) if rows else None
 
-    def latest_named(self, name: str) -> list[int]:
-        """Return the latest job of a name, ended or not, if any; of a sweep all rows of that name."""
-        return [row[0] for row in self._read(LATEST_NAMED.format("id", "job"), (name, name))]
+    def latest_named(self, name: str, uid: int | None = None) -> list[int]:
+        """Return the latest job of a name (of one user), ended or not, if any; of a sweep all rows of that name."""
+        table = "job" if uid is None else f"(SELECT * FROM job WHERE uid = {int(uid)})"
+        return [row[0] for row in self._read(LATEST_NAMED.format("id", table), (name, name))]
 
-    def names(self) -> list[str]:
-        """Return the names of all jobs, ended or not, each once."""
-        return [row[0] for row in self._read("SELECT DISTINCT name FROM job WHERE name IS NOT NULL", ())]
+    def names(self, uid: int | None = None) -> list[str]:
+        """Return the names of all jobs (of one user), ended or not, each once."""
+        sql = "SELECT DISTINCT name FROM job WHERE name IS NOT NULL AND (? IS NULL OR uid = ?)"
+        return [row[0] for row in self._read(sql, (uid, uid))]
 
     def rows_named(self, sweep: int, name: str) -> list[int]:
         """Return the rows of a sweep that have a name, ended or not."""

@@ -114,7 +114,7 @@ def test_a_time_limit_that_passed_in_a_lost_batch_holds_and_asks_as_ever(
     """It had neither a timer any more, nor been ended; then its last net killed it without a word."""
     job, _pidfd = started(arbiter, leader, request=Request(time_limit_seconds=0.1))
     asked: list[int] = []
-    monkeypatch.setattr(killing, "signal_all", lambda _identities, number: asked.append(number))
+    monkeypatch.setattr(killing, "signal_all", lambda _identities, number, _owner: asked.append(number))
     arbiter.limits.follow(job.id, job)
     wait_until(lambda: arbiter.timers.timeout() == 0, "the limit to pass")
     with full_disk(arbiter, monkeypatch):

@@ -14,22 +14,28 @@ WHOLE = [
     for kind, known in KINDS.items()
     for field in known.fields
     if field in ("row", "index", "count", "limit", "job", "status", "attempt", "child", "offset", "script", "retries", "tty",
-                 "failures", "reruns", "short", "signal", "running")
+                 "failures", "reruns", "short", "signal",
+                 "running", "first", "last")
 ]  # fmt: skip
-REAL = [(kind, field) for kind, known in KINDS.items() for field in known.fields if field in ("seconds", "rests", "percent")]
+REAL = [
+    (kind, field)
+    for kind, known in KINDS.items()
+    for field in known.fields
+    if field in ("seconds", "rests", "percent", "since")
+]
 FLAGS = [
     (kind, field)
     for kind, known in KINDS.items()
     for field in known.fields
     if field in ("auto", "exclusive", "stub", "detach", "waiting", "held", "asked", "interrupted", "failed", "requeue",
-                 "drained", "listed", "plain")
+                 "drained", "listed", "plain", "ended")
 ]  # fmt: skip
 
 
 def needs(kind: str) -> dict[str, str]:
     """What a kind must have beside."""
     good = {"key": "a", "jobs": "1", "priority": "1", "status": "0", "failed": "0", "attempt": "1", "indices": "1", "row": "1",
-            "index": "1", "count": "1", "text": "x", "list": "0", "drained": "1", "job": "1"}  # fmt: skip
+            "index": "1", "count": "1", "text": "x", "list": "0", "drained": "1", "job": "1", "what": "names"}  # fmt: skip
     return {need.partition("|")[0]: good[need.partition("|")[0]] for need in KINDS[kind].needs}
 
 

@@ -178,9 +178,9 @@ def test_it_is_not_signalled_before_that_is_written_down(
             order.append("written")
         commit()
 
-    def send_and_say(identity: Any, number: int) -> bool:
+    def send_and_say(identity: Any, number: int, owner: int | None = None) -> bool:
         order.append(signal.Signals(number).name)
-        return send(identity, number)
+        return send(identity, number, owner)
 
     monkeypatch.setattr(arbiter.store, "commit", commit_and_say)
     monkeypatch.setattr(processes, "send_signal", send_and_say)

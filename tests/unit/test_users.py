@@ -174,6 +174,8 @@ def test_why_says_who_has_used_less_and_how_much() -> None:
                 used={ANNA: 2 * HOUR, CARLA: 5 * HOUR, BOB: 61 * HOUR}))  # fmt: skip
     reason = plan(view, NOW).reasons[2]
     told = "a GPU, 3rd in line: anna and carla have used less this week (2 h and 5 h; you 61 h)"
+    assert Teller(view, NOW, 0.0, BOB).sentence(reason, jobs[1]) == told
+    told = "a GPU, 3rd in line: anna and carla have used less this week (2 h and 5 h; bob 61 h)"
     assert Teller(view, NOW, 0.0).sentence(reason, jobs[1]) == told
     told = "a GPU, 3rd in line: you and carla have used less this week (2 h and 5 h; bob 61 h)"
     assert Teller(view, NOW, 0.0, ANNA).sentence(reason, jobs[1]) == told

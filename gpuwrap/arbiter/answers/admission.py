@@ -17,9 +17,10 @@ from ...outputs import escaped
 from ...policy.learning import fingerprint, needed_bytes, recall
 from ...policy.naming import choose_devices, count_all, depends_on_machine, first_seen, fitting_auto, visible_gpus
 from ...policy.refused import Refused
+from ...policy.users import capped_priority, over_cap
 from ...policy.words import safe
 from ...turns import turn
-from ...units import GIB, format_size
+from ...units import GIB, format_duration, format_size
 from ..bell.socket import Connection
 from ..seeing.views import runs_without
 from .table import Values
@@ -68,18 +69,21 @@ class Admission:
         parent = self._orphans.job_of_client(connection.pid)
         argv = processes.command_line(connection.pid)[values.get("offset", 0) :]
         cwd = processes.working_folder(connection.pid)
-        known_as = fingerprint(argv, cwd, values.get("script"))
+        known_as = self._known_as(fingerprint(argv, cwd, values.get("script")), connection.uid)
         peak = recall(known_as, self._store.learned_peak)
         learned = needed_bytes(peak) if peak is not None else None
         request = self._read_request(values, parent, learned)
+        if parent is None and self._arbiter.crowd is not None:
+            request = self._within_caps(connection, values, request)
         submitted_mono = time.monotonic()
         return Job(
             id=0,
             key=key,
             name=values.get("name"),
-            user=processes.user_name(connection.uid),
+            user=self._arbiter.name_of(connection.uid),
+            uid=connection.uid,
             state=JobState.WAITING,
-            priority=values.get("priority", 0),
+            priority=self.capped_priority(values.get("priority", 0), connection.uid),
             request=request,
             identity=identity,
             argv=argv,
@@ -93,7 +97,7 @@ class Admission:
             stub=values.get("stub", False),
             signals=values.get("signals"),
             retries=values.get("retries", 0),
-            after_jobs=self._read_after(values, parent),
+            after_jobs=self._read_after(values, parent, self._only(connection.uid)),
             once=values.get("once"),
             output=values["output"] if "output" in values else _output_of(connection.pid),
             output_asked="output" in values,
@@ -103,7 +107,7 @@ class Admission:
 
     def with_command(self, job: Job, argv: tuple[bytes, ...], script_bytes: int | None, values: Values) -> Job:
         """Return the same job with another command: a row of a sweep."""
-        known_as = fingerprint(argv, job.cwd, script_bytes)
+        known_as = self._known_as(fingerprint(argv, job.cwd, script_bytes), job.uid)
         peak = recall(known_as, self._store.learned_peak)
         learned = needed_bytes(peak) if peak is not None else None
         request = job.request
@@ -112,13 +116,45 @@ class Admission:
             request = self._read_request(values, parent, learned)
         return replace(job, argv=argv, fingerprint=known_as, learned_bytes=learned, request=request)
 
-    def _read_after(self, values: Values, parent: Job | None) -> str | None:
+    def _only(self, uid: int) -> int | None:
+        """Return whose names count: each user's own, where there are several."""
+        return uid if self._arbiter.crowd is not None else None
+
+    def _known_as(self, found: str, uid: int | None) -> str:
+        """Return what a command is known by: what was learned of it is its user's own."""
+        return found if self._arbiter.crowd is None else f"{uid} {found}"
+
+    def capped_priority(self, priority: int, uid: int) -> int:
+        """Return the priority that a user is given who asks for one."""
+        crowd = self._arbiter.crowd
+        return priority if crowd is None else capped_priority(priority, crowd.caps_of(uid))
+
+    def _within_caps(self, connection: Connection, values: Values, request: Request) -> Request:
+        """Return a request as its user may have it. Raises Refused."""
+        crowd, uid = self._arbiter.crowd, connection.uid
+        assert crowd is not None
+        crowd.met(self._arbiter.asker(connection))
+        caps = crowd.caps_of(uid)
+        if values.get("gpus") == "all" and caps.max_gpus is not None:
+            request = replace(request, gpus=min(request.gpus, caps.max_gpus))
+        if request.time_limit_seconds is None and caps.default_time_seconds is not None:
+            request = replace(request, time_limit_seconds=caps.default_time_seconds)
+        in_line = sum(job.uid == uid for job in self._arbiter.store.in_line.values())
+        over = over_cap(request.gpus, request.time_limit_seconds, in_line, caps)
+        if over is not None:
+            most = {"max_gpus": caps.max_gpus, "max_jobs": caps.max_jobs}.get(over)
+            shown = format_duration(caps.max_time_seconds or 0) if most is None else str(most)
+            where = crowd.says_who(over, uid)
+            raise Refused(f"more than you may have: {over} is {shown}", hint=f"set by {where} in /etc/gpurun/settings.toml")
+        return request
+
+    def _read_after(self, values: Values, parent: Job | None, uid: int | None = None) -> str | None:
         wanted = [values["after"]] if "after" in values else []
-        running = self._arbiter.order.running(values.get("once")) if values.get("waiting") else ""
+        running = self._arbiter.order.running(values.get("once"), uid) if values.get("waiting") else ""
         wanted += [running] if running else []
         if not wanted:
             return None
-        after, fault = self._arbiter.order.read(",".join(wanted), parent)
+        after, fault = self._arbiter.order.read(",".join(wanted), parent, uid)
         if fault is not None:
             raise Refused(fault)
         return after

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from traceback import format_exception
 from typing import TYPE_CHECKING
 
+from ... import __version__
 from ...errors import FAILED, GpurunError, StoreError
 from ...host import processes
 from ...lifecycle import IN_LINE, STARTED, JobState
@@ -22,11 +23,12 @@ from ..bell.room import is_lack_of_room
 from ..bell.socket import Connection
 from ..birth import Birth
 from ..log import log
+from ..people.showing import Showing
 from ..seeing.views import DRIVER_OPENING
 from ..turn import Ledger
 from .admission import Admission
 from .dry_run import Rehearsals
-from .table import KINDS, Lost, Values, read, version_of
+from .table import KINDS, Lost, Values, Who, read, version_of
 from .verbs import Verbs
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class Answers:
             "ping": lambda connection, _values: self._turn.say(connection, "done", text=""),
             "figures": self._tell_figures,
             "mend": arbiter.mending.asked,
+            "inside": self._inside,
+            "jobs": self._jobs,
             **self.verbs.kinds,
         }
 
@@ -92,13 +96,26 @@ class Answers:
             if version_of(kind, sent) > PROTOCOL:
                 self._too_old(connection)
                 return
-            if self.birth.leaves_to(connection):
+            if self._arbiter.crowd is None and self.birth.leaves_to(connection):
                 return
             values = read(kind, sent)
+            self._refuse_stranger(connection, kind, values)
         except Refused as refused:
             self._arbiter.bell.send_now(connection, "refused", **_in_packet(refused.error))
             return
         self._handle(connection, kind, values)
+
+    def _refuse_stranger(self, connection: Connection, kind: str, values: Values) -> None:
+        """Refuse what is not the asker's to ask for; of several jobs each is judged by who carries it out. Raises Refused."""
+        crowd, who = self._arbiter.crowd, KINDS[kind].who
+        if crowd is None or who in (Who.ANYBODY, Who.OWNER):
+            return
+        asker = self._arbiter.asker(connection)
+        if who is Who.ADMIN and not crowd.is_admin(asker):
+            raise Refused(f"{kind}: only root can, and whom the settings let (admin_group)")
+        job = self._arbiter.store.find(values["row"]) if who is Who.SELF and "row" in values else None
+        if job is not None and not crowd.owns(asker, job):
+            raise Refused(f"job {job.id} is {job.user}'s")
 
     def _handle(self, connection: Connection, kind: str, values: Values) -> None:
         """Handle a request that was read."""
@@ -191,10 +208,26 @@ class Answers:
         self._turn.answer(connection, json.dumps(self._figures.as_json()))
 
     def _too_old(self, connection: Connection) -> None:
+        if self._arbiter.crowd is not None:  # it serves everybody, and its successor would be as old
+            text = f"this machine's gpurun is {__version__}, and older than yours"
+            self._arbiter.bell.send_now(connection, "refused", text=text, hint="ask root to update it", status=FAILED)
+            return
         log("old", "a client speaks a newer protocol: leaving to let it start its own arbiter")
         self._asked.append((connection, "old", {}))
         self._turn.say(connection, "old")
         self._arbiter.make_room()
+
+    def _inside(self, connection: Connection, _values: Values) -> None:
+        """Say inside which of our jobs a process is, if any: then this is the queue for it to ask."""
+        job = self._arbiter.orphans.job_of_client(connection.pid)
+        self._turn.say(connection, "done", text="" if job is None else str(job.id))
+
+    def _jobs(self, connection: Connection, values: Values) -> None:
+        crowd = self._arbiter.crowd
+        if crowd is None:
+            raise Refused("the database can be read")
+        rows = Showing(self._arbiter.folder, crowd).answer(self._arbiter.asker(connection), values)
+        self._turn.answer(connection, rows)
 
     # --- launching ----------------------------------------------------------------------------------------------
 
@@ -210,7 +243,7 @@ class Answers:
         if known is not None:
             self.returned(connection, known, values)
             return
-        if (held := self.key_held(values)) is not None:
+        if (held := self.key_held(connection, values)) is not None:
             self._turn.say(connection, "end", kind="once", text=held)
             return
         if self.machine_unknown(connection, "register", values):
@@ -414,9 +447,10 @@ class Answers:
         self.verbs.planned()
         self.rehearsals.planned()
 
-    def key_held(self, values: Values) -> str | None:
+    def key_held(self, connection: Connection, values: Values) -> str | None:
         """Say which job stands in the way of another of its key (`--once`, `--once-waiting`); None if there is none."""
-        holder = self._arbiter.order.holder(values.get("once"), waiting=values.get("waiting", False))
+        only = connection.uid if self._arbiter.crowd is not None else None
+        holder = self._arbiter.order.holder(values.get("once"), waiting=values.get("waiting", False), uid=only)
         return f"job {holder.id} of key {holder.once} is {holder.state.value}" if holder is not None else None
 
 

@@ -37,7 +37,7 @@ class Rehearsals:
 
     def rehearse(self, connection: Connection, values: Values) -> None:
         """Somebody asks. Raises Refused."""
-        if (held := self._answers.key_held(values)) is not None:
+        if (held := self._answers.key_held(connection, values)) is not None:
             self._turn.say(connection, "done", text=f"would not start: {held}")
             return
         if self._answers.machine_unknown(connection, "rehearse", values):

@@ -28,6 +28,8 @@ MOST_SIGNAL = 64
 MOST_SECONDS = 2.0**31
 # So much of what is wrong is repeated to who sent it.
 MOST_SHOWN = 40
+# What can be asked about the jobs of a queue whose database one cannot read (`reading`).
+QUESTIONS = ("jobs", "listed", "history", "by_number", "latest_named", "names", "rows_named", "has_live", "unended", "holding")
 
 
 class Lost(Enum):
@@ -40,12 +42,22 @@ class Lost(Enum):
     NOTHING = "nobody waits for an answer"
 
 
+class Who(Enum):
+    """Who may ask for something in a queue that many share; in one's own there is nobody else."""
+
+    ANYBODY = "anybody"
+    SELF = "only the process whose job it is: its client, its stub, its sweep"
+    OWNER = "the owner of each job, and administrators"
+    ADMIN = "administrators"
+
+
 class Kind(NamedTuple):
     """One kind of request. `needs` are the fields without which it says nothing (`a|b`: one of them)."""
 
     fields: Mapping[str, Reader] = {}
     needs: tuple[str, ...] = ()
     lost: Lost = Lost.NOTHING
+    who: Who = Who.ANYBODY
 
 
 def version_of(kind: str, sent: Mapping[str, str]) -> int:
@@ -57,7 +69,7 @@ def read(kind: str, sent: Mapping[str, str]) -> Values:
     """Read the fields of a request. Raises Refused."""
     if kind not in KINDS:
         raise Refused(f"the arbiter does not know {shown(kind)}")
-    fields, needs, _lost = KINDS[kind]
+    fields, needs = KINDS[kind].fields, KINDS[kind].needs
     values = {name: _field(kind, name, reader, sent[name]) for name, reader in fields.items() if name in sent}
     for need in needs:
         if values.keys().isdisjoint(need.split("|")):
@@ -193,6 +205,17 @@ def signals(sent: str) -> str:
     return sent
 
 
+def one_of(*known: str) -> Reader:
+    """Read one of some words."""
+
+    def chosen(sent: str) -> str:
+        if sent not in known:
+            raise ValueError(", ".join(known))
+        return sent
+
+    return chosen
+
+
 def way(sent: str) -> GiveWay:
     """Read how a job may be made to give way."""
     if sent not in (known := [each.value for each in GiveWay]):
@@ -276,17 +299,21 @@ KINDS: dict[str, Kind] = {
     # sweeps
     "rows": Kind({"indices": indices, "lines": lines, "scripts": sizes}, ("indices",)),
     "sweep": Kind({**_JOB, "count": _COUNT, "limit": whole(1, MOST_INDEX)}, ("key", "count"), Lost.DROP),
-    "become": Kind({**_RUN, "row": _COUNT, "key": word}, ("row", "key"), Lost.AGAIN),
-    "row": Kind({"row": _COUNT, "key": word, "index": _COUNT, "status": _STATUS}, ("row", "key", "index", "status"), Lost.DROP),
-    "forsake": Kind({"row": _COUNT, "text": text}, ("text",), Lost.DROP),
+    "become": Kind({**_RUN, "row": _COUNT, "key": word}, ("row", "key"), Lost.AGAIN, Who.SELF),
+    "row": Kind(
+        {"row": _COUNT, "key": word, "index": _COUNT, "status": _STATUS}, ("row", "key", "index", "status"), Lost.DROP, Who.SELF
+    ),
+    "forsake": Kind({"row": _COUNT, "text": text}, ("text",), Lost.DROP, Who.SELF),
     # verbs
-    "kill": Kind({**_JOBS, "signal": whole(1, MOST_SIGNAL), "requeue": flag}, ("jobs",), Lost.REFUSE),
-    "renice": Kind({**_JOBS, "priority": _ASKED["priority"], "by": whole(-MOST_NUMBER)}, ("jobs", "priority|by"), Lost.REFUSE),
-    "set": Kind({**_JOBS, **_CHANGED}, ("jobs",), Lost.REFUSE),
-    "pause": Kind(_JOBS, ("jobs",), Lost.REFUSE),
-    "resume": Kind(_JOBS, ("jobs",), Lost.REFUSE),
-    "drain": Kind({"list": word, "drained": flag}, ("list", "drained"), Lost.REFUSE),
-    "leave": Kind(lost=Lost.REFUSE),
+    "kill": Kind({**_JOBS, "signal": whole(1, MOST_SIGNAL), "requeue": flag}, ("jobs",), Lost.REFUSE, Who.OWNER),
+    "renice": Kind(
+        {**_JOBS, "priority": _ASKED["priority"], "by": whole(-MOST_NUMBER)}, ("jobs", "priority|by"), Lost.REFUSE, Who.OWNER
+    ),
+    "set": Kind({**_JOBS, **_CHANGED}, ("jobs",), Lost.REFUSE, Who.OWNER),
+    "pause": Kind(_JOBS, ("jobs",), Lost.REFUSE, Who.OWNER),
+    "resume": Kind(_JOBS, ("jobs",), Lost.REFUSE, Who.OWNER),
+    "drain": Kind({"list": word, "drained": flag}, ("list", "drained"), Lost.REFUSE, Who.ADMIN),
+    "leave": Kind(lost=Lost.REFUSE, who=Who.ADMIN),
     # what only asks
     "watch": Kind(_JOBS, ("jobs",), Lost.REPEAT),
     "explain": Kind({**_JOBS, "listed": flag, "plain": flag}, ("jobs",), Lost.REPEAT),
@@ -295,5 +322,11 @@ KINDS: dict[str, Kind] = {
     "gpus": Kind(lost=Lost.REPEAT),
     "ping": Kind(lost=Lost.REPEAT),
     "figures": Kind(lost=Lost.REPEAT),
-    "mend": Kind(lost=Lost.REPEAT),
+    "mend": Kind(lost=Lost.REPEAT, who=Who.ADMIN),
+    "inside": Kind(lost=Lost.REPEAT),
+    "jobs": Kind(
+        {"what": one_of(*QUESTIONS), "ended": flag, "first": _COUNT, "last": _COUNT, "name": word, "user": word,
+         "since": real(0, 2.0**40)},
+        ("what",), Lost.REPEAT,
+    ),
 }

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...clocks import wall_at
 from ...errors import FAILED, GpurunError
@@ -18,7 +18,7 @@ from ...lifecycle import Event, JobState
 from ...model import Job, Plan, View
 from ...policy.effects import effect
 from ...policy.ranks import by_place
-from ...policy.words import clock_of, ordinal
+from ...policy.words import clock_of, ordinal, safe
 from ..bell.socket import Connection
 from ..jobs.killing import SPARED
 from ..turn import Ledger
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 # So many of a line are looked at for a list of it, whether they are stopped at their terminals: each costs a read of /proc.
 MOST_LOOKED_AT = 200
+
+
+class NotYours(NamedTuple):
+    """A job to which nothing is done."""
+
+    number: int
+    why: str
 
 
 class Verbs:
@@ -66,12 +73,13 @@ class Verbs:
 
     def _kill(self, connection: Connection, values: Values) -> None:
         number = values.get("signal")
-        by = processes.user_name(connection.uid)
+        by = self._arbiter.name_of(connection.uid)
         done = []
-        lived = {each.id for each in self._jobs(values) if not isinstance(each, int) and each.state is not JobState.ENDED}
-        for job in self._jobs(values):
-            if isinstance(job, int):
-                done.append([job, False, "no such job"])
+        named = [each for each in self._jobs(connection, values) if isinstance(each, Job)]
+        lived = {each.id for each in named if each.state is not JobState.ENDED}
+        for job in self._jobs(connection, values):
+            if isinstance(job, NotYours):
+                done.append([job.number, False, job.why])
             elif job.state is JobState.ENDED and job.id in lived:  # it waited for one that was named before it (-a ok:JOB)
                 done.append([job.id, True, "cancelled while waiting"])
             elif values.get("requeue"):
@@ -86,11 +94,11 @@ class Verbs:
 
     def _pause(self, connection: Connection, values: Values) -> None:
         """Hold waiting jobs in line, pause running ones."""
-        by = processes.user_name(connection.uid)
+        by = self._arbiter.name_of(connection.uid)
         done: list[list[object]] = []
-        for job in self._jobs(values):
-            if isinstance(job, int):
-                done.append([job, False, "no such job"])
+        for job in self._jobs(connection, values):
+            if isinstance(job, NotYours):
+                done.append([job.number, False, job.why])
             elif job.state is JobState.WAITING:
                 self._store.move(job, Event.HOLD, f"held by {by}")
                 done.append([job.id, True, f"held in line: gpurun resume {job.id} lets it go"])
@@ -104,11 +112,11 @@ class Verbs:
 
     def _resume(self, connection: Connection, values: Values) -> None:
         """Let held and paused jobs go on."""
-        by = processes.user_name(connection.uid)
+        by = self._arbiter.name_of(connection.uid)
         done: list[list[object]] = []
-        for job in self._jobs(values):
-            if isinstance(job, int):
-                done.append([job, False, "no such job"])
+        for job in self._jobs(connection, values):
+            if isinstance(job, NotYours):
+                done.append([job.number, False, job.why])
             elif job.state is JobState.HELD:
                 self._store.move(job, Event.RELEASE, f"let go by {by}")
                 done.append([job.id, True, "waits again"])
@@ -122,15 +130,16 @@ class Verbs:
 
     def _renice(self, connection: Connection, values: Values) -> None:
         done: list[list[object]] = []
-        for job in self._jobs(values):
-            if isinstance(job, int):
-                done.append([job, False, "no such job"])
+        for job in self._jobs(connection, values):
+            if isinstance(job, NotYours):
+                done.append([job.number, False, job.why])
                 continue
             if job.state is JobState.ENDED:
                 done.append([job.id, False, "has already ended"])
                 continue
             wanted = job.priority + values["by"] if "by" in values else values["priority"]
             wanted = max(-100, min(100, wanted))
+            wanted = wanted if job.uid is None else self._answers.admission.capped_priority(wanted, job.uid)
             self._store.change(job, priority=wanted)
             done.append([job.id, True, f"priority {job.priority} → {wanted}"])
         self._add_places(done)
@@ -139,9 +148,9 @@ class Verbs:
 
     def _set(self, connection: Connection, values: Values) -> None:
         done: list[list[object]] = []
-        for job in self._jobs(values):
-            if isinstance(job, int):
-                done.append([job, False, "no such job"])
+        for job in self._jobs(connection, values):
+            if isinstance(job, NotYours):
+                done.append([job.number, False, job.why])
             else:
                 done.append([job.id, *change(self._arbiter, self._answers.admission, job, values)])
         self._turn.answer(connection, json.dumps(done))
@@ -177,11 +186,17 @@ class Verbs:
                 place, count = places[job_id]
                 each[2] = f"{text}, {ordinal(place)} of {count}"
 
-    def _jobs(self, values: Values) -> Iterator[Job | int]:
-        """Yield the jobs named by number, each as it is when its turn comes; the number itself where there is no such job."""
+    def _jobs(self, connection: Connection, values: Values) -> "Iterator[Job | NotYours]":
+        """Yield the jobs named by number, each as it is when its turn comes, and why nothing is done to others."""
+        crowd = self._arbiter.crowd
         for number in values["jobs"]:
             job = self._store.find(number)
-            yield job if job is not None else number
+            if job is None:
+                yield NotYours(number, "no such job")
+            elif crowd is not None and not crowd.may(self._arbiter.asker(connection), job):
+                yield NotYours(number, f"is {safe(job.user)}'s")
+            else:
+                yield job
 
     def _leave(self, connection: Connection, _values: Values) -> None:
         """Leave now instead of in a while, if nothing is left to do."""

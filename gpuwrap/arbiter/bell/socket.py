@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ...host import processes
+from ...host.peers import Asker
 from ...model import Identity
-from ...state.paths import BELL, Folder
+from ...state.paths import Folder
 from ...wire import PACKET, pack, unpack
 from ..log import log
 from .room import Room, is_lack_of_room
@@ -27,6 +28,8 @@ BACKLOG = 4096
 MOST_UNSENT = 256
 # The first and the last for which epoll is asked; accept is bounded so that a crowd cannot starve the others.
 ACCEPT_AT_ONCE = 128
+# So many packets of one user are read in one wake: who sends more is read on in the next one, after everybody else.
+READ_AT_ONCE = 256
 _SO_PEERPIDFD = 77  # Linux 6.5 [include/uapi/asm-generic/socket.h]; Python 3.11 has no name for it
 
 
@@ -48,6 +51,8 @@ class Connection:
         self.pid, self.uid, _gid = struct.unpack("3i", credentials)
         self.identity: Identity | None = processes.identify(self.pid)
         self.job_id: int | None = None
+        self.asker: Asker | None = None
+        """Who asks, once that was looked at; only where several may."""
         self.unsent: deque[bytes] = deque()
         self.lacks_room = False
         """The loop watches for room in the socket: only then, or it would never sleep."""
@@ -84,27 +89,47 @@ class Bell:
         self.connections: dict[int, Connection] = {}
         self._listening: socket.socket | None = None
         self._inode = 0
+        self.given: socket.socket | None = None
+        """The bell, where somebody else has hung it up, and takes it away."""
+        self._read_by_uid: dict[int, int] = {}
+        self.by_uid: dict[int, int] = {}
+        """How many connections each user has."""
+        self.on_knock: Callable[[Connection], bool] | None = None
+        """Asked whether to let in who has connected; None: our own user alone."""
 
     def open(self) -> None:
         """Put the bell in its place; one that a dead arbiter left behind is removed."""
         self._unlink()
         self._shut()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        sock.bind(self._folder.inside(BELL))
-        sock.listen(BACKLOG)
-        self._inode = os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino
+        if self.given is not None:
+            sock = self.given.dup()
+            sock.setblocking(False)
+        else:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            # Everybody's from the first moment on: who rings in between would be told that he may not.
+            mask = os.umask(0o111) if self._folder.machine_bell is not None else None
+            try:
+                sock.bind(self._folder.bell())
+            finally:
+                if mask is not None:
+                    os.umask(mask)
+            sock.listen(BACKLOG)
+            self._inode = self._inode_at_path()
         self._listening = sock
         self._is_full = False
         self._watcher.watch(sock.fileno(), self._accept)
 
     def is_in_place(self) -> bool:
         """Whether clients can still find the bell; true if it was taken away on purpose."""
-        if self._listening is None:
+        if self._listening is None or self.given is not None:
             return True
+        return self._inode_at_path() == self._inode
+
+    def _inode_at_path(self) -> int:
         try:
-            return os.stat(BELL, dir_fd=self._folder.fd, follow_symlinks=False).st_ino == self._inode
+            return os.stat(self._folder.bell(), follow_symlinks=False).st_ino
         except OSError:
-            return False
+            return 0
 
     def close(self) -> bool:
         """Take the bell away, and look once more: false, and it stays open, if somebody has just rung it."""
@@ -131,8 +156,9 @@ class Bell:
             self._listening = None
 
     def _unlink(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(BELL, dir_fd=self._folder.fd)
+        if self.given is None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._folder.bell())
 
     def send_now(self, connection: Connection | None, kind: str, /, **values: object) -> None:
         """Send before the turn is committed, what is true whether it will be or not."""
@@ -156,6 +182,10 @@ class Bell:
         if self.connections.pop(connection.fd, None) is not None:
             self._watcher.unwatch(connection.fd)
             connection.socket.close()
+            left = self.by_uid.get(connection.uid, 0) - 1
+            self.by_uid[connection.uid] = left
+            if left <= 0:
+                del self.by_uid[connection.uid]
 
     def _may_let_in(self) -> bool:
         return not self.connections or self._room.is_for_more_clients()
@@ -178,12 +208,16 @@ class Bell:
                 return
             sock.setblocking(False)
             connection = Connection(sock)
-            if connection.uid != os.geteuid() or connection.identity is None:
+            if not self._is_admitted(connection) or connection.identity is None:
                 sock.close()
                 continue
             self.connections[connection.fd] = connection
+            self.by_uid[connection.uid] = self.by_uid.get(connection.uid, 0) + 1
             self._watcher.watch(connection.fd, lambda mask, it=connection: self._ready(it, mask))  # type: ignore[misc]
             self._read(connection)
+
+    def _is_admitted(self, connection: Connection) -> bool:
+        return connection.uid == os.geteuid() if self.on_knock is None else self.on_knock(connection)
 
     def _ready(self, connection: Connection, mask: int) -> None:
         if mask & select.EPOLLOUT:
@@ -191,8 +225,19 @@ class Bell:
         if mask & ~select.EPOLLOUT:
             self._read(connection)
 
+    def begin_wake(self) -> None:
+        """Everybody may be read from again."""
+        self._read_by_uid.clear()
+
+    def listens_at(self) -> int:
+        """Return the descriptor of the bell; -1 if it is taken away."""
+        return self._listening.fileno() if self._listening is not None else -1
+
     def _read(self, connection: Connection) -> None:
         while connection.fd in self.connections:
+            count = self._read_by_uid[connection.uid] = self._read_by_uid.get(connection.uid, 0) + 1
+            if count > READ_AT_ONCE:
+                return  # what is left wakes us again
             try:
                 packet = connection.socket.recv(PACKET + 1)
             except BlockingIOError:

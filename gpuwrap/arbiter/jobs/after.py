@@ -35,13 +35,16 @@ class Order:
         self._store = arbiter.store
         self._ended: list[int] = []
 
-    def read(self, text: str, parent: Job | None) -> tuple[str, str | None]:
-        """Read `7,ok:lr-*,any:3-5`: the jobs as the row has them, and why they can never be waited for, if so."""
+    def read(self, text: str, parent: Job | None, uid: int | None = None) -> tuple[str, str | None]:
+        """Read `7,ok:lr-*,any:3-5`: the jobs as the row has them, and why they can never be waited for, if so.
+
+        `uid`: names are those of one user's jobs; None: there is one user.
+        """
         store = self._store
         found: dict[bool, dict[int, None]] = {False: {}, True: {}}
         for part in text.split(","):
             prefix = next((each for each in (OK, ANY) if part.startswith(each)), "")
-            numbers = self._named(part.removeprefix(prefix))
+            numbers = self._named(part.removeprefix(prefix), uid)
             if not numbers:
                 return "", f"after {part}: no such job"
             found[prefix == OK] |= dict.fromkeys(numbers)
@@ -137,17 +140,18 @@ class Order:
                 return failed
         return None
 
-    def holder(self, key: str | None, *, waiting: bool) -> Job | None:
-        """Return the job that holds a `--once` key; with `waiting` only one that has not been started does."""
-        return next((job for job in self._of_key(key) if not (waiting and job.state in STARTED)), None)
+    def holder(self, key: str | None, *, waiting: bool, uid: int | None = None) -> Job | None:
+        """Return the job (of one user) that holds a `--once` key; with `waiting` only one that has not been started does."""
+        return next((job for job in self._of_key(key, uid) if not (waiting and job.state in STARTED)), None)
 
-    def running(self, key: str | None) -> str:
+    def running(self, key: str | None, uid: int | None = None) -> str:
         """Return those of a key that run, as `--after` names them."""
-        return ",".join(f"{ANY}{job.id}" for job in self._of_key(key) if job.state in STARTED)
+        return ",".join(f"{ANY}{job.id}" for job in self._of_key(key, uid) if job.state in STARTED)
 
-    def _of_key(self, key: str | None) -> list[Job]:
+    def _of_key(self, key: str | None, uid: int | None) -> list[Job]:
         live = self._store.live.values() if key is not None else ()
-        return [job for job in live if job.once == key and job.state is not JobState.ENDED]
+        mine = (job for job in live if uid is None or job.uid == uid)
+        return [job for job in mine if job.once == key and job.state is not JobState.ENDED]
 
     def _fault(self, job_id: int) -> str | None:
         """Say why a job that has ended did not succeed; None if it did, or has not ended."""
@@ -167,7 +171,7 @@ class Order:
             cause = first
         return f"job {job_id}{_CANCELLED}{cause})"
 
-    def _named(self, word: str) -> list[int]:
+    def _named(self, word: str, uid: int | None) -> list[int]:
         """Find jobs as `wait` does: number, range, name or glob. What it is does not depend on who has ended by now."""
         store = self._store
         number = parse_integer(word)
@@ -177,17 +181,18 @@ class Order:
         low, high = parse_integer(first), parse_integer(last)
         if dash and low is not None and high is not None and first.isdigit() and last.isdigit():
             return store.numbers(low, high)
-        return self._called(word)
+        return self._called(word, uid)
 
-    def _called(self, word: str) -> list[int]:
+    def _called(self, word: str, uid: int | None) -> list[int]:
         store = self._store
-        live = [job for job in store.live.values() if job.state is not JobState.ENDED and job.name is not None]
+        mine = [job for job in store.live.values() if uid is None or job.uid == uid]
+        live = [job for job in mine if job.state is not JobState.ENDED and job.name is not None]
         is_glob = any(letter in word for letter in "*?[")
-        names = [name for name in store.names() if fnmatchcase(name, word)] if is_glob else [word]
+        names = [name for name in store.names(uid) if fnmatchcase(name, word)] if is_glob else [word]
         numbers: list[int] = []
         for name in names:
             found = [job for job in live if job.name == name]
             sweeps = {job.row.sweep: None for job in found if job.row is not None}
             numbers += [job.id for job in found] + [row for sweep in sweeps for row in store.rows_named(sweep, name)]
-            numbers += [] if found else store.latest_named(name)
+            numbers += [] if found else store.latest_named(name, uid)
         return numbers

@@ -144,7 +144,7 @@ class Asking:
         asked = self._members.without_others(job, [identity_of(job, each) for each in found])
         log("ask", f"job {job.id}: {signal_name(ask.number)} to pid {', '.join(str(each.pid) for each in asked)} too")
         number = ask.number
-        self._turn.do(lambda: signal_all(asked, number))
+        self._turn.do(lambda: signal_all(asked, number, job.uid))
 
     def _current(self, ask: Ask) -> Job | None:
         """Return the job if it is still asked in this way."""

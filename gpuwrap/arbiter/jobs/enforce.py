@@ -315,7 +315,7 @@ class Enforcer:
                 self._arbiter.asking.leader_ended(job)
                 return
             identities = self._arbiter.members.without_others(job, kin.processes.values())
-            self._turn.do(lambda: signal_all(identities, signal.SIGKILL))  # a stub promises the whole tree
+            self._turn.do(lambda: signal_all(identities, signal.SIGKILL, job.uid))  # a stub promises the whole tree
 
     # --- leftovers ----------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class Killing:
             self._arbiter.enforcer.cancel(job, ResultKind.CANCELLED, f"cancelled by {by}")
             return "cancelled while waiting"
         if number is not None and number not in (signal.SIGTERM, signal.SIGKILL):
-            self._turn.do(lambda: signal_all([job.identity], number))
+            self._turn.do(lambda: signal_all([job.identity], number, job.uid))
             return f"sent {signal.Signals(number).name.removeprefix('SIG')}{self._containers.beyond(job)}"
         left = self._containers.beyond(job)
         why = f"killed by {by}{and_frozen(job)}"
@@ -68,7 +68,7 @@ class Killing:
 
     def send(self, job: Job, number: int) -> None:
         """Signal a job's leader once the batch is committed."""
-        self._turn.do(lambda: signal_all([job.identity], number))
+        self._turn.do(lambda: signal_all([job.identity], number, job.uid))
 
     def kill_within(self, job_id: int, seconds: float) -> None:
         """See that everything of a job is killed after so long, unless that is due earlier already."""
@@ -79,12 +79,12 @@ class Killing:
         if not identities:
             return SPARED
         if number is not None and number != signal.SIGTERM:
-            self._turn.do(lambda: signal_all(identities, number))
+            self._turn.do(lambda: signal_all(identities, number, job.uid))
             return _sent(number, identities) + self._containers.beyond(job)
-        self._turn.do(lambda: signal_all(identities, signal.SIGTERM))
+        self._turn.do(lambda: signal_all(identities, signal.SIGTERM, job.uid))
         if not self._ladders.is_due(job.id):
             self.kill_within(job.id, KILL_SECONDS)
-        pids = ", ".join(str(identity.pid) for identity in identities if processes.may_signal(identity.pid))
+        pids = ", ".join(str(identity.pid) for identity in identities if processes.may_signal(identity.pid, job.uid))
         asked = f"asked what it left behind to end (TERM to pid {pids}), KILL in {KILL_SECONDS:.0f} s" if pids else "had ended"
         return asked + self._containers.beyond(job)
 
@@ -100,10 +100,11 @@ class Killing:
         if not strays:
             return SPARED
         first = number if number is not None else signal.SIGTERM
-        self._turn.do(lambda: signal_all(strays, first))
+        self._turn.do(lambda: signal_all(strays, first, job.uid))
         if number is None:
             without_others = self._members.without_others
-            self._timers.after(KILL_SECONDS, lambda: signal_all(without_others(job, strays), signal.SIGKILL))
+            kill = signal.SIGKILL
+            self._timers.after(KILL_SECONDS, lambda: signal_all(without_others(job, strays), kill, job.uid))
         return _sent(first, strays)
 
     def _kill_all(self, job_id: int) -> None:
@@ -122,7 +123,7 @@ class Killing:
         else:
             self._arbiter.orphans.look_below(job.id)  # who cannot be killed at once is a survivor
             leader = [found.pop(job.identity.pid, job.identity)]
-        signal_all([*leader, *self._members.without_others(job, found.values())], signal.SIGKILL)
+        signal_all([*leader, *self._members.without_others(job, found.values())], signal.SIGKILL, job.uid)
 
 
 def _sent(number: int, left: Iterable[Identity]) -> str:
@@ -130,11 +131,11 @@ def _sent(number: int, left: Iterable[Identity]) -> str:
     return f"had ended; sent {signal.Signals(number).name.removeprefix('SIG')} to what it left behind (pid {pids})"
 
 
-def signal_all(identities: list[Identity], number: int) -> None:
-    """Signal processes; ask a stopped one to go on, or it would keep the signal for later."""
+def signal_all(identities: list[Identity], number: int, owner: int | None) -> None:
+    """Signal processes as their job's owner could; ask a stopped one to go on, or it would keep the signal for later."""
     for identity in identities:
         try:
-            if processes.send_signal(identity, number) and number != signal.SIGSTOP and number != signal.SIGTSTP:
-                processes.send_signal(identity, signal.SIGCONT)
+            if processes.send_signal(identity, number, owner) and number != signal.SIGSTOP and number != signal.SIGTSTP:
+                processes.send_signal(identity, signal.SIGCONT, owner)
         except PermissionError:
             log("signal", f"not permitted to signal pid {identity.pid}")

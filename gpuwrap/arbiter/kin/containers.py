@@ -54,7 +54,7 @@ class Containers:
 
     def beyond(self, job: Job) -> str:
         """Say what of a job no signal of ours reaches, to be put behind what is said of one; empty if all of it can be."""
-        named = [_name(stat.pid) for stat in self._members.tree(job) if not processes.may_signal(stat.pid)]
+        named = [_name(stat.pid) for stat in self._members.tree(job) if not processes.may_signal(stat.pid, job.uid)]
         if len(named) > NAMED:
             named = [*named[:NAMED], f"{len(named) - NAMED} more"]
         client = self.unlinked(job)

@@ -19,9 +19,12 @@ from .marker import Markers
 from .walk import Walk, is_alive
 
 
-def is_owners(pid: int, _job: Job) -> bool:
-    """Whether a process runs for the owner of a job, who today is ours: by its real uid, which a set-user-ID program keeps."""
-    return processes.is_ours(pid)
+def is_owners(pid: int, job: Job) -> bool:
+    """Whether a process runs for the owner of a job: by its real uid, which a set-user-ID program keeps."""
+    if job.uid is None:
+        return processes.is_ours(pid)
+    who = processes.uids_of(pid)
+    return who is not None and who.real == job.uid
 
 
 class Links:

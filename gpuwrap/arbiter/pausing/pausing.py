@@ -104,7 +104,7 @@ class Pausing:
         if refusal is not None and refusal.until_mono < time.monotonic():
             del self._refused[job.id]
             refusal = None
-        if job.request.give_way is GiveWay.NEVER:
+        if job.request.give_way is GiveWay.NEVER and self._may_refuse(job):
             no_pause = "never gives way (--give-way never)"
         elif refusal is not None:
             no_pause = refusal.text
@@ -117,6 +117,11 @@ class Pausing:
         if no_pause is not None:
             seconds = 0.0
         return Found(Yielding(seconds, short_only, no_pause, no_evict is None, no_evict), means, time.monotonic())
+
+    def _may_refuse(self, job: Job) -> bool:
+        """Whether a job that never gives way refuses everybody: against which others it holds the plan decides."""
+        crowd = self._arbiter.crowd
+        return crowd is None or job.uid is None or crowd.caps_of(job.uid).may_refuse
 
     def _seconds_left(self, job: Job) -> tuple[float, bool]:
         """Return for how long a job may be paused from now on, and whether that is only for short newcomers."""

@@ -107,7 +107,7 @@ class Stopping:
             return None, "is just starting"  # what its stub forks next nobody would stop
         members = self._members.tree(job)
         for stat in members:
-            if not processes.may_signal(stat.pid):
+            if not processes.may_signal(stat.pid, job.uid):
                 return None, _others_process(stat.pid)
         if all(stat.tty == 0 for stat in members) and census().all_orphaned({stat.group for stat in members}):
             return Means.STOP, None
@@ -324,7 +324,7 @@ class _Signalling:
             if stat.state in "Tt" or (self.job.stub and stat.pid == self.job.identity.pid):
                 continue
             try:
-                if processes.send_signal(identity_of(self.job, stat), signal.SIGSTOP):
+                if processes.send_signal(identity_of(self.job, stat), signal.SIGSTOP, self.job.uid):
                     self._traces.remember_stopped(self.job.id, {stat.pid: stat.start_ticks})
                     self._moving[stat.pid] = stat.start_ticks
             except PermissionError as err:

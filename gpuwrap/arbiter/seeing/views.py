@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from ...host.devices import Look
 from ...lifecycle import STARTED, JobState
 from ...model import Bounds, Claim, Job, Order, View, Yielding
+from ...policy.needs import URGENT
 from ...policy.rerunning import may_be_evicted
 from ...state.settings import Settings
-from ...units import PRIORITY_STEP
+from ...units import PRIORITY_HIGHEST, PRIORITY_STEP
 
 if TYPE_CHECKING:
     from ..loop import Arbiter
@@ -44,7 +45,8 @@ def _view_of(arbiter: "Arbiter", parent_id: int | None, look: Look, asking: Job 
             own=own,
             patience=arbiter.patience.left(),
         )
-        return replace(view, neighbours=_neighbours(arbiter.claims.peek, view))
+        view = replace(view, neighbours=_neighbours(arbiter.claims.peek, view))
+        return view if arbiter.crowd is None else replace(view, people=arbiter.crowd.people(view.jobs))
     parent = arbiter.store.live.get(parent_id)
     if parent is None or parent.state not in STARTED or parent.state in _PAUSED:
         return None  # requests inside a paused job are passed over
@@ -90,6 +92,8 @@ def _yielding(arbiter: "Arbiter", asking: Job | None, *, by_need: bool) -> dict[
     ]
     equals = {*waiting, *([asking.priority] if asking else [])}
     highest = max(equals, default=None)
+    if arbiter.crowd is not None and highest is not None and highest >= URGENT:
+        highest = PRIORITY_HIGHEST + PRIORITY_STEP  # it may pass others whatever they typed: the plan says whom
     back = [job for job in holding if job.state in _PAUSED and job.yields_to is not None]
 
     def is_outranked(job: Job) -> bool:

@@ -23,15 +23,15 @@ def tell(job: Job, text: str) -> None:
     with contextlib.suppress(OSError, termios.error):
         handle = os.open(f"/proc/{job.identity.pid}/fd/2", os.O_PATH | os.O_CLOEXEC)  # reaches the file, opens nothing
         try:
-            if _is_own_terminal(os.fstat(handle)):
+            if _is_own_terminal(os.fstat(handle), os.geteuid() if job.uid is None else job.uid):
                 _write(f"/proc/self/fd/{handle}", f"gpurun: {text}\n".encode())
         finally:
             os.close(handle)
 
 
-def _is_own_terminal(facts: os.stat_result) -> bool:
-    """Whether a file is a terminal of the one user whose jobs are here."""
-    return stat.S_ISCHR(facts.st_mode) and os.major(facts.st_rdev) in _TERMINALS and facts.st_uid == os.geteuid()
+def _is_own_terminal(facts: os.stat_result, owner: int) -> bool:
+    """Whether a file is a terminal of a job's owner."""
+    return stat.S_ISCHR(facts.st_mode) and os.major(facts.st_rdev) in _TERMINALS and facts.st_uid == owner
 
 
 def _write(path: str, line: bytes) -> None:

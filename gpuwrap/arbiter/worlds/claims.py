@@ -16,6 +16,7 @@ connected at that moment does not know that it should wait.
 """
 
 import contextlib
+import os
 import resource
 import socket
 import struct
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator
 from ...host.processes import user_name
 from ...model import Claim
 from ..bell.socket import Watcher
+from ..people.service import DescriptorStore
 from ..timers import Timers
 from .crowding import Guests, Heeded
 from .kept_sockets import Pouch, empty
@@ -33,6 +35,8 @@ CRASH_SECONDS = 5.0
 AFTER_YOU_SECONDS = 0.25
 # How long nobody is let in after somebody was, and after how long one asks again who was not.
 REST_SECONDS = 1.0
+# systemd takes less to close what it was told to forget.
+STORE_SECONDS = 0.02
 _BACKLOG = 64
 _RELEASED, _CROWDED = b"r", b"f"
 
@@ -54,6 +58,10 @@ class Claims:
         self._timers = timers
         self._on_change = on_change
         self.pouch = Pouch()
+        self.store: Pouch | DescriptorStore = self.pouch
+        """Where the claims outlive us."""
+        self.says_after_you = True
+        """False in the machine's queue: who has a queue beside it would get every second GPU, past the line."""
         self._guests = Guests(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._heeded = Heeded()
         self._held: dict[str, _Held] = {}
@@ -108,7 +116,7 @@ class Claims:
         self._fill_pouch()
         for sock in waiting:
             _dismiss(sock, _RELEASED)
-        if waiting:
+        if waiting and self.says_after_you:
             self._wait_before(uuid, AFTER_YOU_SECONDS)
 
     def forget_unwanted(self) -> None:
@@ -131,12 +139,16 @@ class Claims:
 
     def inherit(self, inner: socket.socket) -> None:
         """Take over the claims of a predecessor that was killed, from the pouch that its keeper kept."""
-        for uuid, sock in empty(inner).items():
+        self.take_over(empty(inner))
+        inner.close()
+
+    def take_over(self, sockets: dict[str, socket.socket]) -> None:
+        """Take over the claims of a predecessor, by GPU UUID, wherever they were kept meanwhile."""
+        for uuid, sock in sockets.items():
             sock.setblocking(False)
             sock.set_inheritable(False)
             sock.listen(_BACKLOG)  # from now on the kernel names us as the holder [net/unix/af_unix.c, unix_listen]
             self._hold(uuid, sock)
-        inner.close()
         self._fill_pouch()
 
     def _hold(self, uuid: str, sock: socket.socket) -> None:
@@ -144,7 +156,7 @@ class Claims:
         self._watch(uuid, self._held[uuid])
 
     def _fill_pouch(self) -> None:
-        self.pouch.fill({uuid: held.sock for uuid, held in self._held.items()})
+        self.store.fill({uuid: held.sock for uuid, held in self._held.items()})
 
     # --- who wants what is ours ---------------------------------------------------------------------------------
 
@@ -199,6 +211,10 @@ class Claims:
             sock.close()
             return False
         pid, uid = _at_the_other_end(sock)
+        if pid == os.getpid():  # ours of a moment ago: systemd has yet to let go of it
+            sock.close()
+            self._wait_before(uuid, STORE_SECONDS)
+            return True
         self.others[uuid] = Claim(pid, user_name(uid))
         self._holders[uuid] = sock
         self._watcher.watch(sock.fileno(), lambda _mask: self._holder_spoke(uuid, sock, uid))

@@ -15,6 +15,8 @@ class Holding:
         self._claims = claims
         self._for: dict[int, tuple[Share, ...]] = {}
         """What each job holds, as far as claims have followed."""
+        self.keeps_for_the_line = False
+        """Whether what was claimed is kept while anybody is in line: in the machine's queue, which goes before own ones."""
 
     def take(self, job_id: int, shares: tuple[Share, ...]) -> bool:
         """Claim all GPUs of a grant, or none; false if another world has one."""
@@ -36,6 +38,8 @@ class Holding:
         """Let go of what was claimed for a job and its row does not need; nobody waits for that."""
         shares = job.shares if job is not None else ()
         if job is not None and self._for.get(job_id, ()) == shares:
+            if self.keeps_for_the_line and not self._store.in_line:
+                self._turn.later(self.let_go)
             return
         self._for.pop(job_id, None)
         if shares:
@@ -43,7 +47,9 @@ class Holding:
         self._turn.later(self.let_go)
 
     def let_go(self) -> None:
-        """Release every claim that no grant needs."""
+        """Release every claim that no grant needs, nor the line."""
+        if self.keeps_for_the_line and self._store.in_line:
+            return
         for uuid in self._claims.held - self._needed():
             self._claims.release(uuid)
         if not self._store.in_line:

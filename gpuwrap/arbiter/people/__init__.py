@@ -1,0 +1,1 @@
+"""What only the machine's queue has: its users, what each may do and have, and what each has had."""
