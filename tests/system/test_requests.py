@@ -78,7 +78,8 @@ def sent() -> Iterator[tuple[str, str, set[str]]]:
     """Each kind that our own code sends, where, and with which fields."""
     package = Path(gpuwrap.__file__).parent
     folders = [package / name for name in ("client", "commands", "launch")]
-    for path in [package / "block.py", package / "state" / "asked.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]:
+    single = [package / "block.py", package / "state" / "asked.py"]
+    for path in [*single, *(path for folder in folders for path in sorted(folder.glob("*.py")))]:
         for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             if name not in SENDERS or len(call.args) <= SENDERS[name]:
