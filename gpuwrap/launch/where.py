@@ -67,7 +67,7 @@ def _mentions_it(path: str) -> bool:
         return False
     finally:
         os.close(fd)
-    return any(line.lstrip().startswith((b"on", b'"on"', b"'on'")) for line in text.split(b"\n"))
+    return any(line.partition(b"=")[0].strip() in (b"on", b'"on"', b"'on'") for line in text.split(b"\n"))
 
 
 def _from_settings() -> str:
